@@ -1,0 +1,2 @@
+//! Runs Python ML under Rust supervision: the Snakehouse command.
+fn main() {}

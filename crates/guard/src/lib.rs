@@ -1,0 +1,1 @@
+//! Back-off, retry, breaker, limits, permits: the guards around every remote call.

@@ -1,0 +1,1 @@
+//! Supervised external worker processes that never leave an orphan.

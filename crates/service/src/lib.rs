@@ -1,0 +1,1 @@
+//! The training service: a durable HTTP API over a supervised engine.

@@ -1,0 +1,1 @@
+//! Durable state: a SQLite connection discipline and a blob log with group commit.

@@ -1,0 +1,1 @@
+//! Supervision trees: scopes, restarts with back-off, ordered stop, blocking lanes.

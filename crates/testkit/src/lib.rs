@@ -1,0 +1,1 @@
+//! Virtual time, probes for leaks and processes, and other instruments for tests.

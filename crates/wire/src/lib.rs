@@ -1,0 +1,1 @@
+//! Frames between host and worker, typed values, and the worker side in Rust.
