@@ -1,1 +1,54 @@
-//! Frames between host and worker, typed values, and the worker side in Rust.
+//! What a host and its workers say to each other.
+//!
+//! Binary frames over one stream socket per worker (`frame`, `open`, `message`, `assembler`), the
+//! hello that a worker begins with, failures as they travel, a page of shared memory beside the
+//! socket ([`page`]), and typed [`Value`]s. Nothing here starts a process, opens a socket of its own
+//! or knows a clock; the host's side of a connection is in `pool`, the Python worker in
+//! `python/snakehouse`. ADR 0002 has the reasons and the numbers.
+//!
+//! # One call
+//!
+//! ```text
+//! host                                    worker
+//!   │  ◄─────────────── Hello ──────────────  │   once: version, tools and their numbers
+//!   │  ── Open(stream 1, head, body) ──────►  │   page.started = 1, then the tool runs
+//!   │  ◄──────── Last(stream 1, body) ──────  │   or Error(stream 1, failure)
+//!   │  ── Open(stream 2, head+MORE, 1 MiB) ►  │   a body of more than 1 MiB ...
+//!   │  ── Data(stream 2, 1 MiB) ───────────►  │
+//!   │  ── Last(stream 2, the rest) ────────►  │   ... is complete here
+//!   │  ── Cancel(stream 2) ────────────────►  │   and page.cancels, and SIGURG
+//!   │  ◄──────── Error(stream 2) ───────────  │   every call is answered exactly once
+//!   │  ── end of file ─────────────────────►  │   the worker exits with status 0
+//! ```
+//!
+//! # Environment of a worker
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | [`SNAKEHOUSE_FD`](FD_VARIABLE) | number of the inherited control socket; 0 (standard input) is the usual place |
+//! | [`SNAKEHOUSE_PAGE_FD`](PAGE_FD_VARIABLE) | number of the inherited [`page`]; absent: no page |
+//!
+//! Exit statuses of a worker: 0 end of file or goaway, 76 the host broke the protocol, 78 the
+//! environment above is wrong, anything else is the tool's doing.
+
+mod assembler;
+mod failure;
+mod frame;
+mod hello;
+mod message;
+mod open;
+pub mod page;
+pub mod value;
+
+pub use assembler::Assembler;
+pub use failure::{Failure, TraceFrame};
+pub use frame::{Frame, FrameError, FrameKind, HEAD_LEN, MAX_CHUNK, MAX_PAYLOAD, PROTOCOL_VERSION};
+pub use hello::{Hello, HelloError, ToolInfo};
+pub use message::{Message, Segment, Segments};
+pub use open::OpenHead;
+pub use value::{ConvertError, Int, Value, ValueError};
+
+/// Environment variable with the number of the control socket's descriptor.
+pub const FD_VARIABLE: &str = "SNAKEHOUSE_FD";
+/// Environment variable with the number of the shared page's descriptor.
+pub const PAGE_FD_VARIABLE: &str = "SNAKEHOUSE_PAGE_FD";

@@ -1,0 +1,174 @@
+//! Frames to messages: puts bodies that came in pieces together.
+//!
+//! Owns the pieces of unfinished bodies, which together never pass its cap. Used by both sides: the
+//! host gets replies in pieces, a worker calls. A body in one frame passes through as it is.
+
+use std::collections::HashMap;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::frame::{Frame, FrameError, FrameKind};
+use crate::message::Message;
+use crate::open::OpenHead;
+
+/// The unfinished bodies of one direction of a connection.
+#[derive(Debug)]
+pub struct Assembler {
+    side: Side,
+    cap: usize,
+    held: usize,
+    partial: HashMap<u32, Partial>,
+}
+
+/// Which half of the protocol is legal here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Host,
+    Worker,
+}
+
+#[derive(Debug)]
+struct Partial {
+    /// Present for calls; replies have none.
+    head: Option<OpenHead>,
+    body: BytesMut,
+}
+
+impl Assembler {
+    /// Most bytes of one body, and of all unfinished ones together: 256 MiB.
+    pub const DEFAULT_CAP: usize = 256 << 20;
+
+    /// For the host's side: what workers send.
+    pub fn host(cap: usize) -> Self {
+        Self::new(Side::Host, cap)
+    }
+
+    /// For a worker's side: what the host sends.
+    pub fn worker(cap: usize) -> Self {
+        Self::new(Side::Worker, cap)
+    }
+
+    fn new(side: Side, cap: usize) -> Self {
+        Self { side, cap, held: 0, partial: HashMap::new() }
+    }
+
+    /// Bytes of unfinished bodies.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Takes the next frame; gives the message it completes, if it does.
+    ///
+    /// # Errors
+    /// [`FrameError`] if the frame is malformed, does not fit, or is one that this side never
+    /// gets. The connection is of no use after it, except after
+    /// [`BodyTooLarge`](FrameError::BodyTooLarge) for as long as the sender stops that stream.
+    pub fn push(&mut self, frame: Frame) -> Result<Option<Message>, FrameError> {
+        let Frame { kind, stream, mut payload } = frame;
+        let out_of_place = FrameError::OutOfPlace { kind, stream };
+        let malformed = FrameError::BadPayload { kind, len: payload.len() };
+        let message = match (kind, self.side) {
+            (FrameKind::Hello, Side::Host) => Message::Hello(payload),
+            (FrameKind::Open, Side::Worker) => {
+                let (head, more) = OpenHead::decode(&mut payload)?;
+                if self.partial.contains_key(&stream) {
+                    return Err(out_of_place);
+                }
+                if more {
+                    self.hold(stream, Some(head), &payload)?;
+                    return Ok(None);
+                }
+                Message::Open { stream, head, body: payload }
+            }
+            (FrameKind::Data, _) => {
+                if self.side == Side::Worker && !self.partial.contains_key(&stream) {
+                    return Err(out_of_place);
+                }
+                self.hold(stream, None, &payload)?;
+                return Ok(None);
+            }
+            (FrameKind::Last, side) => match (self.take(stream, &payload)?, side) {
+                (None, Side::Host) => Message::Reply { stream, body: payload },
+                (Some((None, body)), Side::Host) => Message::Reply { stream, body },
+                (Some((Some(head), body)), Side::Worker) => Message::Open { stream, head, body },
+                _ => return Err(out_of_place),
+            },
+            (FrameKind::Error, Side::Host) => {
+                self.forget(stream);
+                Message::Error { stream, body: payload }
+            }
+            (FrameKind::Cancel, Side::Worker) if payload.is_empty() => Message::Cancel { stream },
+            (FrameKind::Credit, _) => {
+                let amount = payload[..].try_into().map_err(|_| malformed)?;
+                Message::Credit { stream, amount: u32::from_le_bytes(amount) }
+            }
+            (FrameKind::Ping | FrameKind::Pong, _) => {
+                let token = u64::from_le_bytes(payload[..].try_into().map_err(|_| malformed)?);
+                match kind {
+                    FrameKind::Ping => Message::Ping { token },
+                    _ => Message::Pong { token },
+                }
+            }
+            (FrameKind::Goaway, _) => {
+                Message::Goaway { reason: String::from_utf8_lossy(&payload).into_owned() }
+            }
+            (FrameKind::Cancel, Side::Worker) => return Err(malformed),
+            (FrameKind::Hello | FrameKind::Open | FrameKind::Error | FrameKind::Cancel, _) => {
+                return Err(out_of_place);
+            }
+        };
+        Ok(Some(message))
+    }
+
+    /// Drops what came of an unfinished body; says whether there was one.
+    pub fn forget(&mut self, stream: u32) -> bool {
+        match self.partial.remove(&stream) {
+            Some(partial) => {
+                self.held -= partial.body.len();
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Adds a piece to a body, which begins here if it is not there yet.
+    fn hold(
+        &mut self,
+        stream: u32,
+        head: Option<OpenHead>,
+        piece: &[u8],
+    ) -> Result<(), FrameError> {
+        self.room_for(stream, piece)?;
+        let partial =
+            self.partial.entry(stream).or_insert_with(|| Partial { head, body: BytesMut::new() });
+        partial.body.extend_from_slice(piece);
+        self.held += piece.len();
+        Ok(())
+    }
+
+    /// Ends a body that came in pieces; `None` if there is none.
+    #[expect(clippy::type_complexity, reason = "a pair inside of two wrappers, used once")]
+    fn take(
+        &mut self,
+        stream: u32,
+        piece: &[u8],
+    ) -> Result<Option<(Option<OpenHead>, Bytes)>, FrameError> {
+        if !self.partial.contains_key(&stream) {
+            return Ok(None);
+        }
+        self.room_for(stream, piece)?;
+        Ok(self.partial.remove(&stream).map(|mut partial| {
+            self.held -= partial.body.len();
+            partial.body.extend_from_slice(piece);
+            (partial.head, partial.body.freeze())
+        }))
+    }
+
+    fn room_for(&mut self, stream: u32, piece: &[u8]) -> Result<(), FrameError> {
+        if self.held + piece.len() > self.cap {
+            self.forget(stream);
+            return Err(FrameError::BodyTooLarge { stream, cap: self.cap });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,201 @@
+//! The worker's first words.
+//!
+//! A MessagePack map with string keys. Readers ignore keys they do not know, so that a newer worker
+//! can say more; what both sides must agree on is the protocol number.
+//!
+//! | key | value |
+//! |---|---|
+//! | `protocol` | int, [`PROTOCOL_VERSION`] |
+//! | `language` | str: `python`, `rust` |
+//! | `version` | str: version of the worker package |
+//! | `runtime` | str, for people: `CPython 3.11.7` |
+//! | `pid` | int, as the worker sees it |
+//! | `codec` | str: `msgpack` (C), `python` (pure), `opaque` (the tool reads its own bytes) |
+//! | `capabilities` | list of str, see [`Hello::can`] |
+//! | `tools` | list of maps: `name` str, `number` int, `signature` str, `doc` str |
+//! | `failure` | None, or a [`Failure`] map: why this worker cannot serve |
+
+use bytes::Bytes;
+use snakehouse_base::{Coded, Kind};
+
+use crate::failure::Failure;
+use crate::frame::PROTOCOL_VERSION;
+use crate::value::{Value, ValueError};
+
+/// What a worker says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// `python`, `rust`, ...
+    pub language: String,
+    /// Version of the worker package.
+    pub version: String,
+    /// The runtime, for people.
+    pub runtime: String,
+    /// The process id as the worker sees it.
+    pub pid: u32,
+    /// How bodies are encoded: `msgpack`, `python` or `opaque`.
+    pub codec: String,
+    /// What the worker can do; see [`can`](Hello::can).
+    pub capabilities: Vec<String>,
+    /// The tools it serves.
+    pub tools: Vec<ToolInfo>,
+    /// Why it cannot serve, if it cannot: an import that failed, say. It exits after saying so.
+    pub failure: Option<Failure>,
+}
+
+/// A tool as the worker announces it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolInfo {
+    /// Its name, unique in the worker.
+    pub name: String,
+    /// What stands for the name in [`OpenHead`](crate::OpenHead).
+    pub number: u16,
+    /// Its parameters, for people: `(text: str, times: int = 1) -> str`. May be empty.
+    pub signature: String,
+    /// Its description, for people. May be empty.
+    pub doc: String,
+}
+
+/// Why a hello is not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HelloError {
+    /// The worker speaks another version.
+    #[error("worker speaks protocol {theirs}, this host speaks {PROTOCOL_VERSION}")]
+    Version {
+        /// What the worker says.
+        theirs: u32,
+    },
+    /// The map lacks a field, or a field has another type.
+    #[error("hello has no valid field {0:?}")]
+    Field(&'static str),
+    /// The payload is no value at all.
+    #[error("hello is not a MessagePack value")]
+    Malformed(#[from] ValueError),
+}
+
+impl Coded for HelloError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Version { .. } => Kind::Environment,
+            _ => Kind::Corrupt,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Version { .. } => "protocol_mismatch",
+            _ => "hello_malformed",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Version { .. } => {
+                "use host and worker of one release; is an old snakehouse package on sys.path?"
+                    .to_owned()
+            }
+            _ => "the program is not a Snakehouse worker".to_owned(),
+        })
+    }
+}
+
+impl Hello {
+    /// Capability: a cancel reaches a call that is running (Python: the doorbell).
+    pub const CANCEL: &'static str = "cancel";
+    /// Capability: the worker publishes what it started in the shared page.
+    pub const STARTED: &'static str = "started";
+
+    /// Whether the worker has a capability.
+    pub fn can(&self, capability: &str) -> bool {
+        self.capabilities.iter().any(|c| c == capability)
+    }
+
+    /// The number of a tool.
+    pub fn tool(&self, name: &str) -> Option<u16> {
+        self.tools.iter().find(|t| t.name == name).map(|t| t.number)
+    }
+
+    /// The payload of the hello frame.
+    ///
+    /// # Errors
+    /// [`ValueError`] if it is over a limit.
+    pub fn encode(&self) -> Result<Bytes, ValueError> {
+        let tools: Vec<Value> = self
+            .tools
+            .iter()
+            .map(|tool| {
+                Value::from_iter([
+                    ("name", Value::from(tool.name.as_str())),
+                    ("number", tool.number.into()),
+                    ("signature", tool.signature.as_str().into()),
+                    ("doc", tool.doc.as_str().into()),
+                ])
+            })
+            .collect();
+        Value::from_iter([
+            ("protocol", Value::from(PROTOCOL_VERSION)),
+            ("language", self.language.as_str().into()),
+            ("version", self.version.as_str().into()),
+            ("runtime", self.runtime.as_str().into()),
+            ("pid", self.pid.into()),
+            ("codec", self.codec.as_str().into()),
+            ("capabilities", self.capabilities.clone().into()),
+            ("tools", Value::List(tools)),
+            ("failure", self.failure.as_ref().map(Failure::to_value).into()),
+        ])
+        .encode()
+    }
+
+    /// Reads the payload of a hello frame.
+    ///
+    /// # Errors
+    /// [`HelloError`]; the version is looked at before anything else.
+    pub fn decode(payload: &Bytes) -> Result<Self, HelloError> {
+        let map = Value::decode(payload)?;
+        let theirs = number(&map, "protocol")?;
+        if theirs != PROTOCOL_VERSION {
+            return Err(HelloError::Version { theirs });
+        }
+        let list = |key| map.get(key).and_then(Value::as_slice).ok_or(HelloError::Field(key));
+        Ok(Self {
+            language: text(&map, "language")?,
+            version: text(&map, "version")?,
+            runtime: text(&map, "runtime")?,
+            pid: number(&map, "pid")?,
+            codec: text(&map, "codec")?,
+            capabilities: list("capabilities")?
+                .iter()
+                .map(|c| c.as_str().map(str::to_owned))
+                .collect::<Option<_>>()
+                .ok_or(HelloError::Field("capabilities"))?,
+            tools: list("tools")?.iter().map(ToolInfo::from_value).collect::<Result<_, _>>()?,
+            failure: match map.get("failure") {
+                None | Some(Value::None) => None,
+                Some(value) => Some(Failure::from_value(value)),
+            },
+        })
+    }
+}
+
+impl ToolInfo {
+    fn from_value(map: &Value) -> Result<Self, HelloError> {
+        Ok(Self {
+            name: text(map, "name")?,
+            number: number(map, "number")?,
+            signature: text(map, "signature")?,
+            doc: text(map, "doc")?,
+        })
+    }
+}
+
+fn text(map: &Value, key: &'static str) -> Result<String, HelloError> {
+    map.get(key).and_then(Value::as_str).map(str::to_owned).ok_or(HelloError::Field(key))
+}
+
+fn number<T: TryFrom<i64>>(map: &Value, key: &'static str) -> Result<T, HelloError> {
+    map.get(key)
+        .and_then(Value::as_i64)
+        .and_then(|n| T::try_from(n).ok())
+        .ok_or(HelloError::Field(key))
+}

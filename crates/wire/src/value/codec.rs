@@ -1,0 +1,302 @@
+//! Values as MessagePack.
+//!
+//! Plain MessagePack, the shortest form of everything, floats always as 64 bits, and two extension
+//! types: 1 is an integer outside of −2⁶³..2⁶⁴ (two's complement, big-endian, shortest), 2 is a tuple
+//! (its items as a MessagePack array). The decoder takes any MessagePack of these types, also longer
+//! forms and 32-bit floats.
+
+use bytes::Bytes;
+
+use super::{Int, Value, ValueError, keys};
+
+const EXT_BIG_INT: i8 = 1;
+const EXT_TUPLE: i8 = 2;
+
+pub(super) fn encode(value: &Value) -> Result<Vec<u8>, ValueError> {
+    let mut out = Vec::with_capacity(64);
+    let mut items = 0;
+    put(value, &mut out, 1, &mut items)?;
+    Ok(out)
+}
+
+fn put(
+    value: &Value,
+    out: &mut Vec<u8>,
+    depth: usize,
+    items: &mut usize,
+) -> Result<(), ValueError> {
+    if depth > Value::MAX_DEPTH {
+        return Err(ValueError::TooDeep);
+    }
+    *items += 1;
+    if *items > Value::MAX_ITEMS {
+        return Err(ValueError::TooManyItems);
+    }
+    match value {
+        Value::None => out.push(0xc0),
+        Value::Bool(false) => out.push(0xc2),
+        Value::Bool(true) => out.push(0xc3),
+        Value::Int(int) => put_int(int, out)?,
+        Value::Float(x) => {
+            out.push(0xcb);
+            out.extend_from_slice(&x.to_bits().to_be_bytes());
+        }
+        Value::Str(text) => {
+            put_len(out, text.len(), Some((0xa0, 32)), [Some(0xd9), Some(0xda), Some(0xdb)])?;
+            put_raw(out, text.as_bytes())?;
+        }
+        Value::Bytes(bytes) => {
+            put_len(out, bytes.len(), None, [Some(0xc4), Some(0xc5), Some(0xc6)])?;
+            put_raw(out, bytes)?;
+        }
+        Value::List(list) => put_array(list, out, depth, items)?,
+        Value::Tuple(list) => {
+            let mut inner = Vec::new();
+            put_array(list, &mut inner, depth, items)?;
+            put_ext(out, EXT_TUPLE, &inner)?;
+        }
+        Value::Dict(pairs) => {
+            keys::check(pairs)?;
+            put_len(out, pairs.len(), Some((0x80, 16)), [None, Some(0xde), Some(0xdf)])?;
+            for (key, item) in pairs {
+                put(key, out, depth + 1, items)?;
+                put(item, out, depth + 1, items)?;
+            }
+        }
+    }
+    if out.len() > Value::MAX_BYTES {
+        return Err(ValueError::TooLarge);
+    }
+    Ok(())
+}
+
+fn put_array(
+    list: &[Value],
+    out: &mut Vec<u8>,
+    depth: usize,
+    items: &mut usize,
+) -> Result<(), ValueError> {
+    put_len(out, list.len(), Some((0x90, 16)), [None, Some(0xdc), Some(0xdd)])?;
+    list.iter().try_for_each(|item| put(item, out, depth + 1, items))
+}
+
+fn put_int(int: &Int, out: &mut Vec<u8>) -> Result<(), ValueError> {
+    let Some(n) = int.as_i64() else {
+        return match int.as_u64() {
+            Some(n) => {
+                out.push(0xcf);
+                out.extend_from_slice(&n.to_be_bytes());
+                Ok(())
+            }
+            None => put_ext(out, EXT_BIG_INT, &int.to_signed_bytes()),
+        };
+    };
+    let [.., e, f, g, h] = n.to_be_bytes();
+    match n {
+        0..=0x7f | -32..=-1 => out.push(h),
+        0x80..=0xff => out.extend_from_slice(&[0xcc, h]),
+        0x100..=0xffff => out.extend_from_slice(&[0xcd, g, h]),
+        0x1_0000..=0xffff_ffff => out.extend_from_slice(&[0xce, e, f, g, h]),
+        0x1_0000_0000.. => {
+            out.push(0xcf);
+            out.extend_from_slice(&n.to_be_bytes());
+        }
+        -0x80..=-33 => out.extend_from_slice(&[0xd0, h]),
+        -0x8000..=-0x81 => out.extend_from_slice(&[0xd1, g, h]),
+        -0x8000_0000..=-0x8001 => out.extend_from_slice(&[0xd2, e, f, g, h]),
+        _ => {
+            out.push(0xd3);
+            out.extend_from_slice(&n.to_be_bytes());
+        }
+    }
+    Ok(())
+}
+
+/// Writes a length in its shortest form: inside of the marker if it is below the fix limit, else
+/// behind the marker for 1, 2 or 4 bytes.
+fn put_len(
+    out: &mut Vec<u8>,
+    len: usize,
+    fix: Option<(u8, u8)>,
+    [one, two, four]: [Option<u8>; 3],
+) -> Result<(), ValueError> {
+    let len = u32::try_from(len).map_err(|_| ValueError::TooLarge)?;
+    let [a, b, c, d] = len.to_be_bytes();
+    match (fix, one, two, four) {
+        (Some((marker, limit)), ..) if len < u32::from(limit) => out.push(marker | d),
+        (_, Some(marker), ..) if len <= 0xff => out.extend_from_slice(&[marker, d]),
+        (_, _, Some(marker), _) if len <= 0xffff => out.extend_from_slice(&[marker, c, d]),
+        (.., Some(marker)) => out.extend_from_slice(&[marker, a, b, c, d]),
+        _ => return Err(ValueError::TooLarge),
+    }
+    Ok(())
+}
+
+fn put_ext(out: &mut Vec<u8>, kind: i8, content: &[u8]) -> Result<(), ValueError> {
+    match content.len() {
+        1 => out.push(0xd4),
+        2 => out.push(0xd5),
+        4 => out.push(0xd6),
+        8 => out.push(0xd7),
+        16 => out.push(0xd8),
+        len => put_len(out, len, None, [Some(0xc7), Some(0xc8), Some(0xc9)])?,
+    }
+    out.extend_from_slice(&kind.to_be_bytes());
+    put_raw(out, content)
+}
+
+fn put_raw(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), ValueError> {
+    if out.len() + bytes.len() > Value::MAX_BYTES {
+        return Err(ValueError::TooLarge);
+    }
+    out.extend_from_slice(bytes);
+    Ok(())
+}
+
+pub(super) fn decode(bytes: &Bytes) -> Result<Value, ValueError> {
+    if bytes.len() > Value::MAX_BYTES {
+        return Err(ValueError::TooLarge);
+    }
+    let mut items = 0;
+    let mut reader = Reader { whole: bytes, rest: bytes, items: &mut items };
+    let value = reader.value(1)?;
+    match reader.rest.len() {
+        0 => Ok(value),
+        left => Err(ValueError::Trailing(left)),
+    }
+}
+
+struct Reader<'a> {
+    whole: &'a Bytes,
+    rest: &'a [u8],
+    items: &'a mut usize,
+}
+
+impl<'a> Reader<'a> {
+    fn value(&mut self, depth: usize) -> Result<Value, ValueError> {
+        if depth > Value::MAX_DEPTH {
+            return Err(ValueError::TooDeep);
+        }
+        *self.items += 1;
+        if *self.items > Value::MAX_ITEMS {
+            return Err(ValueError::TooManyItems);
+        }
+        let [marker] = self.array::<1>()?;
+        Ok(match marker {
+            0x00..=0x7f => Value::Int(i64::from(marker).into()),
+            0x80..=0x8f => self.dict(usize::from(marker & 0x0f), depth)?,
+            0x90..=0x9f => Value::List(self.list(usize::from(marker & 0x0f), depth)?),
+            0xa0..=0xbf => self.text(usize::from(marker & 0x1f))?,
+            0xc0 => Value::None,
+            0xc2 => Value::Bool(false),
+            0xc3 => Value::Bool(true),
+            0xc4 | 0xc5 | 0xc6 => {
+                let len = self.len(marker - 0xc4)?;
+                Value::Bytes(self.whole.slice_ref(self.take(len)?))
+            }
+            0xc7 | 0xc8 | 0xc9 => {
+                let len = self.len(marker - 0xc7)?;
+                self.ext(len, depth)?
+            }
+            0xca => Value::Float(f64::from(f32::from_bits(u32::from_be_bytes(self.array()?)))),
+            0xcb => Value::Float(f64::from_bits(u64::from_be_bytes(self.array()?))),
+            0xcc => Value::Int(i64::from(u8::from_be_bytes(self.array()?)).into()),
+            0xcd => Value::Int(i64::from(u16::from_be_bytes(self.array()?)).into()),
+            0xce => Value::Int(i64::from(u32::from_be_bytes(self.array()?)).into()),
+            0xcf => Value::Int(u64::from_be_bytes(self.array()?).into()),
+            0xd0 => Value::Int(i64::from(i8::from_be_bytes(self.array()?)).into()),
+            0xd1 => Value::Int(i64::from(i16::from_be_bytes(self.array()?)).into()),
+            0xd2 => Value::Int(i64::from(i32::from_be_bytes(self.array()?)).into()),
+            0xd3 => Value::Int(i64::from_be_bytes(self.array()?).into()),
+            0xd4..=0xd8 => self.ext(1 << (marker - 0xd4), depth)?,
+            0xd9 | 0xda | 0xdb => {
+                let len = self.len(marker - 0xd9)?;
+                self.text(len)?
+            }
+            0xdc | 0xdd => {
+                let len = self.len(marker - 0xdc + 1)?;
+                Value::List(self.list(len, depth)?)
+            }
+            0xde | 0xdf => {
+                let len = self.len(marker - 0xde + 1)?;
+                self.dict(len, depth)?
+            }
+            0xe0..=0xff => Value::Int(i64::from(i8::from_be_bytes([marker])).into()),
+            0xc1 => return Err(ValueError::UnknownMarker(marker)),
+        })
+    }
+
+    /// A length of 1, 2 or 4 bytes for `width` 0, 1 or 2.
+    fn len(&mut self, width: u8) -> Result<usize, ValueError> {
+        let len = match width {
+            0 => u32::from(u8::from_be_bytes(self.array()?)),
+            1 => u32::from(u16::from_be_bytes(self.array()?)),
+            _ => u32::from_be_bytes(self.array()?),
+        };
+        usize::try_from(len).map_err(|_| ValueError::TooLarge)
+    }
+
+    fn take(&mut self, len: usize) -> Result<&'a [u8], ValueError> {
+        let (taken, rest) = self.rest.split_at_checked(len).ok_or(ValueError::Truncated)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], ValueError> {
+        let (taken, rest) = self.rest.split_first_chunk().ok_or(ValueError::Truncated)?;
+        self.rest = rest;
+        Ok(*taken)
+    }
+
+    fn text(&mut self, len: usize) -> Result<Value, ValueError> {
+        let text = std::str::from_utf8(self.take(len)?).map_err(|_| ValueError::BadUtf8)?;
+        Ok(Value::Str(text.to_owned()))
+    }
+
+    fn list(&mut self, len: usize, depth: usize) -> Result<Vec<Value>, ValueError> {
+        self.room_for(len)?;
+        (0..len).map(|_| self.value(depth + 1)).collect()
+    }
+
+    fn dict(&mut self, len: usize, depth: usize) -> Result<Value, ValueError> {
+        self.room_for(len.saturating_mul(2))?;
+        let pairs: Result<_, _> =
+            (0..len).map(|_| Ok((self.value(depth + 1)?, self.value(depth + 1)?))).collect();
+        Ok(Value::Dict(pairs?))
+    }
+
+    /// Refuses a count that cannot be true before anything is allocated for it.
+    fn room_for(&self, len: usize) -> Result<(), ValueError> {
+        if len > self.rest.len() {
+            return Err(ValueError::Truncated);
+        }
+        if *self.items + len > Value::MAX_ITEMS {
+            return Err(ValueError::TooManyItems);
+        }
+        Ok(())
+    }
+
+    fn ext(&mut self, len: usize, depth: usize) -> Result<Value, ValueError> {
+        let kind = i8::from_be_bytes(self.array()?);
+        let content = self.take(len)?;
+        match kind {
+            EXT_BIG_INT if content.is_empty() => Err(ValueError::BadExtension(kind)),
+            EXT_BIG_INT => Ok(Value::Int(Int::from_signed_bytes(content))),
+            EXT_TUPLE => {
+                let mut inner = Reader { whole: self.whole, rest: content, items: self.items };
+                let [marker] = inner.array::<1>()?;
+                let count = match marker {
+                    0x90..=0x9f => usize::from(marker & 0x0f),
+                    0xdc | 0xdd => inner.len(marker - 0xdc + 1)?,
+                    _ => return Err(ValueError::BadExtension(kind)),
+                };
+                let list = inner.list(count, depth)?;
+                match inner.rest.len() {
+                    0 => Ok(Value::Tuple(list)),
+                    _ => Err(ValueError::BadExtension(kind)),
+                }
+            }
+            _ => Err(ValueError::UnknownExtension(kind)),
+        }
+    }
+}
