@@ -1,1 +1,15 @@
-//! Whole-system tests: the real binary, real processes, real Python.
+//! The harness of the whole-system tests: the real binary, real processes, a home of its own for
+//! each test.
+//!
+//! Every wait is on a condition (a line of output, an exit, an empty process list) with a bound;
+//! nothing sleeps for a fixed time and hopes.
+
+mod binary;
+mod http;
+mod processes;
+mod up;
+
+pub use binary::{binary, run, Ran};
+pub use http::{get, post_json, Response};
+pub use processes::{cpu_of, descendants, survivors, wait_gone, Survivor};
+pub use up::Up;

@@ -1,0 +1,60 @@
+//! Start, stop, look.
+
+use snakehouse_system_tests::{Up, descendants, get, run, survivors};
+
+#[test]
+fn up_starts_answers_and_stops_leaving_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let up = Up::start(home.path(), 0, &[]);
+    assert_eq!(get(up.port, "/api/v1/healthz").unwrap().status, 200);
+    assert!(!descendants(up.pid()).is_empty(), "an engine runs below it");
+    let token = up.run_token.clone();
+    assert_eq!(up.stop(), Some(0), "SIGTERM is an orderly end");
+    assert!(survivors(&token).is_empty(), "{:?}", survivors(&token));
+}
+
+#[test]
+fn pool_ps_lists_the_engine_of_a_running_up() {
+    let home = tempfile::tempdir().unwrap();
+    let up = Up::start(home.path(), 0, &[]);
+    let ran = run(home.path(), &["--json", "pool", "ps"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let workers = ran.last_json()["workers"].as_array().expect("a list").clone();
+    assert!(workers.iter().any(|w| w["pool"] == "engine" && w["state"] == "ready"), "{workers:?}");
+    drop(up);
+    let ran = run(home.path(), &["--json", "pool", "ps"]);
+    assert_eq!(ran.error_code(), "not_running");
+}
+
+#[test]
+fn doctor_reports_every_check_with_a_remedy() {
+    let home = tempfile::tempdir().unwrap();
+    let ran = run(home.path(), &["--json", "doctor"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let checks = ran.last_json()["checks"].as_array().expect("a list").clone();
+    for name in ["platform", "interpreter", "state_directory", "port"] {
+        assert!(checks.iter().any(|check| check["name"] == name), "{name} in {checks:?}");
+    }
+    let bad = run(home.path(), &["--json", "--python", "/nowhere", "doctor"]);
+    assert_ne!(bad.code, Some(0), "{bad:?}");
+}
+
+#[test]
+fn models_are_checked_added_and_listed() {
+    let home = tempfile::tempdir().unwrap();
+    let up = Up::start(home.path(), 0, &[]);
+    drop(up);
+    let tiny = home.path().join("models/tiny");
+    let tiny = tiny.to_str().unwrap();
+    let checked = run(home.path(), &["--json", "model", "check", tiny]);
+    assert_eq!(checked.last_json()["ok"], true, "{checked:?}");
+    let added = run(home.path(), &["--json", "model", "add", "other", tiny]);
+    assert_eq!(added.code, Some(0), "{added:?}");
+    let listed = run(home.path(), &["--json", "model", "ls"]).last_json();
+    let names: Vec<_> =
+        listed["models"].as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["other", "tiny"]);
+    let up = Up::start(home.path(), 0, &[]);
+    let served = get(up.port, "/api/v1/get_server_capabilities").unwrap().json;
+    assert_eq!(served["supported_models"].as_array().unwrap().len(), 2, "{served}");
+}

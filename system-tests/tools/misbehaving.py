@@ -1,0 +1,61 @@
+"""Tools that do what tools should not do, for the whole-system tests."""
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+
+from snakehouse import tool
+
+
+@tool
+def echo(value: object) -> object:
+    """Return the value."""
+    return value
+
+
+@tool
+def escape() -> int:
+    """Start a process in a session of its own that outlives this call, and return its pid."""
+    command = [sys.executable, "-c", "import signal; signal.pause()"]
+    child = subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
+    return child.pid
+
+
+@tool
+def raises() -> None:
+    """Raise."""
+    raise ValueError("this tool always raises")
+
+
+@tool
+def exits() -> None:
+    """End the worker."""
+    os._exit(3)
+
+
+@tool
+def segfaults() -> None:
+    """Crash the worker."""
+    ctypes.string_at(0)
+
+
+@tool
+def prints() -> str:
+    """Write to stdout, which must not disturb the frames."""
+    print("x" * 10_000)
+    sys.stdout.flush()
+    return "printed"
+
+
+@tool
+def for_ever() -> None:
+    """Never return."""
+    threading.Event().wait()
+
+
+@tool
+def unspeakable() -> object:
+    """Return what no wire type stands for."""
+    return object()
