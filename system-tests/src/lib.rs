@@ -11,5 +11,5 @@ mod up;
 
 pub use binary::{binary, run, Ran};
 pub use http::{get, post_json, Response};
-pub use processes::{cpu_of, descendants, survivors, wait_gone, Survivor};
+pub use processes::{Survivor, Usage, descendants, survivors, usage_of, wait_gone};
 pub use up::Up;

@@ -65,13 +65,33 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     found.split_off(1)
 }
 
-/// CPU time of the processes together, user and system.
-pub fn cpu_of(pids: &[u32]) -> Duration {
-    let ticks: u64 = pids
-        .iter()
-        .map(|pid| stat_field(*pid, 11).unwrap_or(0) + stat_field(*pid, 12).unwrap_or(0))
-        .sum();
-    Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+/// What processes have used so far, all their threads together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Time on a CPU, to the nanosecond (`/proc/PID/task/TID/schedstat`).
+    pub cpu: Duration,
+    /// Times a thread gave its CPU up by itself, that is, waited.
+    pub voluntary_switches: u64,
+}
+
+/// What the processes have used so far.
+pub fn usage_of(pids: &[u32]) -> Usage {
+    let mut total = Usage::default();
+    for pid in pids {
+        let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
+        for thread in threads.flatten() {
+            let schedstat = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+            let nanos = schedstat.split_whitespace().next().and_then(|n| n.parse().ok());
+            total.cpu += Duration::from_nanos(nanos.unwrap_or(0));
+            let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+            let switches = status
+                .lines()
+                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
+                .and_then(|n| n.trim().parse::<u64>().ok());
+            total.voluntary_switches += switches.unwrap_or(0);
+        }
+    }
+    total
 }
 
 fn pids() -> Vec<u32> {
