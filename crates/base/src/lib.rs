@@ -2,11 +2,12 @@
 //!
 //! A closed list: [ids](id), the [kinds of error](kind) with their one retry table, the
 //! [`Deadline`] of a call, the [`Clock`] that all time comes from, [`Backoff`] as a pure law,
-//! [byte sizes](ByteSize) and [secrets](Secret) that do not print. No I/O, no async: anything that
+//! seeded [`Chance`], [byte sizes](ByteSize) and [secrets](Secret) that do not print. No I/O, no async: anything that
 //! waits, opens or spawns lives in another room.
 
 mod backoff;
 mod byte_size;
+mod chance;
 mod clock;
 mod deadline;
 pub mod id;
@@ -15,6 +16,7 @@ mod secret;
 
 pub use backoff::{Backoff, BackoffError, Jitter};
 pub use byte_size::ByteSize;
+pub use chance::Chance;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use deadline::Deadline;
 pub use kind::{Coded, Kind, Retry};
