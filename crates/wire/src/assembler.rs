@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 use crate::frame::{Frame, FrameError, FrameKind};
 use crate::message::Message;
@@ -32,6 +32,8 @@ struct Partial {
     /// Present for calls; replies have none.
     head: Option<OpenHead>,
     body: BytesMut,
+    /// It went over the cap; what follows is dropped.
+    refused: bool,
 }
 
 impl Assembler {
@@ -60,9 +62,10 @@ impl Assembler {
     /// Takes the next frame; gives the message it completes, if it does.
     ///
     /// # Errors
-    /// [`FrameError`] if the frame is malformed, does not fit, or is one that this side never
-    /// gets. The connection is of no use after it, except after
-    /// [`BodyTooLarge`](FrameError::BodyTooLarge) for as long as the sender stops that stream.
+    /// [`BodyTooLarge`](FrameError::BodyTooLarge), once and at the end of that body, if it did not
+    /// fit: its pieces were dropped, and the connection goes on. Any other [`FrameError`] if the
+    /// frame is malformed, does not fit, or is one that this side never gets: the connection is of
+    /// no use after it.
     pub fn push(&mut self, frame: Frame) -> Result<Option<Message>, FrameError> {
         let Frame { kind, stream, mut payload } = frame;
         let out_of_place = FrameError::OutOfPlace { kind, stream };
@@ -75,24 +78,41 @@ impl Assembler {
                     return Err(out_of_place);
                 }
                 if more {
-                    self.hold(stream, Some(head), &payload)?;
+                    self.hold(stream, Some(head), &payload);
                     return Ok(None);
+                }
+                if payload.len() > self.cap {
+                    return Err(FrameError::BodyTooLarge { stream, cap: self.cap });
                 }
                 Message::Open { stream, head, body: payload }
             }
-            (FrameKind::Data, _) => {
-                if self.side == Side::Worker && !self.partial.contains_key(&stream) {
+            (FrameKind::Data, side) => {
+                if side == Side::Worker && !self.partial.contains_key(&stream) {
                     return Err(out_of_place);
                 }
-                self.hold(stream, None, &payload)?;
+                self.hold(stream, None, &payload);
                 return Ok(None);
             }
-            (FrameKind::Last, side) => match (self.take(stream, &payload)?, side) {
-                (None, Side::Host) => Message::Reply { stream, body: payload },
-                (Some((None, body)), Side::Host) => Message::Reply { stream, body },
-                (Some((Some(head), body)), Side::Worker) => Message::Open { stream, head, body },
-                _ => return Err(out_of_place),
-            },
+            (FrameKind::Last, side) => {
+                if self.partial.contains_key(&stream) {
+                    self.hold(stream, None, &payload);
+                }
+                match (self.take(stream), side) {
+                    (None, Side::Host) if payload.len() <= self.cap => {
+                        Message::Reply { stream, body: payload }
+                    }
+                    (None, Side::Host) | (Some(Partial { refused: true, .. }), _) => {
+                        return Err(FrameError::BodyTooLarge { stream, cap: self.cap });
+                    }
+                    (Some(Partial { head: None, body, .. }), Side::Host) => {
+                        Message::Reply { stream, body: body.freeze() }
+                    }
+                    (Some(Partial { head: Some(head), body, .. }), Side::Worker) => {
+                        Message::Open { stream, head, body: body.freeze() }
+                    }
+                    _ => return Err(out_of_place),
+                }
+            }
             (FrameKind::Error, Side::Host) => {
                 self.forget(stream);
                 Message::Error { stream, body: payload }
@@ -122,53 +142,32 @@ impl Assembler {
 
     /// Drops what came of an unfinished body; says whether there was one.
     pub fn forget(&mut self, stream: u32) -> bool {
-        match self.partial.remove(&stream) {
-            Some(partial) => {
-                self.held -= partial.body.len();
-                true
-            }
-            None => false,
-        }
+        self.take(stream).is_some()
     }
 
     /// Adds a piece to a body, which begins here if it is not there yet.
-    fn hold(
-        &mut self,
-        stream: u32,
-        head: Option<OpenHead>,
-        piece: &[u8],
-    ) -> Result<(), FrameError> {
-        self.room_for(stream, piece)?;
-        let partial =
-            self.partial.entry(stream).or_insert_with(|| Partial { head, body: BytesMut::new() });
+    fn hold(&mut self, stream: u32, head: Option<OpenHead>, piece: &[u8]) {
+        let partial = self.partial.entry(stream).or_insert_with(|| Partial {
+            head,
+            body: BytesMut::new(),
+            refused: false,
+        });
+        if partial.refused {
+            return;
+        }
+        if self.held + piece.len() > self.cap {
+            self.held -= partial.body.len();
+            partial.body = BytesMut::new();
+            partial.refused = true;
+            return;
+        }
         partial.body.extend_from_slice(piece);
         self.held += piece.len();
-        Ok(())
     }
 
-    /// Ends a body that came in pieces; `None` if there is none.
-    #[expect(clippy::type_complexity, reason = "a pair inside of two wrappers, used once")]
-    fn take(
-        &mut self,
-        stream: u32,
-        piece: &[u8],
-    ) -> Result<Option<(Option<OpenHead>, Bytes)>, FrameError> {
-        if !self.partial.contains_key(&stream) {
-            return Ok(None);
-        }
-        self.room_for(stream, piece)?;
-        Ok(self.partial.remove(&stream).map(|mut partial| {
-            self.held -= partial.body.len();
-            partial.body.extend_from_slice(piece);
-            (partial.head, partial.body.freeze())
-        }))
-    }
-
-    fn room_for(&mut self, stream: u32, piece: &[u8]) -> Result<(), FrameError> {
-        if self.held + piece.len() > self.cap {
-            self.forget(stream);
-            return Err(FrameError::BodyTooLarge { stream, cap: self.cap });
-        }
-        Ok(())
+    fn take(&mut self, stream: u32) -> Option<Partial> {
+        let partial = self.partial.remove(&stream)?;
+        self.held -= partial.body.len();
+        Some(partial)
     }
 }

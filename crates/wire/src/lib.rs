@@ -39,6 +39,7 @@ mod message;
 mod open;
 pub mod page;
 pub mod value;
+pub mod worker;
 
 pub use assembler::Assembler;
 pub use failure::{Failure, TraceFrame};

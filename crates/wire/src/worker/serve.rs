@@ -1,0 +1,263 @@
+//! The loop.
+
+use std::any::Any;
+use std::io::{self, IoSlice, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use snakehouse_base::{Clock, Deadline, Kind, SystemClock};
+
+use super::cancel::Cancels;
+use super::{CallContext, Handler, WorkerError, setup};
+use crate::assembler::Assembler;
+use crate::failure::Failure;
+use crate::frame::{Frame, FrameError};
+use crate::hello::{Hello, ToolInfo};
+use crate::message::Message;
+use crate::open::OpenHead;
+use crate::page::WorkerPage;
+
+/// Least room for a read.
+const READ_LEN: usize = 64 << 10;
+/// Answers are kept back for company up to this many bytes.
+const BATCH_LEN: usize = 64 << 10;
+/// A tool whose last call took longer gets everything written before its next one.
+const QUICK: Duration = Duration::from_micros(200);
+
+/// Serves the host that started this process, until it hangs up.
+///
+/// Takes the control socket and the page from the environment; see the crate's description. Blocks
+/// the calling thread.
+///
+/// # Errors
+/// [`WorkerError`]; its [`exit_status`](WorkerError::exit_status) is for `main`.
+pub fn serve<H: Handler>(handler: &mut H) -> Result<(), WorkerError> {
+    let lookup = |name: &str| std::env::var(name).ok();
+    let socket = setup::socket(&lookup)?;
+    let page = setup::page(&lookup)?;
+    serve_on(socket, page, &SystemClock, handler)
+}
+
+/// Serves over any blocking byte stream.
+///
+/// # Errors
+/// As [`serve`].
+pub fn serve_on<S: Read + Write, H: Handler>(
+    socket: S,
+    page: Option<WorkerPage>,
+    clock: &dyn Clock,
+    handler: &mut H,
+) -> Result<(), WorkerError> {
+    let tools = handler.tools();
+    let hello = hello(&tools, page.is_some()).encode()?;
+    let mut worker = Worker {
+        socket,
+        clock,
+        out: BytesMut::new(),
+        quick: vec![false; tools.len()],
+        tools,
+        cancels: Arc::new(Mutex::new(Cancels::new(page))),
+    };
+    Message::Hello(hello).encode(&mut worker.out);
+    match worker.run(handler) {
+        // The host is gone; there is nobody to tell.
+        Err(WorkerError::Socket(error))
+            if matches!(
+                error.kind(),
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+            ) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn hello(tools: &[String], has_page: bool) -> Hello {
+    let tools = tools.iter().zip(0..=u16::MAX).map(|(name, number)| ToolInfo {
+        name: name.clone(),
+        number,
+        signature: String::new(),
+        doc: String::new(),
+    });
+    Hello {
+        language: "rust".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        runtime: "native".to_owned(),
+        pid: std::process::id(),
+        codec: "opaque".to_owned(),
+        capabilities: if has_page { vec![Hello::STARTED.to_owned()] } else { Vec::new() },
+        tools: tools.collect(),
+        failure: None,
+    }
+}
+
+struct Worker<'a, S> {
+    socket: S,
+    clock: &'a dyn Clock,
+    /// Answers not yet written.
+    out: BytesMut,
+    tools: Vec<String>,
+    /// Per tool: whether its last call was short.
+    quick: Vec<bool>,
+    cancels: Arc<Mutex<Cancels>>,
+}
+
+impl<S: Read + Write> Worker<'_, S> {
+    fn run<H: Handler>(&mut self, handler: &mut H) -> Result<(), WorkerError> {
+        let mut buf = BytesMut::with_capacity(READ_LEN);
+        let mut assembler = Assembler::worker(Assembler::DEFAULT_CAP);
+        loop {
+            self.flush()?;
+            if !self.fill(&mut buf)? {
+                return Ok(());
+            }
+            while let Some(frame) = Frame::decode(&mut buf)? {
+                match assembler.push(frame) {
+                    Ok(None) => {}
+                    Ok(Some(Message::Open { stream, head, body })) => {
+                        self.call(handler, stream, &head, body)?;
+                    }
+                    Ok(Some(Message::Cancel { stream })) => {
+                        self.lock().ask(stream);
+                    }
+                    Ok(Some(Message::Ping { token })) => {
+                        Message::Pong { token }.encode(&mut self.out);
+                    }
+                    Ok(Some(Message::Goaway { .. })) => return self.flush(),
+                    Ok(Some(_)) => {}
+                    Err(FrameError::BodyTooLarge { stream, cap }) => {
+                        self.start(stream)?;
+                        let message = format!("the body of the call is over {cap} bytes");
+                        self.fail(
+                            stream,
+                            &Failure::new(Kind::InvalidInput, "body_too_large", message),
+                        );
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+    }
+
+    /// Reads once; `false` at end of file.
+    fn fill(&mut self, buf: &mut BytesMut) -> Result<bool, WorkerError> {
+        let old = buf.len();
+        // A decoder that waits for a long frame has reserved room for it.
+        let room = (buf.capacity() - old).max(READ_LEN);
+        buf.resize(old + room, 0);
+        loop {
+            match self.socket.read(&mut buf[old..]) {
+                Ok(got) => {
+                    buf.truncate(old + got);
+                    return Ok(got > 0);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(WorkerError::Socket(error)),
+            }
+        }
+    }
+
+    fn call<H: Handler>(
+        &mut self,
+        handler: &mut H,
+        stream: u32,
+        head: &OpenHead,
+        body: Bytes,
+    ) -> Result<(), WorkerError> {
+        let tool = usize::from(head.tool);
+        if self.out.len() > BATCH_LEN || !self.quick.get(tool).is_some_and(|quick| *quick) {
+            self.flush()?;
+        }
+        let began = self.clock.now();
+        let context = CallContext {
+            stream,
+            deadline: Deadline::from_wire(head.deadline_micros, began),
+            session: head.session,
+            trace: head.trace,
+            cancels: Arc::clone(&self.cancels),
+        };
+        let cancelled = self.start(stream)?;
+        let answer = if cancelled {
+            Err(Failure::new(
+                Kind::Cancelled,
+                "cancelled",
+                "the caller gave up before the call began",
+            ))
+        } else if context.deadline.is_over(began) {
+            Err(Failure::new(
+                Kind::Deadline,
+                "deadline",
+                "the deadline passed before the call began",
+            ))
+        } else if let Some(name) = self.tools.get(tool) {
+            catch_unwind(AssertUnwindSafe(|| handler.call(name, body, &context)))
+                .unwrap_or_else(|panic| Err(panicked(name, panic.as_ref())))
+        } else {
+            let message = format!("the worker has no tool number {tool}");
+            Err(Failure::new(Kind::NotFound, "unknown_tool", message))
+        };
+        self.lock().end();
+        if let Some(quick) = self.quick.get_mut(tool) {
+            *quick = self.clock.now().saturating_duration_since(began) < QUICK;
+        }
+        match answer {
+            Ok(body) if body.len() > BATCH_LEN => {
+                self.flush()?;
+                for segment in (Message::Reply { stream, body }).segments() {
+                    self.write(segment.head(), segment.body())?;
+                }
+            }
+            Ok(body) => Message::Reply { stream, body }.encode(&mut self.out),
+            Err(failure) => self.fail(stream, &failure),
+        }
+        Ok(())
+    }
+
+    fn start(&self, stream: u32) -> Result<bool, WorkerError> {
+        self.lock().start(stream).map_err(WorkerError::Page)
+    }
+
+    fn fail(&mut self, stream: u32, failure: &Failure) {
+        Message::Error { stream, body: failure.encode() }.encode(&mut self.out);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Cancels> {
+        self.cancels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn flush(&mut self) -> Result<(), WorkerError> {
+        if !self.out.is_empty() {
+            let out = self.out.split();
+            self.write(&out, &[])?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, mut head: &[u8], mut body: &[u8]) -> Result<(), WorkerError> {
+        while !head.is_empty() || !body.is_empty() {
+            match self.socket.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]) {
+                Ok(0) => return Err(WorkerError::Socket(io::ErrorKind::WriteZero.into())),
+                Ok(sent) => {
+                    let of_head = sent.min(head.len());
+                    head = &head[of_head..];
+                    body = &body[sent - of_head..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(WorkerError::Socket(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn panicked(tool: &str, panic: &(dyn Any + Send)) -> Failure {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message");
+    Failure::new(Kind::Internal, "panic", format!("tool {tool:?} panicked: {text}"))
+}
