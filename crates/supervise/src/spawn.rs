@@ -28,7 +28,6 @@ pub(crate) fn thread<T: Send + 'static>(
 }
 
 /// The runtime of a process.
-#[expect(clippy::disallowed_methods, reason = "law 1: this is the one place that may")]
 pub(crate) fn runtime(workers: usize) -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)

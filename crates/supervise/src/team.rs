@@ -78,7 +78,7 @@ impl Team {
         let n = items.len();
         let rest = Mutex::new(items.iter_mut().enumerate());
         let take = || lock(&rest).next();
-        self.fan_out(n, take, |index, item| f(index, item))
+        self.fan_out(n, take, f)
     }
 
     /// Lets every thread take pieces, in order, until there are none or one has panicked.

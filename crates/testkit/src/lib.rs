@@ -1,1 +1,31 @@
-//! Virtual time, probes for leaks and processes, and other instruments for tests.
+//! Instruments for tests: virtual time, seeds, probes for leaks and processes, waiting.
+//!
+//! **What for.** A test states what must become true; this crate owns time, chance, isolation and
+//! the verdict. Two kinds of test exist and never mix. *Simulated*: [`virtual_time`], everything in
+//! memory, hours pass in milliseconds, no descriptor can be opened. *Real*: [`real_time`] or a plain
+//! test, real processes and files, waiting on conditions with [`wait_until`] or [`eventually`].
+//!
+//! **What it owns.** Runtimes of tests, the [`LeakProbe`], the [`Process`] probe, [seeds](for_each_seed),
+//! [own processes](in_own_process) for tests of process-wide things, [poll counting](counted).
+//!
+//! **How it fails.** By panicking with a sentence that names the culprit: it is only ever a
+//! development dependency.
+//!
+//! **How it is tested.** Each instrument must find a planted fault.
+#![expect(clippy::panic, reason = "a test's verdict is a panic")]
+
+mod counted;
+mod isolate;
+mod leaks;
+mod process;
+mod runtime;
+mod seed;
+mod wait;
+
+pub use counted::{Counted, Polls, counted};
+pub use isolate::in_own_process;
+pub use leaks::{LeakProbe, Leaks};
+pub use process::Process;
+pub use runtime::{real_time, virtual_time};
+pub use seed::for_each_seed;
+pub use wait::{eventually, settle, wait_until};

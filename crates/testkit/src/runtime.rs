@@ -1,0 +1,125 @@
+//! The two runtimes of tests.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::yield_now;
+
+/// Virtual time after which a simulated test is considered stuck.
+const VIRTUAL_LIMIT: Duration = Duration::from_secs(400 * 24 * 3600);
+
+/// Real time after which a real test is considered stuck.
+const REAL_LIMIT: Duration = Duration::from_secs(120);
+
+/// Runs a simulated test: one thread, a paused clock that jumps to the next timer whenever every
+/// task waits, and no I/O driver, so that no real descriptor can be mixed in.
+///
+/// Fails if a task outlives `test`, and instead of hanging when nothing can ever wake it.
+///
+/// ```
+/// use std::time::Duration;
+/// use tokio::time::{Instant, sleep};
+///
+/// let waited = snakehouse_testkit::virtual_time(async {
+///     let start = Instant::now();
+///     sleep(Duration::from_secs(7200)).await;
+///     start.elapsed()
+/// });
+/// assert_eq!(waited, Duration::from_secs(7200));
+/// ```
+///
+/// # Panics
+/// When the test is stuck or leaks a task.
+pub fn virtual_time<T>(test: impl Future<Output = T>) -> T {
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a current-thread runtime without I/O needs nothing of the system");
+    let value = runtime.block_on(async {
+        tokio::time::timeout(VIRTUAL_LIMIT, test).await.unwrap_or_else(|_| {
+            panic!("the test is stuck: for {VIRTUAL_LIMIT:?} of virtual time nothing ended it")
+        })
+    });
+    require_no_tasks(&runtime);
+    value
+}
+
+/// Runs a real test: two threads, the real clock, real I/O.
+///
+/// Fails if a task outlives `test`, and after 120 s.
+///
+/// # Panics
+/// When the test is stuck or leaks a task.
+pub fn real_time<T>(test: impl Future<Output = T>) -> T {
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a test gets two threads and an epoll descriptor");
+    let value = runtime.block_on(async {
+        tokio::time::timeout(REAL_LIMIT, test)
+            .await
+            .unwrap_or_else(|_| panic!("the test is stuck: it did not end within {REAL_LIMIT:?}"))
+    });
+    require_no_tasks(&runtime);
+    value
+}
+
+/// Fails if a task is alive, after giving those that are ending their last turns.
+fn require_no_tasks(runtime: &Runtime) {
+    let alive = || runtime.metrics().num_alive_tasks();
+    runtime.block_on(async {
+        for _ in 0..1000 {
+            if alive() == 0 {
+                return;
+            }
+            yield_now().await;
+        }
+    });
+    assert_eq!(alive(), 0, "tasks outlived the test that started them");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    fn verdict(test: impl FnOnce()) -> String {
+        let payload = catch_unwind(AssertUnwindSafe(test)).expect_err("the kit finds the fault");
+        payload.downcast_ref::<String>().cloned().unwrap_or_default()
+    }
+
+    #[test]
+    fn hours_pass_at_once_and_exactly() {
+        let elapsed = virtual_time(async {
+            let start = Instant::now();
+            sleep(Duration::from_secs(4 * 3600)).await;
+            start.elapsed()
+        });
+        assert_eq!(elapsed, Duration::from_secs(4 * 3600));
+    }
+
+    #[test]
+    fn a_test_that_nothing_can_wake_fails_instead_of_hanging() {
+        let verdict = verdict(|| virtual_time(std::future::pending()));
+        assert!(verdict.contains("stuck"), "{verdict}");
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the fault the kit must find")]
+    fn a_leaked_task_fails_the_test_that_leaked_it() {
+        for leak in [virtual_time::<()> as fn(_), real_time::<()>] {
+            let verdict = verdict(|| {
+                leak(Box::pin(async {
+                    drop(tokio::spawn(std::future::pending::<()>()));
+                }) as std::pin::Pin<Box<dyn Future<Output = ()>>>);
+            });
+            assert!(verdict.contains("outlived"), "{verdict}");
+        }
+    }
+}
