@@ -1,0 +1,35 @@
+"""What a tool can ask about the call it runs."""
+
+from __future__ import annotations
+
+import time
+from contextvars import ContextVar
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # Deadline on the clock of time.monotonic() or None, session number or 0.
+    Call = tuple[float | None, int]
+
+current: ContextVar[Call | None] = ContextVar("snakehouse_call", default=None)
+
+
+def deadline() -> float | None:
+    """When the caller stops waiting, on the clock of ``time.monotonic()``.
+
+    ``None`` if the caller waits for ever, or outside of a call. Threads that a tool starts are
+    outside; asyncio tasks are inside.
+    """
+    call = current.get()
+    return None if call is None else call[0]
+
+
+def remaining() -> float | None:
+    """Seconds until the deadline, 0.0 when it has passed; ``None`` as for ``deadline``."""
+    at = deadline()
+    return None if at is None else max(0.0, at - time.monotonic())
+
+
+def session() -> int | None:
+    """The number of the session the call belongs to; ``None`` if it belongs to none."""
+    call = current.get()
+    return None if call is None else call[1] or None

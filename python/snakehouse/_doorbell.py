@@ -1,0 +1,95 @@
+"""Cancelling the running call, and saying which call has started.
+
+The host shares a page with the worker (layout: ``crates/wire/src/page.rs``). To cancel, it writes the
+call's number there and rings: SIGURG. The handler runs in the main thread, which is the one that runs
+the tool, and raises ``Cancelled`` in it. A call that is not cancelled pays for two reads of memory.
+
+Nothing but the tool may be hit. ``running`` names the call while its tool runs and is 0 otherwise; the
+handler raises only if it finds that number, and clears it first, so it raises once. Cancels for calls
+that have not begun are remembered; for calls that are over they are ignored.
+"""
+
+from __future__ import annotations
+
+import mmap
+import signal
+
+from snakehouse._errors import Cancelled
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
+_LENGTH = 4096
+_MAGIC = b"SNKP"
+_VERSION = 1
+_MASK = 0xFFFFFFFF
+_SLOTS = 256
+# Positions as 32-bit words.
+_WORD_VERSION, _WORD_STARTED, _WORD_CANCELS, _WORD_RING = 1, 16, 32, 48
+_MAX_WANTED = 4096
+
+
+class Doorbell:
+    """The worker's end of the page, or of none."""
+
+    __slots__ = ("_page", "_seen", "_started", "_words", "running", "wanted")
+
+    def __init__(self, fd: int | None) -> None:
+        """Map the page behind a descriptor.
+
+        Raises ``ValueError`` if it is no page of this version, ``OSError`` if it cannot be mapped.
+        """
+        # Without a page the words are our own: nobody rings, and the loop need not ask.
+        self._page = bytearray(_LENGTH) if fd is None else mmap.mmap(fd, _LENGTH)
+        self._words = memoryview(self._page).cast("I")
+        if fd is not None and (
+            bytes(self._page[:4]) != _MAGIC or self._words[_WORD_VERSION] != _VERSION
+        ):
+            raise ValueError("it is not a worker page of this version")
+        self._seen = self._words[_WORD_CANCELS]
+        self._started = 0
+        self.running = 0
+        self.wanted: set[int] = set()
+
+    def install(self) -> None:
+        """Let SIGURG interrupt the running call."""
+        signal.signal(signal.SIGURG, self._ring)
+
+    def begin(self, stream: int) -> None:
+        """Publish that a call starts; from here on it can be interrupted.
+
+        Raises ``Cancelled`` if it is already given up. Must be called where that is caught.
+        """
+        self.running = stream
+        self._started = stream
+        words = self._words
+        words[_WORD_STARTED] = stream
+        if self._seen != words[_WORD_CANCELS]:
+            self._look()
+        if self.wanted and stream in self.wanted:
+            self.wanted.discard(stream)
+            raise Cancelled
+
+    def ask(self, stream: int) -> None:
+        """A cancel arrived on another way. Ignored if the call is over."""
+        is_over = (self._started - stream) & _MASK < 0x80000000
+        if not is_over and len(self.wanted) < _MAX_WANTED:
+            self.wanted.add(stream)
+
+    def _ring(self, _signal: int, _frame: FrameType | None) -> None:
+        self._look()
+
+    def _look(self) -> None:
+        # May be entered again by a second signal at any point: then entries are looked at twice,
+        # which changes nothing, and never left out.
+        words = self._words
+        while (seen := self._seen) != (count := words[_WORD_CANCELS]):
+            if (count - seen) & _MASK > _SLOTS:
+                seen = (count - _SLOTS) & _MASK
+            stream = words[_WORD_RING + seen % _SLOTS]
+            self._seen = (seen + 1) & _MASK
+            if stream == self.running and stream:
+                self.running = 0
+                raise Cancelled
+            self.ask(stream)

@@ -1,0 +1,54 @@
+"""Everything this package raises.
+
+::
+
+    BaseException
+     +-- Cancelled                   the caller gave up
+     +-- Exception
+          +-- SnakehouseError
+               +-- ToolError         raised by tools, with a code and a hint
+               +-- UnsupportedValue  a value that does not travel (also a TypeError)
+               +-- MalformedValue    bytes that are no value (also a ValueError)
+"""
+
+from __future__ import annotations
+
+
+class Cancelled(BaseException):
+    """The caller gave the running call up.
+
+    Raised inside of the tool, once, at whatever it is doing. Not an ``Exception``, so that a broad
+    ``except`` does not swallow it: clean up and let it pass. A tool that goes on all the same is
+    killed with its worker after a grace.
+    """
+
+
+class SnakehouseError(Exception):
+    """Base of the errors of this package."""
+
+
+class ToolError(SnakehouseError):
+    """A failure that the caller is meant to tell apart.
+
+    ``code`` is a stable name for programs, ``hint`` says what a person can do about it.
+    """
+
+    def __init__(self, message: str, *, code: str = "tool_error", hint: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.hint = hint
+
+
+class UnsupportedValue(SnakehouseError, TypeError):
+    """A value that does not travel. The message names its type and where it is.
+
+    ``path`` is an expression such as ``$['rows'][3]``, in which ``$`` is the whole value.
+    """
+
+    def __init__(self, reason: str, path: str) -> None:
+        super().__init__(f"{reason} at {path}")
+        self.path = path
+
+
+class MalformedValue(SnakehouseError, ValueError):
+    """Bytes that are not the encoding of a value."""

@@ -1,0 +1,301 @@
+"""The worker's one loop: read, run, answer.
+
+One thread, the main one. It reads what is there, runs the calls of it in the order in which their
+bodies became complete, and answers each exactly once. Answers of quick calls that came together leave
+together; before a call that may take long, everything is written. Nothing but ``SystemExit`` from a
+tool, the end of the socket, a goaway or a broken protocol ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from time import monotonic
+
+from snakehouse import _failure
+from snakehouse._context import current
+from snakehouse._doorbell import Doorbell
+from snakehouse._errors import Cancelled, MalformedValue, UnsupportedValue
+from snakehouse._frames import (
+    FLAG_MORE,
+    HEAD,
+    KIND_CANCEL,
+    KIND_CREDIT,
+    KIND_DATA,
+    KIND_ERROR,
+    KIND_GOAWAY,
+    KIND_LAST,
+    KIND_OPEN,
+    KIND_PING,
+    KIND_PONG,
+    MAX_BODY,
+    MAX_CHUNK,
+    MAX_PAYLOAD,
+    NEVER,
+    OPEN,
+    OPEN_LENGTH,
+    ProtocolError,
+    frame,
+    reply,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from snakehouse._codec import Codec
+    from snakehouse._tool import Tool
+
+_BUFFER = 256 << 10
+# A reply longer than this is written without being copied into a batch.
+_BATCH = 64 << 10
+# A tool whose last call took longer (seconds) gets everything written before its next one.
+_QUICK = 200e-6
+
+
+class Loop:
+    """One connection, served until it ends."""
+
+    def __init__(
+        self, control: socket.socket, doorbell: Doorbell, codec: Codec, tools: list[Tool]
+    ) -> None:
+        self._control = control
+        self._doorbell = doorbell
+        self._codec = codec
+        self._tools = tools
+        self._quick = [False] * len(tools)
+        self._out: list[bytes] = []
+        self._partial: dict[int, _Partial] = {}
+        self._held = 0
+        self._forked = False
+        os.register_at_fork(after_in_child=self._leave_to_parent)
+
+    def run(self) -> None:
+        """Serve until the host hangs up or says goaway.
+
+        Raises ``ProtocolError``, ``OSError`` of the socket, and the ``SystemExit`` of a tool.
+        """
+        control, doorbell = self._control, self._doorbell
+        unpack_head, unpack_open = HEAD.unpack_from, OPEN.unpack_from
+        buffer = bytearray(_BUFFER)
+        view = memoryview(buffer)
+        start = end = 0
+        while True:
+            self._flush()
+            got = control.recv_into(view[end:])
+            if not got:
+                return
+            arrived = monotonic()
+            end += got
+            missing = 9
+            while end - start >= 9:
+                length, kind, stream = unpack_head(buffer, start)
+                if length > MAX_PAYLOAD:
+                    raise ProtocolError(f"frame of {length} bytes is over the cap")
+                stop = start + 9 + length
+                if stop > end:
+                    missing = 9 + length
+                    break
+                at = start + 9
+                start = stop
+                if kind == KIND_OPEN:
+                    if length < OPEN_LENGTH or not stream:
+                        raise ProtocolError("malformed open frame")
+                    tool, flags, micros, session = unpack_open(buffer, at)
+                    deadline = None if micros == NEVER else arrived + micros * 1e-6
+                    body = view[at + OPEN_LENGTH : stop]
+                    if flags:
+                        self._begin(stream, flags, (tool, deadline, session), body)
+                    elif stream in self._partial:
+                        raise ProtocolError("open frame for an open body")
+                    else:
+                        self._call(stream, tool, deadline, session, body)
+                elif kind == KIND_CANCEL:
+                    if length or not stream:
+                        raise ProtocolError("malformed cancel frame")
+                    doorbell.ask(stream)
+                elif not self._other(kind, stream, view[at:stop]):
+                    return
+            if start == end:
+                start = end = 0
+            elif start + missing > len(buffer) or start > _BUFFER // 2:
+                rest = bytes(view[start:end])
+                if missing > len(buffer):
+                    buffer = bytearray(missing + _BUFFER)
+                    view = memoryview(buffer)
+                end = len(rest)
+                start = 0
+                view[:end] = rest
+
+    def _call(
+        self, stream: int, number: int, deadline: float | None, session: int, body: memoryview | bytearray
+    ) -> None:
+        """Run one call and keep its answer for the next write."""
+        doorbell = self._doorbell
+        if number >= len(self._tools):
+            message = f"the worker has no tool number {number}"
+            self._refuse(stream, "not_found", "unknown_tool", message)
+            return
+        if not self._quick[number]:
+            self._flush()
+        began = monotonic()
+        if deadline is not None and began >= deadline:
+            self._refuse(stream, "deadline", "deadline", "the deadline passed before the call began")
+            return
+        tool = self._tools[number]
+        try:
+            args, kwargs = self._codec.decode(body)
+            if type(args) is not list or type(kwargs) is not dict:
+                raise MalformedValue("a call's body is not [args, kwargs]")
+        except (MalformedValue, TypeError, ValueError) as error:
+            self._refuse(stream, "invalid_input", "malformed_value", str(error))
+            return
+        current.set((deadline, session))
+        try:
+            try:
+                doorbell.begin(stream)
+                result = tool.function(*args, **kwargs)
+            finally:
+                doorbell.running = 0
+            if self._forked:
+                os._exit(70)
+            payload = self._codec.encode(result)
+        except SystemExit:
+            self._end_by_exit()
+            raise
+        except BaseException as error:
+            if self._forked:
+                os._exit(70)
+            self._out.append(frame(KIND_ERROR, stream, self._failed(tool, error)))
+            # The traceback holds this frame, and this frame the error: free what it holds now.
+            error.__traceback__ = None
+        else:
+            if len(payload) <= _BATCH:
+                self._out.append(HEAD.pack(len(payload), KIND_LAST, stream) + payload)
+            else:
+                self._flush()
+                for head, piece in reply(stream, payload):
+                    self._send(head, piece)
+        self._quick[number] = monotonic() - began < _QUICK
+
+    def _failed(self, tool: Tool, error: BaseException) -> bytes:
+        traceback = error.__traceback__
+        inside = traceback is not None and traceback.tb_next is not None
+        if type(error) is TypeError and not inside:
+            # Raised by the call itself: the arguments do not fit the parameters.
+            content = _failure.failure(
+                "invalid_input",
+                "bad_arguments",
+                str(error),
+                hint=f"the tool is {tool.name}{tool.signature()}",
+            )
+        elif isinstance(error, UnsupportedValue) and _is_ours(error):
+            content = _failure.failure(
+                "tool", "unsupported_value", f"the result of {tool.name}: {error}"
+            )
+        else:
+            content = _failure.from_exception(error, skip=1)
+        return _failure.encode(content)
+
+    def _refuse(self, stream: int, kind: str, code: str, message: str) -> None:
+        """Answer a call that never ran."""
+        try:
+            self._doorbell.begin(stream)
+        except Cancelled:
+            kind, code, message = "cancelled", "cancelled", "the caller gave up"
+        finally:
+            self._doorbell.running = 0
+        content = _failure.failure(kind, code, message)
+        self._out.append(frame(KIND_ERROR, stream, _failure.encode(content)))
+
+    def _other(self, kind: int, stream: int, payload: memoryview) -> bool:
+        """Handle a rare frame; false if it ends the connection."""
+        if kind == KIND_DATA or kind == KIND_LAST:
+            partial = self._partial.get(stream)
+            if partial is None:
+                raise ProtocolError("a piece of a body that is not open")
+            self._hold(partial, payload)
+            if kind == KIND_LAST:
+                del self._partial[stream]
+                self._held -= len(partial.body)
+                if partial.refused:
+                    message = f"the body of the call is over {MAX_BODY} bytes"
+                    self._refuse(stream, "invalid_input", "body_too_large", message)
+                else:
+                    self._call(stream, *partial.call, partial.body)
+        elif kind == KIND_PING and len(payload) == 8 and not stream:
+            self._out.append(frame(KIND_PONG, 0, bytes(payload)))
+        elif kind == KIND_GOAWAY and not stream:
+            self._flush()
+            return False
+        elif not (
+            (kind == KIND_PONG and len(payload) == 8 and not stream)
+            or (kind == KIND_CREDIT and len(payload) == 4 and stream)
+        ):
+            raise ProtocolError(f"frame of kind {kind} on stream {stream}")
+        return True
+
+    def _begin(
+        self, stream: int, flags: int, call: tuple[int, float | None, int], piece: memoryview
+    ) -> None:
+        if flags != FLAG_MORE or stream in self._partial:
+            raise ProtocolError("malformed open frame")
+        partial = self._partial[stream] = _Partial(call)
+        self._hold(partial, piece)
+
+    def _hold(self, partial: _Partial, piece: memoryview) -> None:
+        if len(piece) > MAX_CHUNK:
+            raise ProtocolError("a piece of a body is over the cap")
+        if partial.refused:
+            return
+        if self._held + len(piece) > MAX_BODY:
+            self._held -= len(partial.body)
+            partial.body = bytearray()
+            partial.refused = True
+            return
+        partial.body += piece
+        self._held += len(piece)
+
+    def _end_by_exit(self) -> None:
+        # In a forked child the socket is the parent's.
+        if not self._forked:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._out:
+            batch = b"".join(self._out)
+            self._out.clear()
+            self._control.sendall(batch)
+
+    def _send(self, head: bytes, piece: bytes | memoryview) -> None:
+        sent = self._control.sendmsg((head, piece))
+        if sent < len(head):
+            self._control.sendall(head[sent:])
+            sent = len(head)
+        if sent < len(head) + len(piece):
+            self._control.sendall(piece[sent - len(head) :])
+
+    def _leave_to_parent(self) -> None:
+        # A child that a tool forked must not speak in the worker's name.
+        self._forked = True
+        self._out.clear()
+        self._control.close()
+
+
+class _Partial:
+    """A call whose body is still arriving."""
+
+    __slots__ = ("body", "call", "refused")
+
+    def __init__(self, call: tuple[int, float | None, int]) -> None:
+        self.call = call
+        self.body = bytearray()
+        self.refused = False
+
+
+def _is_ours(error: UnsupportedValue) -> bool:
+    """Whether the codec refused the result, and not the tool something of its own."""
+    traceback: Any = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback is not None and "snakehouse._" in traceback.tb_frame.f_globals["__name__"]

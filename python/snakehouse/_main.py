@@ -1,0 +1,142 @@
+"""From the environment to a running loop, and from its end to an exit status."""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import os
+import socket
+import sys
+
+from snakehouse import _codec, _failure, _load
+from snakehouse._doorbell import Doorbell
+from snakehouse._frames import KIND_GOAWAY, KIND_HELLO, PROTOCOL_VERSION, ProtocolError, frame
+from snakehouse._loop import Loop
+from snakehouse._version import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from snakehouse._tool import Tool
+
+EXIT_NOT_LOADED = 69
+EXIT_PROTOCOL = 76
+EXIT_ENVIRONMENT = 78
+
+
+def main(names: list[str]) -> int:
+    """Serve the tools of these modules; gives the exit status."""
+    faulthandler.enable()
+    try:
+        control = _take_socket()
+        doorbell, has_page = _take_page()
+    except (ValueError, OSError, KeyError) as error:
+        return _complain(f"this program is started by a Snakehouse host: {error}")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
+    codec = _codec.choose()
+    tools: list[Tool] = []
+    failure = None
+    try:
+        tools = _load.load(names)
+    except _load.LoadError as error:
+        failure = _failure.failure("environment", error.code, str(error), hint=error.hint)
+    except BaseException as error:
+        failure = _failure.from_exception(error, skip=_own_frames(error))
+        failure["code"] = "import_failed"
+        failure["hint"] = "import the module with the same interpreter to see it fail"
+    try:
+        control.sendall(_hello(tools, codec.name, has_page, failure))
+        if failure is not None:
+            return EXIT_NOT_LOADED
+        doorbell.install()
+        Loop(control, doorbell, codec, tools).run()
+    except ProtocolError as error:
+        print(f"snakehouse worker: host broke the protocol: {error}", file=sys.stderr)
+        _say_goodbye(control, str(error))
+        return EXIT_PROTOCOL
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+    return 0
+
+
+def _take_socket() -> socket.socket:
+    variable = "SNAKEHOUSE_FD"
+    fd = int(os.environ.pop(variable))
+    if fd == 0:
+        # What a tool reads from standard input is the end of a file, never our frames.
+        fd = os.dup(0)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+    os.set_inheritable(fd, False)
+    control = socket.socket(fileno=fd)
+    if control.family != socket.AF_UNIX or control.type != socket.SOCK_STREAM:
+        raise ValueError(f"{variable} is not a Unix stream socket")
+    control.setblocking(True)
+    return control
+
+
+def _take_page() -> tuple[Doorbell, bool]:
+    number = os.environ.pop("SNAKEHOUSE_PAGE_FD", None)
+    if number is None:
+        return Doorbell(None), False
+    fd = int(number)
+    doorbell = Doorbell(fd)
+    # The mapping stays.
+    os.close(fd)
+    return doorbell, True
+
+
+def _hello(
+    tools: list[Tool], codec: str, has_page: bool, failure: dict[str, Any] | None
+) -> bytes:
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    content: dict[str, Any] = {
+        "protocol": PROTOCOL_VERSION,
+        "language": "python",
+        "version": __version__,
+        "runtime": f"{sys.implementation.name} {version}",
+        "pid": os.getpid(),
+        "codec": codec,
+        "capabilities": ["cancel", "started"] if has_page else [],
+        "tools": [
+            {
+                "name": tool.name,
+                "number": number,
+                "signature": tool.signature(),
+                "doc": tool.doc,
+            }
+            for number, tool in enumerate(tools)
+        ],
+        "failure": failure,
+    }
+    return frame(KIND_HELLO, 0, _failure.encode(content))
+
+
+def _own_frames(error: BaseException) -> int:
+    """How many outermost frames of a failed import are ours or the import system's."""
+    package = os.path.dirname(os.path.abspath(__file__))
+    count = 0
+    traceback = error.__traceback__
+    while traceback is not None:
+        file = traceback.tb_frame.f_code.co_filename
+        if not file.startswith((package, "<frozen importlib")):
+            break
+        count += 1
+        traceback = traceback.tb_next
+    return count
+
+
+def _complain(message: str) -> int:
+    print(f"snakehouse worker: {message}", file=sys.stderr)
+    return EXIT_ENVIRONMENT
+
+
+def _say_goodbye(control: socket.socket, reason: str) -> None:
+    try:
+        control.sendall(frame(KIND_GOAWAY, 0, reason.encode()))
+    except OSError:
+        # The host is gone or does not read; the exit status says the rest.
+        pass

@@ -1,0 +1,328 @@
+"""Typed values as MessagePack, in pure Python.
+
+Plain MessagePack, the shortest form of everything, floats always as 64 bits, and two extension
+types: 1 is an integer outside of -2**63 .. 2**64-1 (two's complement, big-endian, shortest), 2 is a
+tuple (its items as a MessagePack array). Exact or refused: a subclass of a built-in type is not that
+type. Keep it equal to ``crates/wire/src/value/codec.rs``; the golden vectors test both.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from snakehouse._errors import MalformedValue, UnsupportedValue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+EXT_BIG_INT = 1
+EXT_TUPLE = 2
+MAX_DEPTH = 256
+MAX_BYTES = 256 << 20
+
+_U16 = struct.Struct(">H")
+_U32 = struct.Struct(">I")
+_F64 = struct.Struct(">d")
+_M8 = struct.Struct(">BB")
+_M16 = struct.Struct(">BH")
+_M32 = struct.Struct(">BI")
+_M64 = struct.Struct(">BQ")
+_S8 = struct.Struct(">Bb")
+_S16 = struct.Struct(">Bh")
+_S32 = struct.Struct(">Bi")
+_S64 = struct.Struct(">Bq")
+_MF64 = struct.Struct(">Bd")
+_FIXEXT = {1: 0xD4, 2: 0xD5, 4: 0xD6, 8: 0xD7, 16: 0xD8}
+
+
+def encode(value: object) -> bytes:
+    """The bytes of a value.
+
+    Raises ``UnsupportedValue``, which names the type and the place of what cannot travel.
+    """
+    out = bytearray()
+    try:
+        _put(value, out, 1)
+    except _Refused as refused:
+        raise UnsupportedValue(str(refused), "$" + "".join(reversed(refused.steps))) from None
+    return bytes(out)
+
+
+class _Refused(Exception):
+    """A value does not travel. Collects the way to it while it passes the containers."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.steps: list[str] = []
+
+
+def _put(value: Any, out: bytearray, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise _Refused(f"more than {MAX_DEPTH} levels of nesting")
+    kind = type(value)
+    if kind is str:
+        try:
+            raw = value.encode()
+        except UnicodeEncodeError:
+            raise _Refused("a str with a lone surrogate cannot travel") from None
+        _put_length(out, len(raw), 0xA0, 32, 0xD9, 0xDA, 0xDB)
+        out += raw
+    elif kind is int:
+        _put_int(value, out)
+    elif kind is float:
+        out += _MF64.pack(0xCB, value)
+    elif value is None:
+        out.append(0xC0)
+    elif kind is bool:
+        out.append(0xC3 if value else 0xC2)
+    elif kind is list:
+        _put_array(value, out, depth)
+    elif kind is dict:
+        _put_length(out, len(value), 0x80, 16, 0, 0xDE, 0xDF)
+        for key, item in value.items():
+            try:
+                _put(key, out, depth + 1)
+            except _Refused as refused:
+                refused.steps.append(f".key({_shown(key)})")
+                raise
+            try:
+                _put(item, out, depth + 1)
+            except _Refused as refused:
+                refused.steps.append(f"[{_shown(key)}]")
+                raise
+    elif kind is tuple:
+        inner = bytearray()
+        _put_array(value, inner, depth)
+        _put_ext(out, EXT_TUPLE, inner)
+    elif kind is bytes or kind is bytearray:
+        _put_length(out, len(value), 0, 0, 0xC4, 0xC5, 0xC6)
+        out += value
+    elif kind is memoryview:
+        if not value.c_contiguous:
+            raise _Refused("a memoryview that is not contiguous cannot travel")
+        _put_length(out, value.nbytes, 0, 0, 0xC4, 0xC5, 0xC6)
+        out += value.cast("B")
+    else:
+        raise _Refused(f"a value of type {_type_name(kind)} cannot travel")
+    if len(out) > MAX_BYTES:
+        raise _Refused(f"more than {MAX_BYTES} bytes")
+
+
+def _put_array(items: list[Any] | tuple[Any, ...], out: bytearray, depth: int) -> None:
+    _put_length(out, len(items), 0x90, 16, 0, 0xDC, 0xDD)
+    index = 0
+    try:
+        for item in items:
+            _put(item, out, depth + 1)
+            index += 1
+    except _Refused as refused:
+        refused.steps.append(f"[{index}]")
+        raise
+
+
+def _put_int(value: int, out: bytearray) -> None:
+    if value >= 0:
+        if value < 0x80:
+            out.append(value)
+        elif value < 0x100:
+            out += _M8.pack(0xCC, value)
+        elif value < 0x10000:
+            out += _M16.pack(0xCD, value)
+        elif value < 0x100000000:
+            out += _M32.pack(0xCE, value)
+        elif value < 0x10000000000000000:
+            out += _M64.pack(0xCF, value)
+        else:
+            _put_ext(out, EXT_BIG_INT, big_int_bytes(value))
+    elif value >= -32:
+        out.append(value & 0xFF)
+    elif value >= -0x80:
+        out += _S8.pack(0xD0, value)
+    elif value >= -0x8000:
+        out += _S16.pack(0xD1, value)
+    elif value >= -0x80000000:
+        out += _S32.pack(0xD2, value)
+    elif value >= -0x8000000000000000:
+        out += _S64.pack(0xD3, value)
+    else:
+        _put_ext(out, EXT_BIG_INT, big_int_bytes(value))
+
+
+def big_int_bytes(value: int) -> bytes:
+    """Two's complement, big-endian, as few bytes as possible."""
+    bits = value.bit_length() if value >= 0 else (value + 1).bit_length()
+    return value.to_bytes(bits // 8 + 1, "big", signed=True)
+
+
+def _put_length(
+    out: bytearray, length: int, fix: int, limit: int, one: int, two: int, four: int
+) -> None:
+    if length < limit:
+        out.append(fix | length)
+    elif one and length < 0x100:
+        out += _M8.pack(one, length)
+    elif length < 0x10000:
+        out += _M16.pack(two, length)
+    elif length <= MAX_BYTES:
+        out += _M32.pack(four, length)
+    else:
+        raise _Refused(f"more than {MAX_BYTES} bytes")
+
+
+def _put_ext(out: bytearray, kind: int, content: bytes | bytearray) -> None:
+    fixed = _FIXEXT.get(len(content))
+    if fixed:
+        out.append(fixed)
+    else:
+        _put_length(out, len(content), 0, 0, 0xC7, 0xC8, 0xC9)
+    out.append(kind)
+    out += content
+
+
+def _type_name(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _shown(key: object) -> str:
+    """A dict key in a path. Only what is safe to show: a key of any other class is its type."""
+    if type(key) in (str, int, float, bool, bytes, type(None)):
+        text = repr(key)
+        return text if len(text) <= 40 else text[:37] + "..."
+    return f"<{_type_name(type(key))}>"
+
+
+def decode(data: bytes | bytearray | memoryview) -> Any:
+    """The value of these bytes, all of them.
+
+    Raises ``MalformedValue``.
+    """
+    view = memoryview(data)
+    try:
+        value, end = _get(view, 0, 1)
+    except (IndexError, struct.error):
+        raise MalformedValue("bytes end within a value") from None
+    except UnicodeDecodeError:
+        raise MalformedValue("a string is not UTF-8") from None
+    if end != len(view):
+        raise MalformedValue(f"{len(view) - end} bytes follow the value")
+    return value
+
+
+def _get(view: memoryview, at: int, depth: int) -> tuple[Any, int]:
+    if depth > MAX_DEPTH:
+        raise MalformedValue(f"more than {MAX_DEPTH} levels of nesting")
+    marker = view[at]
+    if marker < 0x80:
+        return marker, at + 1
+    if marker >= 0xE0:
+        return marker - 0x100, at + 1
+    at += 1
+    if marker < 0x90:
+        return _get_dict(view, at, marker & 0x0F, depth)
+    if marker < 0xA0:
+        return _get_list(view, at, marker & 0x0F, depth)
+    if marker < 0xC0:
+        return _get_str(view, at, marker & 0x1F, depth)
+    entry = _LENGTHS.get(marker)
+    if entry is not None:
+        width, take = entry
+        if width == 1:
+            return take(view, at + 1, view[at], depth)
+        if width == 2:
+            return take(view, at + 2, _U16.unpack_from(view, at)[0], depth)
+        return take(view, at + 4, _U32.unpack_from(view, at)[0], depth)
+    number = _NUMBERS.get(marker)
+    if number is not None:
+        return number.unpack_from(view, at)[0], at + number.size
+    if 0xD4 <= marker <= 0xD8:
+        return _get_ext(view, at, 1 << (marker - 0xD4), depth)
+    if marker == 0xC0:
+        return None, at
+    if marker == 0xC1:
+        raise MalformedValue("no value begins with byte 0xc1")
+    return marker == 0xC3, at
+
+
+def _slice(view: memoryview, at: int, length: int) -> memoryview:
+    end = at + length
+    if end > len(view):
+        raise IndexError
+    return view[at:end]
+
+
+def _get_str(view: memoryview, at: int, length: int, _depth: int) -> tuple[str, int]:
+    return str(_slice(view, at, length), "utf-8"), at + length
+
+
+def _get_bytes(view: memoryview, at: int, length: int, _depth: int) -> tuple[bytes, int]:
+    return bytes(_slice(view, at, length)), at + length
+
+
+def _get_list(view: memoryview, at: int, length: int, depth: int) -> tuple[list[Any], int]:
+    if length > len(view) - at:
+        raise IndexError
+    items: list[Any] = []
+    for _ in range(length):
+        item, at = _get(view, at, depth + 1)
+        items.append(item)
+    return items, at
+
+
+def _get_dict(view: memoryview, at: int, length: int, depth: int) -> tuple[dict[Any, Any], int]:
+    if length > len(view) - at:
+        raise IndexError
+    items: dict[Any, Any] = {}
+    for _ in range(length):
+        key, at = _get(view, at, depth + 1)
+        item, at = _get(view, at, depth + 1)
+        try:
+            items[key] = item
+        except TypeError:
+            raise MalformedValue(f"a {type(key).__name__} cannot be a dict key") from None
+    return items, at
+
+
+def _get_ext(view: memoryview, at: int, length: int, depth: int) -> tuple[Any, int]:
+    kind = view[at]
+    content = _slice(view, at + 1, length)
+    end = at + 1 + length
+    if kind == EXT_BIG_INT and length:
+        return int.from_bytes(content, "big", signed=True), end
+    if kind == EXT_TUPLE and length:
+        value, stop = _get(content, 0, depth)
+        if type(value) is list and stop == length:
+            return tuple(value), end  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    if kind in (EXT_BIG_INT, EXT_TUPLE):
+        raise MalformedValue(f"extension type {kind} has malformed content")
+    raise MalformedValue(f"extension type {kind - 256 if kind > 127 else kind} is unknown")
+
+
+_LENGTHS: dict[int, tuple[int, Callable[[memoryview, int, int, int], tuple[Any, int]]]] = {
+    0xC4: (1, _get_bytes),
+    0xC5: (2, _get_bytes),
+    0xC6: (4, _get_bytes),
+    0xC7: (1, _get_ext),
+    0xC8: (2, _get_ext),
+    0xC9: (4, _get_ext),
+    0xD9: (1, _get_str),
+    0xDA: (2, _get_str),
+    0xDB: (4, _get_str),
+    0xDC: (2, _get_list),
+    0xDD: (4, _get_list),
+    0xDE: (2, _get_dict),
+    0xDF: (4, _get_dict),
+}
+_NUMBERS: dict[int, struct.Struct] = {
+    0xCA: struct.Struct(">f"),
+    0xCB: _F64,
+    0xCC: struct.Struct(">B"),
+    0xCD: _U16,
+    0xCE: _U32,
+    0xCF: struct.Struct(">Q"),
+    0xD0: struct.Struct(">b"),
+    0xD1: struct.Struct(">h"),
+    0xD2: struct.Struct(">i"),
+    0xD3: struct.Struct(">q"),
+}

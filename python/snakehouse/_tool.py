@@ -1,0 +1,82 @@
+"""The decorator that makes a function a tool.
+
+It leaves the function as it is and marks it: there is no registry. A worker serves the marked
+functions that it finds in the modules it was told to import.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar, overload
+
+    Function = TypeVar("Function", bound=Callable[..., Any])
+
+_MARK = "__snakehouse_tool__"
+_GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200
+
+
+class Tool:
+    """A function and how it is announced."""
+
+    __slots__ = ("doc", "function", "name")
+
+    def __init__(self, function: Callable[..., Any], name: str, doc: str) -> None:
+        self.function = function
+        self.name = name
+        self.doc = doc
+
+    def signature(self) -> str:
+        """The parameters as text; empty if they cannot be shown."""
+        import inspect
+
+        try:
+            return str(inspect.signature(self.function))
+        except Exception:
+            return ""
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def tool(function: Function, /) -> Function: ...
+    @overload
+    def tool(
+        *, name: str | None = None, doc: str | None = None
+    ) -> Callable[[Function], Function]: ...
+
+
+def tool(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    doc: str | None = None,
+) -> Any:
+    """Make a plain function callable through a pool.
+
+    Use it bare or with a name and a description; both default to the function's own. The function
+    stays what it was and can be called directly.
+
+    Raises ``TypeError`` for what is not a plain function: classes, coroutine functions and
+    generator functions are not tools yet.
+    """
+
+    def mark(function: Callable[..., Any]) -> Callable[..., Any]:
+        code = getattr(function, "__code__", None)
+        if code is None:
+            raise TypeError(f"a tool must be a plain function, not {type(function).__name__}")
+        if code.co_flags & (_GENERATOR | _COROUTINE | _ASYNC_GENERATOR):
+            raise TypeError(f"{function.__name__} is a coroutine or generator function, not a tool")
+        announced = Tool(function, name or function.__name__, doc or function.__doc__ or "")
+        setattr(function, _MARK, announced)
+        return function
+
+    return mark if function is None else mark(function)
+
+
+def find_tools(namespace: dict[str, Any]) -> list[Tool]:
+    """The tools among the values of a module, in the order of their definition."""
+    marks = [getattr(value, _MARK, None) for value in namespace.values() if callable(value)]
+    return [mark for mark in marks if isinstance(mark, Tool)]
