@@ -1,1 +1,68 @@
 //! Supervised external worker processes that never leave an orphan.
+//!
+//! **What for.** Rust code calls Python functions, or any program that speaks the frames of
+//! `snakehouse-wire`, in processes of their own: a crash there is a typed error here, and nothing
+//! that was started survives its owner.
+//!
+//! **What it owns.** A [`Reaper`] is the parent of all workers of a host. A [`Pool`] keeps workers
+//! alive and gives them calls; a [`Session`] pins calls to one life of one worker.
+//! [`Interpreter::find`] finds Python, [`sweep`] ends what an earlier run left.
+//!
+//! **How it fails.** [`PoolError`] for what cannot be started, [`CallError`] for calls: each call
+//! has exactly one outcome, and a worker's [`Death`] says how it died.
+//!
+//! **How it is tested.** Decisions are pure values with rules checked one by one; everything else
+//! runs with real processes, which are killed at every place that matters.
+//!
+//! ```no_run
+//! use snakehouse_base::id::RunToken;
+//! use snakehouse_pool::{Args, CallOptions, Interpreter, Pool, PoolConfig, Reaper, ReaperConfig, WorkerSpec};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let python = Interpreter::find(None)?;
+//! snakehouse_supervise::run(async {
+//!     let root = snakehouse_supervise::Root::new("example");
+//!     let config =
+//!         ReaperConfig { python: python.clone(), run_token: RunToken::fresh(), cache: None };
+//!     let reaper = Reaper::start(root.scope(), config).await?;
+//!     let spec = WorkerSpec::python("tools", python).module("tools.py");
+//!     let pool = Pool::start(root.scope(), reaper, spec, PoolConfig::default()).await?;
+//!     let sum = pool.call("add", Args::none().arg(2).arg(40), CallOptions::default()).await?;
+//!     assert_eq!(sum.as_i64(), Some(42));
+//!     root.stop().await;
+//!     Ok(())
+//! })
+//! # }
+//! ```
+
+mod call;
+mod connection;
+mod death;
+mod dispatcher;
+mod environment;
+mod error;
+mod interpreter;
+mod os;
+mod output;
+mod package;
+mod pool;
+mod reaper;
+mod session;
+mod slot;
+mod spec;
+mod sweep;
+mod window;
+mod worker;
+
+pub use call::{Args, CallError, CallOptions, Where};
+pub use death::{Death, KillReason};
+pub use error::PoolError;
+pub use interpreter::{Interpreter, PYTHON_ENV, Version};
+pub use output::{OutputLine, Stream};
+pub use pool::{Pool, PoolConfig};
+pub use reaper::{Reaper, ReaperConfig};
+pub use session::Session;
+pub use snakehouse_wire::{Failure, ToolInfo, Value};
+pub use spec::WorkerSpec;
+pub use sweep::{Ended, RUN_ENV, sweep};
+pub use worker::{WorkerInfo, WorkerRef, WorkerState};

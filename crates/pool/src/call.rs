@@ -1,0 +1,259 @@
+//! What a caller says and gets.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use snakehouse_base::id::{Incarnation, WorkerId};
+use snakehouse_base::{Coded, Deadline, Kind};
+use snakehouse_wire::{Failure, Value, ValueError};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::death::Death;
+
+/// The arguments of a Python tool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Args {
+    /// By position.
+    pub args: Vec<Value>,
+    /// By name.
+    pub kwargs: Vec<(String, Value)>,
+}
+
+impl Args {
+    /// No arguments.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// One more by position.
+    #[must_use]
+    pub fn arg(mut self, value: impl Into<Value>) -> Self {
+        self.args.push(value.into());
+        self
+    }
+
+    /// One more by name.
+    #[must_use]
+    pub fn kwarg(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.kwargs.push((name.into(), value.into()));
+        self
+    }
+
+    pub(crate) fn encode(self) -> Result<Bytes, ValueError> {
+        let kwargs = self.kwargs.into_iter().map(|(name, value)| (Value::Str(name), value));
+        Value::List(vec![Value::List(self.args), Value::Dict(kwargs.collect())]).encode()
+    }
+}
+
+/// How a call is made. The default is a deadline 300 s from now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallOptions {
+    /// After this nobody wants the answer: queueing, transport and the tool's own time included.
+    pub deadline: Deadline,
+    /// The trace the call belongs to; all zero is none.
+    pub trace: [u8; 16],
+}
+
+impl CallOptions {
+    /// With this deadline.
+    pub const fn until(deadline: Deadline) -> Self {
+        Self { deadline, trace: [0; 16] }
+    }
+
+    /// With a deadline so long from now.
+    pub fn within(duration: Duration) -> Self {
+        Self::until(Deadline::after(Instant::now().into_std(), duration))
+    }
+}
+
+impl Default for CallOptions {
+    fn default() -> Self {
+        Self::within(Deadline::CALL)
+    }
+}
+
+/// Where a call was when its deadline passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Where {
+    /// Waiting for a worker. It had no effect.
+    Queue,
+    /// Sent to a worker, which may have started it.
+    Worker,
+}
+
+/// Why a call has no result. Every call has exactly one outcome.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The worker died while it ran the call.
+    #[error("worker {worker} died during the call: {cause}")]
+    WorkerDied {
+        /// The worker.
+        worker: WorkerId,
+        /// Which of its lives.
+        incarnation: Incarnation,
+        /// Whether the call had started. A call that had not is sent to another worker instead of
+        /// failing, so this is true unless nobody could know.
+        started: bool,
+        /// How it died.
+        cause: Death,
+    },
+    /// The worker died and does not say what it starts: the call may or may not have run.
+    #[error("worker {worker} died, and whether the call ran is not known: {cause}")]
+    OutcomeUnknown {
+        /// The worker.
+        worker: WorkerId,
+        /// Which of its lives.
+        incarnation: Incarnation,
+        /// How it died.
+        cause: Death,
+    },
+    /// The deadline passed.
+    #[error("the deadline passed while the call was {}", match .at { Where::Queue => "in the queue", Where::Worker => "at the worker" })]
+    Deadline {
+        /// Where the call was then.
+        at: Where,
+    },
+    /// The worker stopped the call because it was asked to.
+    #[error("the call was cancelled")]
+    Cancelled,
+    /// As many calls wait as may wait.
+    #[error("{limit} calls are waiting already")]
+    Saturated {
+        /// The limit.
+        limit: usize,
+    },
+    /// The tool failed.
+    #[error("tool {tool} failed: {failure}")]
+    Tool {
+        /// The tool.
+        tool: String,
+        /// What it said.
+        failure: Box<Failure>,
+    },
+    /// No such tool.
+    #[error("there is no tool {tool}")]
+    UnknownTool {
+        /// What was asked for.
+        tool: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// The incarnation that the session was pinned to is dead, and the call had not started.
+    #[error("the session is lost with incarnation {incarnation} of worker {worker}: {cause}")]
+    SessionLost {
+        /// The worker.
+        worker: WorkerId,
+        /// The dead incarnation.
+        incarnation: Incarnation,
+        /// How it died.
+        cause: Death,
+    },
+    /// The arguments cannot travel.
+    #[error("the arguments cannot be sent: {0}")]
+    BadArguments(ValueError),
+    /// The result is not a value.
+    #[error("the result of tool {tool} cannot be read: {error}")]
+    BadResult {
+        /// The tool.
+        tool: String,
+        /// What is wrong with it.
+        error: ValueError,
+    },
+    /// The pool is stopped.
+    #[error("the pool is stopped")]
+    Stopped,
+}
+
+impl Coded for CallError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::WorkerDied { .. } => Kind::WorkerDied,
+            Self::OutcomeUnknown { .. } => Kind::OutcomeUnknown,
+            Self::Deadline { .. } => Kind::Deadline,
+            Self::Cancelled => Kind::Cancelled,
+            Self::Saturated { .. } => Kind::Saturated,
+            Self::Tool { failure, .. } => failure.kind,
+            Self::UnknownTool { .. } => Kind::NotFound,
+            Self::SessionLost { .. } | Self::Stopped => Kind::Unavailable,
+            Self::BadArguments(error) => error.kind(),
+            Self::BadResult { .. } => Kind::Corrupt,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::WorkerDied { .. } => "worker_died",
+            Self::OutcomeUnknown { .. } => "outcome_unknown",
+            Self::Deadline { .. } => "deadline",
+            Self::Cancelled => "cancelled",
+            Self::Saturated { .. } => "saturated",
+            Self::Tool { .. } => "tool_failed",
+            Self::UnknownTool { .. } => "unknown_tool",
+            Self::SessionLost { .. } => "session_lost",
+            Self::BadArguments(error) => error.code(),
+            Self::BadResult { .. } => "bad_result",
+            Self::Stopped => "pool_stopped",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::WorkerDied { .. } => Some(
+                "a new incarnation starts by itself; repeat the call if repeating is harmless"
+                    .to_owned(),
+            ),
+            Self::OutcomeUnknown { .. } => {
+                Some("find out whether it took effect before repeating it".to_owned())
+            }
+            Self::Deadline { at: Where::Queue } => {
+                Some("the workers are busy: add workers or send less".to_owned())
+            }
+            Self::Deadline { at: Where::Worker } => Some("give the call more time".to_owned()),
+            Self::Saturated { .. } => Some("send less at once, or try later".to_owned()),
+            Self::Tool { failure, .. } => failure.hint.clone(),
+            Self::UnknownTool { known, .. } => Some(match known.as_slice() {
+                [] => "the worker offers no tools; mark functions with @tool".to_owned(),
+                known => format!("there are: {}", known.join(", ")),
+            }),
+            Self::SessionLost { .. } => {
+                Some("open a new session and set its state up again".to_owned())
+            }
+            Self::BadArguments(error) => error.hint(),
+            Self::Cancelled | Self::BadResult { .. } | Self::Stopped => None,
+        }
+    }
+}
+
+/// A call on its way. It is in exactly one place at a time, and whoever has it must finish it.
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// Orders the queue; kept when a call goes back to it.
+    pub(crate) id: u64,
+    pub(crate) tool: String,
+    /// The tool's number at the worker it was given to.
+    pub(crate) number: u16,
+    pub(crate) body: Bytes,
+    pub(crate) options: CallOptions,
+    /// The session's number; 0 is none. A call of a session never changes its worker.
+    pub(crate) session: u64,
+    pub(crate) reply: oneshot::Sender<Result<Bytes, CallError>>,
+}
+
+impl Call {
+    /// Gives the caller the one outcome. A caller that is gone does not mind.
+    pub(crate) fn finish(self, outcome: Result<Bytes, CallError>) {
+        let _ = self.reply.send(outcome);
+    }
+
+    /// What an error frame means for this call.
+    pub(crate) fn failed(self, failure: Failure) {
+        let error = match failure.kind {
+            Kind::Deadline => CallError::Deadline { at: Where::Worker },
+            Kind::Cancelled => CallError::Cancelled,
+            _ => CallError::Tool { tool: self.tool.clone(), failure: Box::new(failure) },
+        };
+        self.finish(Err(error));
+    }
+}

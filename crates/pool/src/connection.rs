@@ -1,0 +1,467 @@
+//! One incarnation's control socket: frames out, frames in, death.
+//!
+//! Owns the process and the calls that were sent to it. It ends with the worker's death, by which
+//! time every call it had is finished or handed back. Garbage from the worker is a reason to kill
+//! it. Tested with real workers in `tests/calls.rs` and `tests/deaths.rs`.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use snakehouse_supervise::CancellationToken;
+use snakehouse_wire::{Assembler, Failure, Frame, Hello, Message, OpenHead};
+use tokio::io::Interest;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::call::{Call, CallError};
+use crate::death::{Death, KillReason};
+use crate::dispatcher::worker_id;
+use crate::pool::Shared;
+use crate::reaper::Process;
+
+/// Bodies below this are copied behind their head; larger ones are written from where they are.
+const COPY_BELOW: usize = 32 * 1024;
+
+/// Room for one read. Several replies share it without a copy.
+const READ_ROOM: usize = 64 * 1024;
+
+/// Pieces in one write.
+const MAX_PIECES: usize = 64;
+
+/// The exit status comes a fraction of a millisecond after the death; nobody waits longer for it.
+const STATUS_WITHIN: Duration = Duration::from_millis(100);
+
+/// After the end of the socket the process is dead within this, or it is killed.
+const DEAD_WITHIN: Duration = Duration::from_millis(100);
+
+/// A call that was sent.
+struct Sent {
+    stream: u32,
+    id: u64,
+    /// `None` once the caller is gone.
+    call: Option<Call>,
+    /// When a cancelled call has had its grace.
+    overdue: Option<Instant>,
+}
+
+pub(crate) struct Connection<'a> {
+    shared: &'a Shared,
+    place: usize,
+    process: Process,
+    cancel_grace: Option<Duration>,
+    stop_grace: Duration,
+    can_cancel: bool,
+    tells_started: bool,
+    assembler: Assembler,
+    input: BytesMut,
+    /// Small messages, one behind the other; they go out after `output`.
+    small: BytesMut,
+    output: VecDeque<Bytes>,
+    sent: VecDeque<Sent>,
+    next_stream: u32,
+    answered: usize,
+    /// Since when the worker has been working without an answer.
+    busy_since: Instant,
+    kill: Option<KillReason>,
+}
+
+impl<'a> Connection<'a> {
+    pub(crate) fn new(shared: &'a Shared, place: usize, process: Process) -> Self {
+        Self {
+            place,
+            process,
+            cancel_grace: shared.spec.cancel_grace,
+            stop_grace: shared.config.stop_grace,
+            can_cancel: false,
+            tells_started: false,
+            assembler: Assembler::host(Assembler::DEFAULT_CAP),
+            input: BytesMut::new(),
+            small: BytesMut::new(),
+            output: VecDeque::new(),
+            sent: VecDeque::new(),
+            next_stream: 1,
+            answered: 0,
+            busy_since: Instant::now(),
+            kill: None,
+            shared,
+        }
+    }
+
+    /// Waits for the hello. `Err` is the worker's death.
+    pub(crate) async fn hello(&mut self, stop: &CancellationToken) -> Result<Hello, Death> {
+        let outcome = tokio::select! {
+            biased;
+            outcome = timeout(self.shared.config.start_within, self.read_hello()) => outcome,
+            () = stop.cancelled() => Ok(Err(Some(KillReason::Stop))),
+        };
+        let reason = match outcome {
+            Ok(Ok(hello)) => match hello.failure {
+                None => {
+                    self.can_cancel = hello.can(Hello::CANCEL);
+                    self.tells_started = hello.can(Hello::STARTED);
+                    return Ok(hello);
+                }
+                Some(failure) => {
+                    self.kill_for(KillReason::Refused(failure.to_string()));
+                    return Err(self.death().await);
+                }
+            },
+            Ok(Err(reason)) => reason,
+            Err(_elapsed) => Some(KillReason::NoHello),
+        };
+        match reason {
+            Some(reason) => self.kill_for(reason),
+            None => self.expect_death().await,
+        }
+        Err(self.death().await)
+    }
+
+    /// The first message; `Err(None)` is the end of the socket.
+    async fn read_hello(&mut self) -> Result<Hello, Option<KillReason>> {
+        loop {
+            let garbage =
+                |error: &dyn std::fmt::Display| Some(KillReason::Garbage(error.to_string()));
+            match Frame::decode(&mut self.input) {
+                Ok(None) => {}
+                Ok(Some(frame)) => match self.assembler.push(frame) {
+                    Ok(Some(Message::Hello(payload))) => {
+                        return Hello::decode(&payload)
+                            .map_err(|error| Some(KillReason::BadHello(error.to_string())));
+                    }
+                    Ok(_) => return Err(garbage(&"it did not begin with a hello")),
+                    Err(error) => return Err(garbage(&error)),
+                },
+                Err(error) => return Err(garbage(&error)),
+            }
+            let readable = self.process.control.readable().await;
+            if readable.is_err() || self.read_some() == Read::Ended {
+                return Err(None);
+            }
+        }
+    }
+
+    /// Runs calls until the worker is dead. Cancelling `stop` makes it end within the grace.
+    pub(crate) async fn serve(&mut self, stop: &CancellationToken) -> Death {
+        let bell = &self.shared.bells[self.place];
+        let mut stop_by = None;
+        while self.kill.is_none() {
+            self.exchange();
+            if self.flush().is_err() {
+                // What the worker wrote before it went is still to be read.
+                self.read_all();
+                self.expect_death().await;
+                break;
+            }
+            let interest = match self.output.is_empty() {
+                true => Interest::READABLE,
+                false => Interest::READABLE | Interest::WRITABLE,
+            };
+            let wake = self.sent.iter().filter_map(|sent| sent.overdue).chain(stop_by).min();
+            tokio::select! {
+                biased;
+                ready = self.process.control.ready(interest) => {
+                    if ready.is_err() || self.read_all() == Read::Ended {
+                        self.expect_death().await;
+                        break;
+                    }
+                }
+                () = bell.notified() => {}
+                () = self.process.pidfd.dead() => {
+                    self.read_all();
+                    break;
+                }
+                () = stop.cancelled(), if stop_by.is_none() => {
+                    stop_by = Some(Instant::now() + self.stop_grace);
+                    self.shared.lock().stopping(self.place);
+                    Message::Goaway { reason: "the pool stops".to_owned() }.encode(&mut self.small);
+                }
+                () = at(wake) => {
+                    let now = Instant::now();
+                    if stop_by.is_some_and(|by| by <= now) {
+                        self.kill_for(KillReason::Stop);
+                    }
+                    self.kill_if_overdue(now);
+                }
+            }
+        }
+        self.exchange();
+        self.death().await
+    }
+
+    /// Finishes what had started and gives back what had not. The worker is dead.
+    pub(crate) fn settle(mut self, death: &Death) -> Vec<Call> {
+        let incarnation = self.shared.lock().incarnation(self.place);
+        let worker = worker_id(self.place);
+        let started = self.process.page.started().ok().filter(|_| self.tells_started);
+        let mut unstarted = Vec::new();
+        for sent in self.sent.drain(..) {
+            let Some(call) = sent.call else { continue };
+            match started {
+                Some(last) if !is_started(sent.stream, last) => unstarted.push(call),
+                Some(_) => call.finish(Err(CallError::WorkerDied {
+                    worker,
+                    incarnation,
+                    started: true,
+                    cause: death.clone(),
+                })),
+                None => call.finish(Err(CallError::OutcomeUnknown {
+                    worker,
+                    incarnation,
+                    cause: death.clone(),
+                })),
+            }
+        }
+        unstarted
+    }
+
+    // Work.
+
+    /// Tells the dispatcher what was answered; takes new calls and cancels.
+    fn exchange(&mut self) {
+        let (mut calls, mut cancels) = (Vec::new(), Vec::new());
+        let now = Instant::now();
+        let busy = match self.answered {
+            0 => Duration::ZERO,
+            _ => now - std::mem::replace(&mut self.busy_since, now),
+        };
+        let answered = std::mem::take(&mut self.answered);
+        self.shared.change(|dispatcher, after| {
+            dispatcher.exchange(self.place, answered, busy, &mut calls, &mut cancels, after);
+        });
+        if !calls.is_empty() && self.sent.is_empty() {
+            self.busy_since = now;
+        }
+        for call in calls {
+            self.send(call, now);
+        }
+        for id in cancels {
+            self.cancel(id, now);
+        }
+    }
+
+    fn send(&mut self, call: Call, now: Instant) {
+        let stream = self.next_stream;
+        // 0 is the connection itself.
+        self.next_stream = stream.checked_add(1).unwrap_or(1);
+        let head = OpenHead {
+            tool: call.number,
+            deadline_micros: call.options.deadline.to_wire(now.into_std()),
+            session: call.session,
+            trace: call.options.trace,
+        };
+        let body = call.body.clone();
+        self.sent.push_back(Sent { stream, id: call.id, call: Some(call), overdue: None });
+        let message = Message::Open { stream, head, body };
+        match &message {
+            Message::Open { body, .. } if body.len() >= COPY_BELOW => {
+                self.close_small();
+                for segment in message.segments() {
+                    self.output.push_back(Bytes::copy_from_slice(segment.head()));
+                    self.output.push_back(segment.body().clone());
+                }
+            }
+            _ => message.encode(&mut self.small),
+        }
+    }
+
+    /// The caller is gone: the frame says it to any worker, the page and the bell to one that is
+    /// in the middle of the call.
+    fn cancel(&mut self, id: u64, now: Instant) {
+        let Some(sent) = self.sent.iter_mut().find(|sent| sent.id == id) else { return };
+        let stream = sent.stream;
+        sent.call = None;
+        sent.overdue = self.cancel_grace.map(|grace| now + grace);
+        Message::Cancel { stream }.encode(&mut self.small);
+        if self.can_cancel {
+            let rung = self.process.page.cancel(stream).and_then(|()| self.process.pidfd.ring());
+            if let Err(error) = rung {
+                tracing::warn!(worker = %worker_id(self.place), %error, "doorbell not rung");
+            }
+        }
+    }
+
+    /// Kills a worker whose running call was cancelled and did not come back. A call that still
+    /// waits behind others is given more time.
+    fn kill_if_overdue(&mut self, now: Instant) {
+        let last = self.process.page.started().unwrap_or_default();
+        let grace = self.cancel_grace.unwrap_or_default();
+        let mut ignored = false;
+        for sent in &mut self.sent {
+            if sent.overdue.is_some_and(|by| by <= now) {
+                ignored |= !self.tells_started || is_started(sent.stream, last);
+                sent.overdue = Some(now + grace);
+            }
+        }
+        if ignored {
+            self.kill_for(KillReason::CancelIgnored);
+        }
+    }
+
+    fn handle(&mut self, message: Message) -> Result<(), String> {
+        match message {
+            Message::Reply { stream, body } => self.finish(stream, |call| call.finish(Ok(body))),
+            Message::Error { stream, body } => {
+                self.finish(stream, |call| call.failed(Failure::decode(&body)))
+            }
+            Message::Ping { token } => {
+                Message::Pong { token }.encode(&mut self.small);
+                Ok(())
+            }
+            // Answers to what this host does not ask, and a goaway that the exit follows.
+            Message::Pong { .. } | Message::Credit { .. } | Message::Goaway { .. } => Ok(()),
+            Message::Hello(_) => Err("it said hello twice".to_owned()),
+            other => Err(format!("{other:?} is not for a host")),
+        }
+    }
+
+    fn finish(&mut self, stream: u32, outcome: impl FnOnce(Call)) -> Result<(), String> {
+        // Almost always the first: answers come in order.
+        let Some(place) = self.sent.iter().position(|sent| sent.stream == stream) else {
+            return Err(format!("it answered stream {stream}, which is not open"));
+        };
+        let call = self.sent.remove(place).and_then(|sent| sent.call);
+        self.answered += 1;
+        match call {
+            Some(call) => outcome(call),
+            None => tracing::trace!(stream, "answer of a cancelled call dropped"),
+        }
+        Ok(())
+    }
+
+    // Input and output.
+
+    /// Reads and handles everything there is.
+    fn read_all(&mut self) -> Read {
+        loop {
+            let read = self.read_some();
+            while self.kill.is_none() {
+                let handled = match Frame::decode(&mut self.input) {
+                    Ok(None) => break,
+                    Ok(Some(frame)) => match self.assembler.push(frame) {
+                        Ok(Some(message)) => self.handle(message),
+                        Ok(None) => Ok(()),
+                        Err(error) => Err(error.to_string()),
+                    },
+                    Err(error) => Err(error.to_string()),
+                };
+                if let Err(error) = handled {
+                    self.kill_for(KillReason::Garbage(error));
+                }
+            }
+            if read != Read::Some || self.kill.is_some() {
+                return read;
+            }
+        }
+    }
+
+    fn read_some(&mut self) -> Read {
+        if self.input.capacity() - self.input.len() < READ_ROOM / 8 {
+            self.input.reserve(READ_ROOM);
+        }
+        match self.process.control.try_read_buf(&mut self.input) {
+            Ok(0) => Read::Ended,
+            Ok(_) => Read::Some,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Read::Nothing,
+            Err(_) => Read::Ended,
+        }
+    }
+
+    /// Writes as much as the socket takes.
+    fn flush(&mut self) -> io::Result<()> {
+        self.close_small();
+        while !self.output.is_empty() {
+            let mut pieces = [IoSlice::new(&[]); MAX_PIECES];
+            let mut count = 0;
+            for (piece, bytes) in pieces.iter_mut().zip(&self.output) {
+                *piece = IoSlice::new(bytes);
+                count += 1;
+            }
+            let mut written = match self.process.control.try_write_vectored(&pieces[..count]) {
+                Ok(written) => written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            while let Some(first) = self.output.front_mut() {
+                if first.len() > written {
+                    first.advance(written);
+                    break;
+                }
+                written -= first.len();
+                self.output.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    fn close_small(&mut self) {
+        if !self.small.is_empty() {
+            self.output.push_back(self.small.split().freeze());
+        }
+    }
+
+    // Death.
+
+    fn kill_for(&mut self, reason: KillReason) {
+        tracing::warn!(worker = %worker_id(self.place), pid = self.process.pid, %reason, "worker killed");
+        if let Err(error) = self.process.pidfd.kill() {
+            tracing::error!(pid = self.process.pid, %error, "worker not killed");
+        }
+        self.kill.get_or_insert(reason);
+    }
+
+    /// The socket is closed from the other side: the process is about to be dead, or must be.
+    async fn expect_death(&mut self) {
+        if timeout(DEAD_WITHIN, self.process.pidfd.dead()).await.is_err() {
+            self.kill_for(KillReason::ClosedSocket);
+        }
+    }
+
+    /// Waits for the death, then briefly for the exit status.
+    async fn death(&mut self) -> Death {
+        self.process.pidfd.dead().await;
+        let status = timeout(STATUS_WITHIN, &mut self.process.exited).await;
+        match (self.kill.take(), status) {
+            (Some(reason), _) => Death::Killed(reason),
+            (None, Ok(Ok(death))) => death,
+            // The loop that would have reported it is gone.
+            (None, Ok(Err(_gone))) => Death::ReaperDied,
+            (None, Err(_elapsed)) => Death::Unknown,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Read {
+    Some,
+    Nothing,
+    Ended,
+}
+
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether a call was started when `last` was the one started last. Numbers go round after
+/// `u32::MAX`, and far fewer than half of them are in use at once.
+fn is_started(stream: u32, last: u32) -> bool {
+    last != 0 && last.wrapping_sub(stream) < u32::MAX / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_up_to_the_last_started_are_started() {
+        assert!(!is_started(1, 0));
+        assert!(is_started(1, 1));
+        assert!(is_started(1, 64));
+        assert!(!is_started(2, 1));
+        assert!(is_started(u32::MAX, 1), "numbers go round");
+        assert!(!is_started(1, u32::MAX), "numbers go round");
+    }
+}

@@ -1,0 +1,178 @@
+//! Why a pool, a reaper or a worker could not be had.
+
+use std::io;
+use std::path::PathBuf;
+
+use snakehouse_base::id::WorkerId;
+use snakehouse_base::{Coded, Kind};
+
+use crate::death::Death;
+
+/// A failure of the pool itself, not of a call.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PoolError {
+    /// No interpreter where one was looked for.
+    #[error("no Python interpreter at {path}: {source}")]
+    InterpreterMissing {
+        /// What was tried.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The interpreter is older than [`Interpreter::MINIMUM`](crate::Interpreter::MINIMUM).
+    #[error("{path} is Python {version}, and at least 3.11 is needed")]
+    InterpreterTooOld {
+        /// The interpreter.
+        path: PathBuf,
+        /// Its version.
+        version: String,
+    },
+    /// The program is there but does not behave like Python.
+    #[error("{path} does not answer like a Python interpreter: {message}")]
+    InterpreterBroken {
+        /// The program.
+        path: PathBuf,
+        /// What it did.
+        message: String,
+    },
+    /// The Python package could not be put where interpreters find it.
+    #[error("cannot extract the Python package to {path}: {source}")]
+    Package {
+        /// The directory or file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The reaper said that it cannot work here.
+    #[error("the reaper cannot work with this interpreter: {message}")]
+    ReaperUnfit {
+        /// Its own code: `ctypes_missing`, `prctl_refused`.
+        reason: String,
+        /// Its own words.
+        message: String,
+    },
+    /// The reaper did not start, or ended before it answered.
+    #[error("the reaper is not running: {message}")]
+    ReaperGone {
+        /// What is known about it.
+        message: String,
+    },
+    /// The worker's program could not be started.
+    #[error("cannot start worker {worker}: {message}")]
+    Spawn {
+        /// The worker.
+        worker: WorkerId,
+        /// The step that failed and why.
+        message: String,
+    },
+    /// No worker of the pool said hello.
+    #[error("worker {worker} of pool {pool} did not get ready: {cause}{}", tail(.output))]
+    NotReady {
+        /// The pool.
+        pool: String,
+        /// The worker that failed first.
+        worker: WorkerId,
+        /// Why.
+        cause: String,
+        /// The last lines it wrote.
+        output: Vec<String>,
+    },
+    /// The pool was stopped, or the scope it lives in.
+    #[error("the pool is stopped")]
+    Stopped,
+    /// An operating system call failed that always works.
+    #[error("cannot {what}: {source}")]
+    Os {
+        /// What was attempted.
+        what: &'static str,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+impl PoolError {
+    pub(crate) fn os(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Os { what, source }
+    }
+
+    pub(crate) fn reaper_gone(message: impl Into<String>) -> Self {
+        Self::ReaperGone { message: message.into() }
+    }
+
+    pub(crate) fn not_ready(
+        pool: &str,
+        worker: WorkerId,
+        death: &Death,
+        output: Vec<String>,
+    ) -> Self {
+        Self::NotReady { pool: pool.to_owned(), worker, cause: death.to_string(), output }
+    }
+}
+
+fn tail(output: &[String]) -> String {
+    match output.last() {
+        Some(line) => format!("; it last wrote: {line}"),
+        None => String::new(),
+    }
+}
+
+impl Coded for PoolError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::InterpreterMissing { .. }
+            | Self::InterpreterTooOld { .. }
+            | Self::InterpreterBroken { .. }
+            | Self::Package { .. }
+            | Self::ReaperUnfit { .. }
+            | Self::Spawn { .. }
+            | Self::NotReady { .. }
+            | Self::Os { .. } => Kind::Environment,
+            Self::ReaperGone { .. } | Self::Stopped => Kind::Unavailable,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::InterpreterMissing { .. } => "interpreter_missing",
+            Self::InterpreterTooOld { .. } => "interpreter_too_old",
+            Self::InterpreterBroken { .. } => "interpreter_broken",
+            Self::Package { .. } => "package_not_extracted",
+            Self::ReaperUnfit { .. } => "reaper_unfit",
+            Self::ReaperGone { .. } => "reaper_gone",
+            Self::Spawn { .. } => "worker_not_started",
+            Self::NotReady { .. } => "worker_not_ready",
+            Self::Stopped => "pool_stopped",
+            Self::Os { .. } => "os_call_failed",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::InterpreterMissing { .. } => {
+                "install Python 3.11 or newer, or name one with SNAKEHOUSE_PYTHON".to_owned()
+            }
+            Self::InterpreterTooOld { .. } | Self::InterpreterBroken { .. } => {
+                "name a Python of version 3.11 or newer with SNAKEHOUSE_PYTHON".to_owned()
+            }
+            Self::Package { .. } => {
+                "make the directory writable for this user only, or set XDG_CACHE_HOME".to_owned()
+            }
+            Self::ReaperUnfit { reason, .. } if reason == "ctypes_missing" => {
+                "this Python was built without ctypes (libffi); use another one".to_owned()
+            }
+            Self::ReaperUnfit { .. } => {
+                "the system forbids prctl; a container's seccomp profile can do that".to_owned()
+            }
+            Self::ReaperGone { .. } => "it is started again by itself; try once more".to_owned(),
+            Self::Spawn { .. } => "check that the program exists and may be run".to_owned(),
+            Self::NotReady { .. } => {
+                "the worker's own output names the cause; it is kept in the log".to_owned()
+            }
+            Self::Stopped => return None,
+            Self::Os { .. } => {
+                "the system may be out of descriptors, processes or memory".to_owned()
+            }
+        })
+    }
+}

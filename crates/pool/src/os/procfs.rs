@@ -1,0 +1,56 @@
+//! What `/proc` says about processes.
+
+use std::fs;
+use std::io::{self, Read};
+
+use snakehouse_base::ByteSize;
+
+/// More environment than any process has (the kernel's own limit is far below).
+const MAX_ENVIRON: ByteSize = ByteSize::mib(8);
+
+/// Every process id in sight.
+pub(crate) fn pids() -> io::Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        if let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
+}
+
+/// When a process started, in clock ticks since boot: with the pid, its identity.
+/// `None` when it is gone.
+pub(crate) fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // The command may contain anything; what follows its last parenthesis does not.
+    let after = stat.iter().rposition(|&byte| byte == b')')? + 2;
+    let fields = std::str::from_utf8(stat.get(after..)?).ok()?;
+    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// Whether the environment that a process started with holds exactly `NAME=value`.
+/// A process that is gone, a zombie or somebody else's has none.
+pub(crate) fn environ_has(pid: u32, entry: &[u8]) -> bool {
+    let Ok(file) = fs::File::open(format!("/proc/{pid}/environ")) else { return false };
+    let mut environ = Vec::new();
+    if file.take(MAX_ENVIRON.0).read_to_end(&mut environ).is_err() {
+        return false;
+    }
+    environ.split(|&byte| byte == 0).any(|found| found == entry)
+}
+
+/// The command line of a process for a report, never for a decision; cut to 200 characters.
+pub(crate) fn command(pid: u32) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes).replace('\0', " ");
+    text.trim_end().chars().take(200).collect()
+}
+
+/// Resident memory of a process, `None` when it is gone.
+pub(crate) fn resident_bytes(pid: u32) -> Option<ByteSize> {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(ByteSize(pages * rustix::param::page_size() as u64))
+}

@@ -1,0 +1,332 @@
+//! One life of the reaper: the loop that owns its process and its socket.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, BufRead, BufReader};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, Command as StdCommand, Stdio};
+use std::time::Duration;
+
+use snakehouse_base::id::WorkerId;
+use snakehouse_supervise::ChildCtx;
+use snakehouse_wire::page::HostPage;
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::death::Death;
+use crate::environment;
+use crate::error::PoolError;
+use crate::os::{Pidfd, Seqpacket};
+use crate::sweep::{RUN_ENV, sweep};
+
+use super::message::{Event, MAX_MESSAGE, Request, VERSION};
+use super::process::{Command, Ends, Process};
+use super::{QUEUE, Shared, State};
+
+/// A cold interpreter on a loaded machine takes 2 s.
+const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// How long it may take to end everything below it once the socket is closed.
+const END_WITHIN: Duration = Duration::from_secs(10);
+
+/// A request to start a worker.
+#[derive(Debug)]
+pub(crate) struct Spawn {
+    pub(super) id: u64,
+    pub(super) worker: WorkerId,
+    pub(super) command: Command,
+    pub(super) reply: oneshot::Sender<Result<Process, PoolError>>,
+}
+
+/// A request on its way, with the host's ends.
+struct Pending {
+    worker: WorkerId,
+    reply: oneshot::Sender<Result<Process, PoolError>>,
+    control: UnixStream,
+    page: HostPage,
+    stdout: pipe::Receiver,
+    stderr: pipe::Receiver,
+    lifeline: OwnedFd,
+}
+
+/// A worker that lives.
+struct Living {
+    exited: oneshot::Sender<Death>,
+    /// Its closing makes the kernel kill the process group.
+    _lifeline: OwnedFd,
+}
+
+/// A packet that waits for room in the socket.
+struct Packet {
+    data: Vec<u8>,
+    page: OwnedFd,
+    theirs: [OwnedFd; 4],
+}
+
+/// Runs one reaper until it dies or the scope stops. Leaves no process of this run behind.
+pub(super) async fn run(ctx: &ChildCtx, shared: &Shared) -> Result<(), PoolError> {
+    let (socket, theirs) = Seqpacket::pair().map_err(PoolError::os("make a socket pair"))?;
+    let mut process = start(shared, theirs).await?;
+    let pidfd = Pidfd::open(process.id()).map_err(PoolError::os("open a pidfd"))?;
+    let (requests, inbox) = mpsc::channel(QUEUE);
+    let mut reaper = Loop {
+        socket,
+        inbox,
+        buffer: vec![0; MAX_MESSAGE],
+        outbox: VecDeque::new(),
+        pending: HashMap::new(),
+        living: HashMap::new(),
+    };
+    let cancelled = ctx.cancelled();
+    let ready = tokio::select! {
+        ready = timeout(READY_WITHIN, reaper.ready()) => ready,
+        () = cancelled.cancelled() => Ok(Err(PoolError::Stopped)),
+    };
+    let ended = match ready {
+        Ok(Ok(())) => {
+            tracing::debug!(pid = process.id(), "reaper is up");
+            shared.state.send_replace(State::Up { pid: process.id(), requests });
+            ctx.ready();
+            reaper.serve(ctx).await
+        }
+        Ok(Err(error)) => Err(error),
+        Err(_elapsed) => Err(PoolError::reaper_gone("it did not get ready in 20 s")),
+    };
+    if let Err(error) = &ended {
+        // From here on nobody can be started by it; who waits must not wait for the clean-up.
+        shared.state.send_replace(State::Down { message: error.to_string(), unfit: None });
+    }
+    // Closes the socket and every lifeline, and tells everybody who waits.
+    reaper.end();
+    if timeout(END_WITHIN, pidfd.dead()).await.is_err() {
+        tracing::error!(pid = process.id(), "reaper did not end and is killed");
+        pidfd.kill().map_err(PoolError::os("kill the reaper"))?;
+        pidfd.dead().await;
+    }
+    let token = shared.config.run_token.clone();
+    let cleaned = shared
+        .lane
+        .run(move || {
+            // Dead already, so this only collects the exit status.
+            let status = process.wait();
+            (status, sweep(&token), last_words(&mut process))
+        })
+        .await;
+    if let Ok((status, left, words)) = cleaned {
+        for left in &left {
+            tracing::warn!(pid = left.pid, command = %left.command, "left behind by the reaper, ended");
+        }
+        return match ended {
+            Err(PoolError::ReaperGone { message }) => {
+                let status = status.map_or_else(|error| error.to_string(), |s| s.to_string());
+                Err(PoolError::reaper_gone(format!("{message} ({status}{words})")))
+            }
+            ended => ended,
+        };
+    }
+    ended
+}
+
+/// Starts the process from the lane's thread, which lives as long as the scope: the death signal
+/// that the reaper asks for fires when that *thread* ends.
+async fn start(shared: &Shared, socket: OwnedFd) -> Result<Child, PoolError> {
+    let mut command = StdCommand::new(shared.config.python.path());
+    command
+        .args(["-I", "-S"])
+        .arg(shared.package.reaper())
+        .arg(std::process::id().to_string())
+        .env_clear()
+        .envs(environment::inherited())
+        .env(RUN_ENV, shared.config.run_token.as_str())
+        .stdin(Stdio::from(socket))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let path = shared.config.python.path().to_owned();
+    shared
+        .lane
+        .run(move || command.spawn())
+        .await
+        .map_err(|_closed| PoolError::Stopped)?
+        .map_err(|source| PoolError::InterpreterMissing { path, source })
+}
+
+/// The last line of a traceback, if it left one.
+fn last_words(process: &mut Child) -> String {
+    let Some(stderr) = process.stderr.take() else { return String::new() };
+    // Everything that could hold the write end is dead, so this ends.
+    let last = BufReader::new(stderr).lines().map_while(Result::ok).take(1000).last();
+    last.map(|line| format!(": {line}")).unwrap_or_default()
+}
+
+struct Loop {
+    socket: Seqpacket,
+    inbox: mpsc::Receiver<Spawn>,
+    buffer: Vec<u8>,
+    /// At most one packet per pending spawn; new ones are taken only when it is empty.
+    outbox: VecDeque<Packet>,
+    pending: HashMap<u64, Pending>,
+    living: HashMap<u64, Living>,
+}
+
+impl Loop {
+    /// Waits for its first words.
+    async fn ready(&mut self) -> Result<(), PoolError> {
+        match self.receive().await? {
+            (Event::Ready { version: VERSION, .. }, _) => Ok(()),
+            (Event::Ready { version, .. }, _) => {
+                Err(PoolError::reaper_gone(format!("it speaks version {version}, not {VERSION}")))
+            }
+            (Event::Failed { code, message }, _) => {
+                Err(PoolError::ReaperUnfit { reason: code, message })
+            }
+            (event, _) => Err(PoolError::reaper_gone(format!("it began with {event:?}"))),
+        }
+    }
+
+    async fn serve(&mut self, ctx: &ChildCtx) -> Result<(), PoolError> {
+        let cancelled = ctx.cancelled();
+        loop {
+            tokio::select! {
+                biased;
+                () = cancelled.cancelled() => return Ok(()),
+                received = receive(&self.socket, &mut self.buffer) => {
+                    let (event, fds) = received?;
+                    self.handle(event, fds)?;
+                }
+                sent = send_first(&self.socket, &self.outbox), if !self.outbox.is_empty() => {
+                    sent?;
+                    // Closes the worker's ends on this side.
+                    self.outbox.pop_front();
+                }
+                Some(spawn) = self.inbox.recv(), if self.outbox.is_empty() => self.begin(spawn),
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> Result<(Event, Vec<OwnedFd>), PoolError> {
+        receive(&self.socket, &mut self.buffer).await
+    }
+
+    fn begin(&mut self, spawn: Spawn) {
+        let Spawn { id, worker, command, reply } = spawn;
+        match prepare(id, &command) {
+            Ok((packet, ends)) => {
+                self.outbox.push_back(packet);
+                let (control, page, stdout, stderr, lifeline) = ends;
+                let pending = Pending { worker, reply, control, page, stdout, stderr, lifeline };
+                self.pending.insert(id, pending);
+            }
+            Err(message) => {
+                // Nobody waits any more if this fails.
+                let _ = reply.send(Err(PoolError::Spawn { worker, message }));
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event, fds: Vec<OwnedFd>) -> Result<(), PoolError> {
+        match event {
+            Event::Spawned { id, pid, start } => {
+                let (Some(pending), Some(pidfd)) =
+                    (self.pending.remove(&id), fds.into_iter().next())
+                else {
+                    return Err(PoolError::reaper_gone(format!("it started {id} for nobody")));
+                };
+                tracing::debug!(worker = %pending.worker, pid, start, "worker process started");
+                let (exited, exit) = oneshot::channel();
+                self.living.insert(id, Living { exited, _lifeline: pending.lifeline });
+                let process = Pidfd::adopt(pidfd)
+                    .map(|pidfd| Process {
+                        pid,
+                        pidfd,
+                        control: pending.control,
+                        page: pending.page,
+                        output: Some((pending.stdout, pending.stderr)),
+                        exited: exit,
+                    })
+                    .map_err(PoolError::os("watch a pidfd"));
+                // If nobody waits any more, the process comes back here and its drop kills it.
+                let _ = pending.reply.send(process);
+            }
+            Event::Refused { id, errno, message } => {
+                let Some(pending) = id.and_then(|id| self.pending.remove(&id)) else {
+                    return Err(PoolError::reaper_gone(format!("it refused a request: {message}")));
+                };
+                tracing::debug!(worker = %pending.worker, errno, message, "worker not started");
+                let worker = pending.worker;
+                let _ = pending.reply.send(Err(PoolError::Spawn { worker, message }));
+            }
+            Event::Exited { id, pid, code, signal } => {
+                tracing::debug!(pid, code, signal, "worker process reaped");
+                if let Some(living) = self.living.remove(&id) {
+                    let death = match (code, signal) {
+                        (Some(code), _) => Death::Exited { code },
+                        (None, Some(signal)) => Death::Signalled { signal },
+                        (None, None) => Death::Unknown,
+                    };
+                    let _ = living.exited.send(death);
+                }
+            }
+            Event::Ended { pids } => {
+                tracing::info!(?pids, "processes that a worker left behind were ended");
+            }
+            Event::Failed { message, .. } => return Err(PoolError::reaper_gone(message)),
+            Event::Ready { .. } => {
+                return Err(PoolError::reaper_gone("it said twice that it is ready"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the socket and the lifelines; whoever waits learns that the reaper is gone.
+    fn end(self) {
+        for (_, living) in self.living {
+            let _ = living.exited.send(Death::ReaperDied);
+        }
+    }
+}
+
+async fn receive(
+    socket: &Seqpacket,
+    buffer: &mut [u8],
+) -> Result<(Event, Vec<OwnedFd>), PoolError> {
+    match socket.receive(buffer).await {
+        Ok((0, _)) => Err(PoolError::reaper_gone("it died")),
+        Ok((length, fds)) => match serde_json::from_slice(&buffer[..length]) {
+            Ok(event) => Ok((event, fds)),
+            Err(error) => Err(PoolError::reaper_gone(format!("it is not understood: {error}"))),
+        },
+        Err(error) => Err(PoolError::reaper_gone(format!("its socket failed: {error}"))),
+    }
+}
+
+async fn send_first(socket: &Seqpacket, outbox: &VecDeque<Packet>) -> Result<(), PoolError> {
+    let Some(packet) = outbox.front() else { return Ok(()) };
+    let [control, lifeline, stdout, stderr] = &packet.theirs;
+    let fds =
+        [control.as_fd(), packet.page.as_fd(), lifeline.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    let sent: io::Result<()> = socket.send(&packet.data, &fds).await;
+    sent.map_err(|error| PoolError::reaper_gone(format!("its socket failed: {error}")))
+}
+
+type HostEnds = (UnixStream, HostPage, pipe::Receiver, pipe::Receiver, OwnedFd);
+
+/// The packet for a request, and the host's ends of what it carries.
+fn prepare(id: u64, command: &Command) -> Result<(Packet, HostEnds), String> {
+    let cwd = command.cwd.as_deref().map(|path| {
+        path.to_str().ok_or_else(|| format!("the directory {} is not UTF-8", path.display()))
+    });
+    let cwd = cwd.transpose()?;
+    let request = Request::Spawn { id, argv: &command.argv, env: &command.env, cwd };
+    let data = serde_json::to_vec(&request).map_err(|error| error.to_string())?;
+    if data.len() > MAX_MESSAGE {
+        return Err(format!(
+            "arguments and environment take {} bytes, and {MAX_MESSAGE} is the most",
+            data.len()
+        ));
+    }
+    let ends = Ends::new().map_err(|error| format!("sockets and pipes: {error}"))?;
+    let page = ends.page.as_fd().try_clone_to_owned().map_err(|error| error.to_string())?;
+    let packet = Packet { data, page, theirs: ends.theirs };
+    Ok((packet, (ends.control, ends.page, ends.stdout, ends.stderr, ends.lifeline)))
+}

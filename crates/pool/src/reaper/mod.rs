@@ -1,0 +1,212 @@
+//! The reaper as the host sees it: started, supervised, replaced, swept after.
+//!
+//! A library cannot be the parent of processes that must die with it: it may be killed, and it must
+//! not change attributes of the program it lives in. So one small child process, the reaper
+//! (`python/snakehouse/_reaper.py`), is the parent of every worker. This module owns that process
+//! through one supervised loop: it passes spawn requests on, hands exit statuses to whoever waits,
+//! and holds the lifelines, whose closing makes the kernel kill a worker's process group.
+//!
+//! When the reaper dies, the loop closes every lifeline, fails what was pending, sweeps by run
+//! token and ends; its supervisor starts the next one. When the host dies, the reaper and the
+//! kernel do the same without it. Tested with real processes in `tests/reaper.rs`.
+
+mod incarnation;
+mod message;
+mod process;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use snakehouse_base::id::{RunToken, WorkerId};
+use snakehouse_base::{Backoff, Jitter};
+use snakehouse_supervise::{BoxError, Child, ChildSpec, Lane, Restart, Scope};
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub(crate) use process::{Command, Process};
+
+use crate::error::PoolError;
+use crate::interpreter::Interpreter;
+use crate::package::Package;
+
+use self::incarnation::Spawn;
+
+/// Spawn requests that may wait for the reaper.
+const QUEUE: usize = 64;
+
+/// A reaper that lived this long starts over with its back-off.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// Its clean-up is bounded by less than this.
+const GRACE: Duration = Duration::from_secs(30);
+
+const BACKOFF: Backoff =
+    match Backoff::new(Duration::from_millis(10), Duration::from_secs(5), Jitter::Half) {
+        Ok(law) => law,
+        Err(_) => unreachable!(),
+    };
+
+/// How to start a reaper.
+#[derive(Clone, Debug)]
+pub struct ReaperConfig {
+    /// The interpreter that runs it. Only its standard library is used.
+    pub python: Interpreter,
+    /// Marks every process of this run.
+    pub run_token: RunToken,
+    /// Where the Python package is extracted, made with mode 0700. `None`: `snakehouse` below
+    /// `XDG_CACHE_HOME`, else below `~/.cache`.
+    pub cache: Option<PathBuf>,
+}
+
+/// The parent of all workers of this host. Cheap to clone; the scope it was started in owns it.
+#[derive(Clone)]
+pub struct Reaper {
+    shared: Arc<Shared>,
+    child: Child,
+}
+
+/// What the handle and the loop have in common.
+pub(crate) struct Shared {
+    config: ReaperConfig,
+    package: Package,
+    /// Starts the reaper from its one permanent thread, and sweeps.
+    lane: Lane,
+    state: watch::Sender<State>,
+    next_id: AtomicU64,
+}
+
+/// The loop at this moment.
+#[derive(Clone, Debug)]
+pub(crate) enum State {
+    Starting,
+    Up { pid: u32, requests: mpsc::Sender<Spawn> },
+    Down { message: String, unfit: Option<String> },
+}
+
+impl Reaper {
+    /// Starts the reaper and waits until it serves.
+    ///
+    /// The scope owns it: at the scope's stop it kills and reaps whatever is still below it, so
+    /// start pools in scopes that stop earlier (later siblings do). If it dies, everything below it
+    /// is ended and another one is started, 5 ms to 5 s later.
+    ///
+    /// # Errors
+    /// [`PoolError::Package`], [`ReaperUnfit`](PoolError::ReaperUnfit) or
+    /// [`ReaperGone`](PoolError::ReaperGone) if the first one does not come up.
+    pub async fn start(scope: &Scope, config: ReaperConfig) -> Result<Self, PoolError> {
+        let lane = Lane::new(scope, "reaper-lane", 1, QUEUE);
+        let cache = config.cache.clone();
+        let package = lane
+            .run(move || match cache {
+                Some(cache) => Package::extract_below(&cache),
+                None => Package::extract(),
+            })
+            .await
+            .map_err(|_closed| PoolError::Stopped)??;
+        let shared = Arc::new(Shared {
+            config,
+            package,
+            lane,
+            state: watch::Sender::new(State::Starting),
+            next_id: AtomicU64::new(1),
+        });
+        let mut state = shared.state.subscribe();
+        let loops = shared.clone();
+        let child = scope.child(
+            ChildSpec::new("reaper", move |ctx| {
+                let shared = loops.clone();
+                async move {
+                    let ended = incarnation::run(&ctx, &shared).await;
+                    let (message, unfit) = match &ended {
+                        Ok(()) => ("it was stopped".to_owned(), None),
+                        Err(PoolError::ReaperUnfit { reason, message }) => {
+                            (message.clone(), Some(reason.clone()))
+                        }
+                        Err(error) => (error.to_string(), None),
+                    };
+                    shared.state.send_replace(State::Down { message, unfit });
+                    ended.map_err(BoxError::from)
+                }
+            })
+            .restart(Restart::Permanent)
+            .backoff(BACKOFF)
+            // Restarts are spaced by the back-off and never given up: without it nothing serves.
+            .intensity(u32::MAX, SETTLED)
+            .grace(GRACE),
+        );
+        let first = state
+            .wait_for(|state| !matches!(state, State::Starting))
+            .await
+            .map(|state| state.clone())
+            .map_err(|_gone| PoolError::Stopped)?;
+        let reaper = Self { shared, child };
+        match first {
+            State::Up { .. } | State::Starting => Ok(reaper),
+            State::Down { message, unfit } => {
+                reaper.child.stop().await;
+                Err(match unfit {
+                    Some(reason) => PoolError::ReaperUnfit { reason, message },
+                    None => PoolError::ReaperGone { message },
+                })
+            }
+        }
+    }
+
+    /// The reaper's process, if it is up.
+    pub fn pid(&self) -> Option<u32> {
+        match &*self.shared.state.borrow() {
+            State::Up { pid, .. } => Some(*pid),
+            State::Starting | State::Down { .. } => None,
+        }
+    }
+
+    /// How often it had to be started again.
+    pub fn restarts(&self) -> u64 {
+        self.child.restarts()
+    }
+
+    /// The token that every process below it carries in `SNAKEHOUSE_RUN`.
+    pub fn run_token(&self) -> &RunToken {
+        &self.shared.config.run_token
+    }
+
+    /// The directory that goes first on `sys.path` of Python workers.
+    pub(crate) fn python_path(&self) -> &std::path::Path {
+        self.shared.package.path()
+    }
+
+    /// Starts a worker. Waits for a reaper that is up.
+    ///
+    /// Cancel safe: a worker that starts for nobody is killed.
+    pub(crate) async fn spawn(
+        &self,
+        worker: WorkerId,
+        mut command: Command,
+    ) -> Result<Process, PoolError> {
+        command.env.insert(crate::sweep::RUN_ENV.to_owned(), self.run_token().as_str().to_owned());
+        let mut state = self.shared.state.subscribe();
+        let requests = loop {
+            if let State::Up { requests, .. } = &*state.borrow_and_update() {
+                break requests.clone();
+            }
+            state.changed().await.map_err(|_gone| PoolError::Stopped)?;
+        };
+        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let (reply, answer) = oneshot::channel();
+        let request = Spawn { id, worker, command, reply };
+        let gone = |_| PoolError::reaper_gone("it ended before it started the worker");
+        requests.send(request).await.map_err(|_| gone(()))?;
+        answer.await.map_err(|_| gone(()))?
+    }
+}
+
+impl fmt::Debug for Reaper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reaper")
+            .field("pid", &self.pid())
+            .field("restarts", &self.restarts())
+            .finish_non_exhaustive()
+    }
+}

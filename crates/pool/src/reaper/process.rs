@@ -1,0 +1,78 @@
+//! A worker process, as it comes from the reaper.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use snakehouse_wire::page::HostPage;
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
+
+use crate::death::Death;
+use crate::os::{self, Pidfd};
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub(crate) struct Command {
+    /// Absolute path of the program, then its arguments.
+    pub(crate) argv: Vec<String>,
+    /// The whole environment.
+    pub(crate) env: BTreeMap<String, String>,
+    /// Where; `None` is where the host is.
+    pub(crate) cwd: Option<PathBuf>,
+}
+
+/// A running worker. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    pub(crate) pidfd: Pidfd,
+    pub(crate) control: UnixStream,
+    pub(crate) page: HostPage,
+    pub(crate) output: Option<(pipe::Receiver, pipe::Receiver)>,
+    /// The reaper's report; an error if the reaper is gone.
+    pub(crate) exited: oneshot::Receiver<Death>,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Nothing happens if it is dead. Its group and what it left are the reaper's.
+        if let Err(error) = self.pidfd.kill() {
+            tracing::error!(pid = self.pid, %error, "worker not killed");
+        }
+    }
+}
+
+/// The host's ends and the worker's ends of everything that joins them.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub(super) control: UnixStream,
+    pub(super) page: HostPage,
+    pub(super) stdout: pipe::Receiver,
+    pub(super) stderr: pipe::Receiver,
+    /// While the host holds this, the worker's process group lives.
+    pub(super) lifeline: OwnedFd,
+    /// In the order of the request: control, lifeline, stdout, stderr. The page is between the
+    /// first two, borrowed from `page`.
+    pub(super) theirs: [OwnedFd; 4],
+}
+
+impl Ends {
+    pub(super) fn new() -> io::Result<Self> {
+        let (control, their_control) = std::os::unix::net::UnixStream::pair()?;
+        control.set_nonblocking(true)?;
+        let (their_lifeline, lifeline) = os::pipe()?;
+        let (stdout, their_stdout) = os::pipe()?;
+        let (stderr, their_stderr) = os::pipe()?;
+        Ok(Self {
+            control: UnixStream::from_std(control)?,
+            page: HostPage::create()?,
+            stdout: pipe::Receiver::from_owned_fd(stdout)?,
+            stderr: pipe::Receiver::from_owned_fd(stderr)?,
+            lifeline,
+            theirs: [their_control.into(), their_lifeline, their_stdout, their_stderr],
+        })
+    }
+}

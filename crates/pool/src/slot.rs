@@ -1,0 +1,153 @@
+//! A worker's place in a pool, as a supervised child: each incarnation is one process.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use snakehouse_base::{Backoff, Jitter};
+use snakehouse_supervise::{BoxError, ChildCtx, ChildSpec, Restart};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::call::Call;
+use crate::connection::Connection;
+use crate::death::Death;
+use crate::dispatcher::worker_id;
+use crate::error::PoolError;
+use crate::output::Stream;
+use crate::pool::Shared;
+
+/// A worker that lived this long starts over with its back-off.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// What a dead worker wrote is read until its pipes end; whoever holds them open is being ended.
+const OUTPUT_WITHIN: Duration = Duration::from_millis(200);
+
+/// Last lines that an error quotes.
+const QUOTED_LINES: usize = 20;
+
+const BACKOFF: Backoff =
+    match Backoff::new(Duration::from_millis(5), Duration::from_secs(5), Jitter::Half) {
+        Ok(law) => law,
+        Err(_) => unreachable!(),
+    };
+
+/// Told once, how the first incarnation got on.
+type First = oneshot::Sender<Result<(), PoolError>>;
+
+/// The child that keeps one worker alive.
+pub(crate) fn spec(shared: Arc<Shared>, place: usize, first: First) -> ChildSpec {
+    let name = format!("worker-{}", worker_id(place));
+    let grace = shared.config.stop_grace + Duration::from_secs(5);
+    let first = Arc::new(Mutex::new(Some(first)));
+    ChildSpec::new(name, move |ctx| {
+        let (shared, first) = (shared.clone(), first.clone());
+        async move {
+            let ended = incarnation(&ctx, &shared, place, &first).await;
+            match ended {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    let text = error.to_string();
+                    tell(&first, Err(error));
+                    Err(BoxError::from(text))
+                }
+            }
+        }
+    })
+    .restart(Restart::Permanent)
+    .backoff(BACKOFF)
+    // Restarts are spaced by the back-off and never given up: calls have deadlines for that.
+    .intensity(u32::MAX, SETTLED)
+    .grace(grace)
+}
+
+fn tell(first: &Mutex<Option<First>>, outcome: Result<(), PoolError>) {
+    if let Some(first) = first.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        // Nobody waits for it if the start was given up.
+        let _ = first.send(outcome);
+    }
+}
+
+/// One life. `Ok` is an end that was asked for.
+async fn incarnation(
+    ctx: &ChildCtx,
+    shared: &Shared,
+    place: usize,
+    first: &Mutex<Option<First>>,
+) -> Result<(), PoolError> {
+    let worker = worker_id(place);
+    let stop = ctx.cancelled();
+    let mut seat = Seat { shared, place, over: false };
+    let incarnation = shared.lock().starting(place);
+    let command = shared
+        .spec
+        .command(shared.reaper.python_path())
+        .map_err(|message| PoolError::Spawn { worker, message })?;
+    let mut process = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(()),
+        process = shared.reaper.spawn(worker, command) => process?,
+    };
+    shared.lock().started(place, process.pid);
+    let captures = process.output.take().map(|(stdout, stderr)| {
+        let output = &shared.outputs[place];
+        let capture = |name, stream, pipe| {
+            ctx.scope().task(name, output.clone().capture(worker, incarnation, stream, pipe))
+        };
+        (capture("stdout", Stream::Stdout, stdout), capture("stderr", Stream::Stderr, stderr))
+    });
+    let mut connection = Connection::new(shared, place, process);
+    let hello = connection.hello(&stop).await;
+    let served = hello.is_ok();
+    let death = match hello {
+        Ok(hello) => {
+            tracing::info!(
+                %worker, %incarnation, pid = hello.pid, runtime = %hello.runtime, "worker serves"
+            );
+            shared.change(|dispatcher, after| dispatcher.serving(place, hello.tools, after));
+            shared.served.send_modify(|times| *times += 1);
+            ctx.ready();
+            tell(first, Ok(()));
+            connection.serve(&stop).await
+        }
+        Err(death) => death,
+    };
+    let unstarted = connection.settle(&death);
+    seat.leave(&death, unstarted);
+    if let Some((stdout, stderr)) = captures {
+        // Whatever was not read by then goes with the incarnation's scope.
+        let _ = timeout(OUTPUT_WITHIN, async { (stdout.await, stderr.await) }).await;
+    }
+    if stop.is_cancelled() {
+        return Ok(());
+    }
+    tracing::warn!(%worker, %incarnation, %death, "worker died");
+    let output = match served {
+        true => Vec::new(),
+        false => shared.outputs[place].tail(incarnation, QUOTED_LINES),
+    };
+    Err(PoolError::not_ready(shared.spec.name(), worker, &death, output))
+}
+
+/// Gives the place back, also when the incarnation is dropped half-way.
+struct Seat<'a> {
+    shared: &'a Shared,
+    place: usize,
+    over: bool,
+}
+
+impl Seat<'_> {
+    fn leave(&mut self, death: &Death, unstarted: Vec<Call>) {
+        self.over = true;
+        self.shared.change(|dispatcher, after| {
+            dispatcher.gone(self.place, death, unstarted, after);
+        });
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.leave(&Death::Unknown, Vec::new());
+        }
+    }
+}

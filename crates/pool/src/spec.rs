@@ -1,0 +1,153 @@
+//! What a worker is.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use snakehouse_wire::{FD_VARIABLE, PAGE_FD_VARIABLE};
+
+use crate::environment;
+use crate::interpreter::Interpreter;
+use crate::reaper::Command;
+
+/// Where the reaper puts a worker's control socket and page. Standard input, because that is the
+/// one descriptor a Rust program can take over without `unsafe`.
+const CONTROL_FD: &str = "0";
+const PAGE_FD: &str = "3";
+
+/// How to start the workers of a pool.
+///
+/// A worker sees a short list of the host's variables (`PATH`, `HOME`, locale, library path, proxy
+/// to certificates and devices), what [`env`](Self::env) adds, and nothing else.
+#[derive(Clone, Debug)]
+pub struct WorkerSpec {
+    pub(crate) name: String,
+    pub(crate) cancel_grace: Option<Duration>,
+    kind: Kind,
+    env: BTreeMap<String, String>,
+    cwd: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Python { interpreter: Interpreter, modules: Vec<String>, path: Vec<PathBuf> },
+    Program { path: PathBuf, args: Vec<String> },
+}
+
+impl WorkerSpec {
+    /// A Python worker. `name` is for logs and the supervision tree.
+    ///
+    /// Cancelled calls are interrupted in Python; one that is not back after 2 s costs the worker
+    /// its life (see [`cancel_grace`](Self::cancel_grace)).
+    pub fn python(name: impl Into<String>, interpreter: Interpreter) -> Self {
+        let kind = Kind::Python { interpreter, modules: Vec::new(), path: Vec::new() };
+        Self {
+            name: name.into(),
+            cancel_grace: Some(Duration::from_secs(2)),
+            kind,
+            env: environment::THREADS.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            cwd: None,
+        }
+    }
+
+    /// A program that speaks the frames itself, such as one built on `snakehouse_wire::serve`.
+    ///
+    /// `path` is absolute. A cancelled call is left to finish, unless
+    /// [`cancel_grace`](Self::cancel_grace) says otherwise.
+    pub fn program<A: Into<String>>(
+        name: impl Into<String>,
+        path: impl Into<PathBuf>,
+        args: impl IntoIterator<Item = A>,
+    ) -> Self {
+        let args = args.into_iter().map(Into::into).collect();
+        Self {
+            name: name.into(),
+            cancel_grace: None,
+            kind: Kind::Program { path: path.into(), args },
+            env: BTreeMap::new(),
+            cwd: None,
+        }
+    }
+
+    /// A module whose `@tool` functions the worker serves: a dotted name, or the path of a `.py`
+    /// file. May be repeated. Does nothing for programs.
+    #[must_use]
+    pub fn module(mut self, module: impl Into<String>) -> Self {
+        if let Kind::Python { modules, .. } = &mut self.kind {
+            modules.push(module.into());
+        }
+        self
+    }
+
+    /// A directory that modules are imported from. May be repeated. Does nothing for programs.
+    #[must_use]
+    pub fn python_path(mut self, directory: impl Into<PathBuf>) -> Self {
+        if let Kind::Python { path, .. } = &mut self.kind {
+            path.push(directory.into());
+        }
+        self
+    }
+
+    /// A variable of the worker's environment.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.insert(name.into(), value.into());
+        self
+    }
+
+    /// The worker's working directory. The default is the host's.
+    #[must_use]
+    pub fn cwd(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.cwd = Some(directory.into());
+        self
+    }
+
+    /// How long a cancelled call may go on before its worker is killed; `None` is for ever.
+    #[must_use]
+    pub fn cancel_grace(mut self, grace: Option<Duration>) -> Self {
+        self.cancel_grace = grace;
+        self
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The command for one incarnation. `package` is the directory of the Python package.
+    pub(crate) fn command(&self, package: &Path) -> Result<Command, String> {
+        let text = |path: &Path| {
+            path.to_str()
+                .map(str::to_owned)
+                .ok_or_else(|| format!("{} is not UTF-8", path.display()))
+        };
+        let mut env: BTreeMap<_, _> = environment::inherited().collect();
+        env.extend(environment::MALLOC.map(|(k, v)| (k.to_owned(), v.to_owned())));
+        let argv = match &self.kind {
+            Kind::Program { path, args } => {
+                let mut argv = vec![text(path)?];
+                argv.extend(args.iter().cloned());
+                argv
+            }
+            Kind::Python { interpreter, modules, path } => {
+                let search: Result<Vec<_>, _> = std::iter::once(package)
+                    .chain(path.iter().map(PathBuf::as_path))
+                    .map(text)
+                    .collect();
+                env.insert("PYTHONPATH".to_owned(), search?.join(":"));
+                // Nothing before it: not the working directory, whatever lies there.
+                env.insert("PYTHONSAFEPATH".to_owned(), "1".to_owned());
+                // A line that was printed before a crash is not lost in a buffer.
+                env.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
+                let mut argv = vec![text(interpreter.path())?];
+                argv.extend(["-m", "snakehouse.worker"].map(str::to_owned));
+                argv.extend(modules.iter().cloned());
+                argv
+            }
+        };
+        env.extend(self.env.clone());
+        env.insert(FD_VARIABLE.to_owned(), CONTROL_FD.to_owned());
+        env.insert(PAGE_FD_VARIABLE.to_owned(), PAGE_FD.to_owned());
+        Ok(Command { argv, env, cwd: self.cwd.clone() })
+    }
+}

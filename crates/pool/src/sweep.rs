@@ -1,0 +1,131 @@
+//! Ends what a run left behind.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::Signal;
+use snakehouse_base::id::RunToken;
+
+use crate::os;
+
+/// Marks every process of a run, in its environment.
+pub const RUN_ENV: &str = "SNAKEHOUSE_RUN";
+
+/// A process that makes new ones faster than this many looks is not ended by looking again.
+const MAX_PASSES: usize = 64;
+
+/// How long killed processes may take to be gone before the next look. A big one takes 50 ms/GiB.
+const SETTLE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
+
+/// A process that a sweep ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its process id.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot.
+    pub start: u64,
+    /// Its command line, for people, cut to 200 characters.
+    pub command: String,
+}
+
+/// Kills every process that carries this run token in its environment, this process apart, and
+/// says which.
+///
+/// Looks again until nothing is found, so what a process started in between is found too. Each
+/// process is held by a pidfd and its start time is checked before the signal: a pid that meanwhile
+/// belongs to another process is left alone. Not found are processes of other users, and those
+/// that replaced their whole environment.
+///
+/// Blocks: about 0.3 ms per 100 processes of the machine, and up to the death of what it killed.
+pub fn sweep(token: &RunToken) -> Vec<Ended> {
+    let entry = format!("{RUN_ENV}={token}").into_bytes();
+    let own = std::process::id();
+    let mut ended: HashMap<(u32, u64), Ended> = HashMap::new();
+    for _ in 0..MAX_PASSES {
+        let mut dying = Vec::new();
+        for pid in os::pids().unwrap_or_default() {
+            if pid != own
+                && let Some((found, pidfd)) = kill_if_marked(pid, &entry)
+            {
+                ended.insert((found.pid, found.start), found);
+                dying.push(pidfd);
+            }
+        }
+        if dying.is_empty() {
+            break;
+        }
+        wait_until_dead(&dying);
+    }
+    let mut ended: Vec<_> = ended.into_values().collect();
+    ended.sort_by_key(|found| (found.start, found.pid));
+    ended
+}
+
+fn kill_if_marked(pid: u32, entry: &[u8]) -> Option<(Ended, OwnedFd)> {
+    if !os::environ_has(pid, entry) {
+        return None;
+    }
+    let start = os::start_time(pid)?;
+    let pidfd = os::open_pidfd(pid).ok()?;
+    // The pidfd names whoever had the pid a moment ago: only now is that known to be the one that
+    // was looked at.
+    if os::start_time(pid) != Some(start) || !os::environ_has(pid, entry) {
+        return None;
+    }
+    let command = os::command(pid);
+    os::signal_to(pidfd.as_fd(), Signal::KILL).ok()?;
+    Some((Ended { pid, start, command }, pidfd))
+}
+
+fn wait_until_dead(dying: &[OwnedFd]) {
+    for pidfd in dying {
+        // An error or a passed bound only means that the next look finds it again.
+        let _settled = rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&SETTLE));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn only_processes_with_the_token_are_ended() {
+        let token = RunToken::fresh();
+        let sleeper = |token: &RunToken| {
+            Command::new("sleep").arg("600").env(RUN_ENV, token.as_str()).spawn().unwrap()
+        };
+        let mut marked = sleeper(&token);
+        let mut other = sleeper(&RunToken::fresh());
+
+        let ended = sweep(&token);
+
+        assert_eq!(ended.iter().map(|e| e.pid).collect::<Vec<_>>(), [marked.id()]);
+        assert_eq!(ended[0].command, "sleep 600");
+        assert!(!marked.wait().unwrap().success());
+        assert!(other.try_wait().unwrap().is_none(), "a process of another run was ended");
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert_eq!(sweep(&token), []);
+    }
+
+    #[test]
+    fn processes_that_left_their_session_are_found() {
+        let token = RunToken::fresh();
+        let mut shell = Command::new("sh")
+            .args(["-c", "setsid sh -c 'sleep 600 & sleep 600' & echo started; wait"])
+            .env(RUN_ENV, token.as_str())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let output = shell.stdout.take().unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).unwrap();
+        // Everything that the shell starts carries the token, however far it has got.
+        assert!(!sweep(&token).is_empty());
+        shell.wait().unwrap();
+        assert_eq!(sweep(&token), []);
+    }
+}

@@ -1,0 +1,90 @@
+//! Workers as others see them.
+
+use std::sync::{Arc, OnceLock};
+
+use serde::Serialize;
+use snakehouse_base::ByteSize;
+use snakehouse_base::id::{Incarnation, WorkerId};
+use snakehouse_supervise::CancellationToken;
+
+use crate::death::Death;
+
+/// Names one life of one worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct WorkerRef {
+    /// The worker.
+    pub id: WorkerId,
+    /// Which of its lives, from 1.
+    pub incarnation: Incarnation,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// What a worker is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum WorkerState {
+    /// Its process is being started, or has not said hello yet.
+    Starting,
+    /// It serves and has nothing to do.
+    Ready,
+    /// It has calls.
+    Busy,
+    /// It was told to end.
+    Stopping,
+    /// It is dead, and the next incarnation has not begun.
+    Dead,
+}
+
+/// One worker at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerInfo {
+    /// The worker.
+    pub id: WorkerId,
+    /// Which of its lives, from 1; 0 before the first.
+    pub incarnation: Incarnation,
+    /// What it is doing.
+    pub state: WorkerState,
+    /// Its process, while it has one.
+    pub pid: Option<u32>,
+    /// Calls answered by all its incarnations.
+    pub calls: u64,
+    /// Calls it has now, those sent ahead included.
+    pub in_flight: usize,
+    /// Incarnations after the first.
+    pub restarts: u64,
+    /// Resident memory, while it has a process.
+    pub rss: Option<ByteSize>,
+}
+
+/// One incarnation that served, shared by its sessions.
+#[derive(Debug)]
+pub(crate) struct Life {
+    pub(crate) worker: WorkerRef,
+    death: OnceLock<Death>,
+    over: CancellationToken,
+}
+
+impl Life {
+    pub(crate) fn new(worker: WorkerRef) -> Arc<Self> {
+        Arc::new(Self { worker, death: OnceLock::new(), over: CancellationToken::new() })
+    }
+
+    pub(crate) fn end(&self, death: Death) {
+        // Only the first end counts.
+        let _ = self.death.set(death);
+        self.over.cancel();
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn death(&self) -> Option<&Death> {
+        self.death.get()
+    }
+
+    /// Waits for the end. Cancel safe.
+    pub(crate) async fn ended(&self) -> Death {
+        self.over.cancelled().await;
+        self.death.get().cloned().unwrap_or(Death::Unknown)
+    }
+}

@@ -1,0 +1,390 @@
+"""The reaper: parent of every worker process, and the reason none of them outlives its host.
+
+The host starts one reaper, as ``python -I -S _reaper.py HOST_PID``, with a sequenced-packet socket
+as standard input. The reaper starts workers on request, reports how they ended, kills whatever a
+dead worker leaves behind, and, when the host's end of the socket closes, kills and reaps everything
+below itself before it exits. It imports the standard library only and runs no user code.
+
+Owned here: the worker processes and every process that is re-parented to this one. Failures travel
+to the host as messages; a reaper that cannot do its work says so and exits. Waiting is one ``poll``
+on the socket and on the pipe that the signals write to; nothing is polled by time.
+
+Messages are JSON objects, one to a packet, descriptors beside them:
+
+    host    {"op": "spawn", "id", "argv", "env", "cwd"}     + control, page, lifeline, stdout, stderr
+    reaper  {"event": "ready", "version", "pid"}
+            {"event": "failed", "code", "message"}          the reaper cannot work here
+            {"event": "spawned", "id", "pid", "start"}      + pidfd
+            {"event": "refused", "id", "errno", "message"}
+            {"event": "exited", "id", "pid", "code", "signal"}
+            {"event": "ended", "pids"}                      left behind by dead workers, killed
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import sys
+
+VERSION = 1
+MAX_MESSAGE = 128 * 1024
+MAX_LISTED = 64
+
+# Where a worker finds its descriptors.
+CONTROL, STDOUT, STDERR, PAGE, LIFELINE = 0, 1, 2, 3, 4
+PLACES = (CONTROL, PAGE, LIFELINE, STDOUT, STDERR)
+FIRST_FREE = 5
+SCRATCH = 64
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+
+class HostGone(Exception):
+    """The host's end of the socket is closed."""
+
+
+def load_prctl():
+    """``prctl(2)``, or an ImportError where this Python was built without ctypes."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def prctl(option, value):
+        if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+
+    return prctl
+
+
+def stat_of(pid):
+    """``(parent, start time)`` of a process, or None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except OSError:
+        return None
+    # The command may contain anything; what follows its last parenthesis does not.
+    fields = text[text.rfind(b")") + 2 :].split()
+    return int(fields[1]), int(fields[19])
+
+
+def processes():
+    """Every process in sight: ``{pid: (parent, start time)}``."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            stat = stat_of(name)
+            if stat is not None:
+                found[int(name)] = stat
+    return found
+
+
+def kill_exactly(pid, start):
+    """SIGKILL to the process with this pid *and* start time, never to a later owner of the pid."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        stat = stat_of(pid)
+        if stat is not None and stat[1] == start:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except OSError:
+        pass
+    finally:
+        os.close(pidfd)
+
+
+def kill_group(pid):
+    """SIGKILL to a process group whose leader is not reaped yet."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except OSError:
+        pass
+
+
+class Reaper:
+    """One loop that owns all state; every method runs on the only thread."""
+
+    def __init__(self, control, prctl):
+        self.control = control
+        self.prctl = prctl
+        self.pid = os.getpid()
+        self.workers = {}
+        self.told_to_end = False
+
+    # Talking with the host.
+
+    def send(self, message, fds=()):
+        data = json.dumps(message, separators=(",", ":")).encode()
+        ancillary = []
+        if fds:
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+        try:
+            self.control.sendmsg([data], ancillary)
+        except OSError as error:
+            raise HostGone from error
+
+    def receive(self):
+        """The next message and its descriptors, all of them close-on-exec."""
+        space = socket.CMSG_SPACE(SCRATCH * array.array("i").itemsize)
+        try:
+            data, ancillary, flags, _ = self.control.recvmsg(
+                MAX_MESSAGE, space, socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError as error:
+            raise HostGone from error
+        fds = array.array("i")
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+        if not data:
+            raise HostGone
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            data = b'{"op":"truncated"}'
+        return json.loads(data), list(fds)
+
+    # The loop.
+
+    def run(self):
+        wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_read, False)
+        os.set_blocking(wake_write, False)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, self.on_term)
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
+        poll.register(wake_read, select.POLLIN)
+        try:
+            self.send({"event": "ready", "version": VERSION, "pid": self.pid})
+            while not self.told_to_end:
+                ready = [fd for fd, _ in poll.poll()]
+                if wake_read in ready:
+                    drain(wake_read)
+                    self.reap()
+                if self.control.fileno() in ready:
+                    self.serve(*self.receive())
+        except HostGone:
+            pass
+        finally:
+            self.end_everything()
+
+    def on_term(self, *_):
+        self.told_to_end = True
+
+    def serve(self, message, fds):
+        try:
+            if message.get("op") == "spawn" and len(fds) == len(PLACES):
+                self.spawn(message, fds)
+            else:
+                text = f"request {message.get('op')!r} with {len(fds)} descriptors is not understood"
+                self.refuse(message.get("id"), errno.EINVAL, text)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def refuse(self, spawn_id, code, message):
+        self.send({"event": "refused", "id": spawn_id, "errno": code, "message": message})
+
+    # Starting.
+
+    def spawn(self, message, fds):
+        report_read, report_write = os.pipe()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            os.close(report_read)
+            os.close(report_write)
+            self.refuse(message["id"], error.errno, f"fork: {error.strerror}")
+            return
+        if pid == 0:
+            self.become_worker(message, fds, report_write)
+        os.close(report_write)
+        # Ends when the worker's program runs (the pipe is close-on-exec) or the child gave up.
+        with open(report_read, "rb") as report:
+            failure = report.read()
+        if failure:
+            os.waitpid(pid, 0)
+            code, _, text = failure.decode(errors="replace").partition(" ")
+            self.refuse(message["id"], int(code), text)
+            return
+        self.workers[pid] = message["id"]
+        # Not reaped before this loop sees it, so neither call can name another process.
+        stat = stat_of(pid)
+        pidfd = os.pidfd_open(pid)
+        try:
+            answer = {"event": "spawned", "id": message["id"], "pid": pid, "start": stat[1]}
+            self.send(answer, [pidfd])
+        finally:
+            os.close(pidfd)
+
+    def become_worker(self, message, fds, report):
+        """Between fork and exec. Never returns."""
+        stage = "start"
+        try:
+            stage = "process group"
+            os.setpgid(0, 0)
+            stage = "death signal"
+            self.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != self.pid:
+                os._exit(1)
+            # Processes that the worker double-forks stay below it.
+            self.prctl(PR_SET_CHILD_SUBREAPER, 1)
+            stage = "descriptors"
+            report = self.place(fds, report)
+            stage = "lifeline"
+            arm_lifeline()
+            stage = "signals"
+            for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            if message.get("cwd") is not None:
+                stage = f"working directory {message['cwd']}"
+                os.chdir(message["cwd"])
+            stage = f"program {message['argv'][0]}"
+            os.execve(message["argv"][0], message["argv"], message["env"])
+        except OSError as error:
+            os.write(report, f"{error.errno} {stage}: {error.strerror}".encode())
+        except BaseException as error:
+            os.write(report, f"{errno.EINVAL} {stage}: {error!r}".encode())
+        finally:
+            os._exit(127)
+
+    def place(self, fds, report):
+        """The worker's descriptors to their numbers, everything else closed."""
+        lifted = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, SCRATCH) for fd in fds]
+        report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, SCRATCH)
+        for fd, target in zip(lifted, PLACES, strict=True):
+            os.dup2(fd, target)
+        for name in os.listdir("/proc/self/fd"):
+            fd = int(name)
+            if fd >= FIRST_FREE and fd != report:
+                try:
+                    os.close(fd)
+                except OSError:
+                    pass
+        return report
+
+    # Ending.
+
+    def reap(self):
+        """Reports and reaps the dead; kills what they left below this process."""
+        any_dead = False
+        while True:
+            try:
+                dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                break
+            if dead is None:
+                break
+            any_dead = True
+            pid = dead.si_pid
+            spawn_id = self.workers.pop(pid, None)
+            if spawn_id is not None:
+                # The leader is a zombie: its pid, which names the group, is still its own.
+                kill_group(pid)
+            os.waitpid(pid, 0)
+            if spawn_id is not None:
+                exited = dead.si_code == os.CLD_EXITED
+                self.send(
+                    {
+                        "event": "exited",
+                        "id": spawn_id,
+                        "pid": pid,
+                        "code": dead.si_status if exited else None,
+                        "signal": None if exited else dead.si_status,
+                    }
+                )
+        if any_dead:
+            ended = self.kill_children(keep=self.workers)
+            if ended:
+                self.send({"event": "ended", "pids": ended[:MAX_LISTED]})
+
+    def kill_children(self, keep=()):
+        """SIGKILL to every child that is not kept and to all below it. Returns their pids."""
+        table = processes()
+        below = {}
+        for pid, (parent, _) in table.items():
+            below.setdefault(parent, []).append(pid)
+        doomed = [pid for pid in below.get(self.pid, ()) if pid not in keep]
+        for pid in doomed:
+            doomed.extend(below.get(pid, ()))
+        for pid in doomed:
+            kill_exactly(pid, table[pid][1])
+        return doomed
+
+    def end_everything(self):
+        for pid in self.workers:
+            kill_group(pid)
+        while True:
+            # Every child is doomed before each wait, and a child can only appear by the death of
+            # another, which ends the wait: this terminates with no process left.
+            self.kill_children()
+            try:
+                os.waitpid(-1, 0)
+                while os.waitpid(-1, os.WNOHANG)[0] != 0:
+                    pass
+            except ChildProcessError:
+                return
+
+
+def arm_lifeline():
+    """The kernel kills this process group when the host's end of the pipe closes."""
+    fcntl.fcntl(LIFELINE, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(LIFELINE, fcntl.F_SETOWN, -os.getpid())
+    flags = fcntl.fcntl(LIFELINE, fcntl.F_GETFL)
+    fcntl.fcntl(LIFELINE, fcntl.F_SETFL, flags | os.O_ASYNC)
+    poll = select.poll()
+    poll.register(LIFELINE, select.POLLIN)
+    if poll.poll(0):
+        os._exit(1)
+
+
+def drain(fd):
+    try:
+        while os.read(fd, 4096):
+            pass
+    except BlockingIOError:
+        pass
+
+
+def main():
+    control = socket.socket(fileno=os.dup(0))
+    host = int(sys.argv[1])
+    try:
+        prctl = load_prctl()
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+    except (ImportError, OSError, AttributeError) as error:
+        code = "ctypes_missing" if isinstance(error, ImportError) else "prctl_refused"
+        message = {"event": "failed", "code": code, "message": str(error)}
+        control.send(json.dumps(message).encode())
+        return 1
+    if os.getppid() != host:
+        return 0
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    os.dup2(os.open("/dev/null", os.O_RDWR), 0)
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        if fd > STDERR and fd != control.fileno():
+            try:
+                os.close(fd)
+            except OSError:
+                pass
+    Reaper(control, prctl).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
