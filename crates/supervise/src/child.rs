@@ -192,13 +192,7 @@ impl ChildCtx {
 
     /// A scope that ends with this incarnation, whatever ends it. Its failure ends the incarnation.
     pub fn scope(&self) -> Scope {
-        self.inner
-            .scope
-            .get_or_init(|| {
-                let ctx = Arc::downgrade(&self.inner);
-                Scope::from(self.inner.parent.of_incarnation(&self.inner.child.name, ctx))
-            })
-            .clone()
+        self.inner.scope.get_or_init(|| Scope::from(self.inner.new_scope())).clone()
     }
 
     /// How many incarnations came before this one.
@@ -243,11 +237,14 @@ impl CtxInner {
         self.failure.get().map(ToString::to_string).unwrap_or_default()
     }
 
-    /// Stops the incarnation's own scope, if it has one, and keeps it from getting one later.
-    pub(crate) async fn stop_scope(&self) {
-        if let Some(scope) = self.scope.get() {
-            scope.stop().await;
-        }
+    /// Stops the incarnation's own scope, and keeps it from getting one later: a context may
+    /// outlive its incarnation.
+    pub(crate) async fn stop_scope(self: &Arc<Self>) {
+        self.scope.get_or_init(|| Scope::from(self.new_scope())).stop().await;
+    }
+
+    fn new_scope(self: &Arc<Self>) -> Arc<ScopeInner> {
+        self.parent.of_incarnation(&self.child.name, Arc::downgrade(self))
     }
 }
 
@@ -267,6 +264,13 @@ impl ChildShared {
             abort: AbortSlot::default(),
             current: Mutex::new(None),
         }
+    }
+
+    /// The supervisor has left, in whatever way.
+    pub(crate) fn left(&self) {
+        // The context points back here; a supervisor that was dropped has not cleared it.
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.gone.cancel();
     }
 
     /// The scope was stopping already.

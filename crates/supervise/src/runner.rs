@@ -23,7 +23,7 @@ pub(crate) async fn supervise(
     scope: Arc<ScopeInner>,
     leave: Leave,
 ) {
-    let gone = shared.gone.clone().drop_guard();
+    let gone = Gone(shared.clone());
     // Failures in a row, for the back-off.
     let mut streak = 0;
     for attempt in 0u64.. {
@@ -62,6 +62,15 @@ pub(crate) async fn supervise(
     drop(gone);
 }
 
+/// Reports, when dropped, that a child is gone for good.
+struct Gone(Arc<ChildShared>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.left();
+    }
+}
+
 /// Runs one incarnation to its end, its own scope included.
 pub(crate) async fn live(spec: &mut ChildSpec, ctx: ChildCtx) -> Exit {
     let inner = ctx.inner().clone();
@@ -78,7 +87,7 @@ pub(crate) async fn live(spec: &mut ChildSpec, ctx: ChildCtx) -> Exit {
 async fn drive(
     grace: Duration,
     ready_within: Option<Duration>,
-    ctx: &CtxInner,
+    ctx: &Arc<CtxInner>,
     future: BoxFuture<Result<(), BoxError>>,
 ) -> Exit {
     let mut future = AssertUnwindSafe(future).catch_unwind();

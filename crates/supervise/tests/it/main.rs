@@ -1,0 +1,9 @@
+//! Trees as a user builds them: on a virtual clock wherever nothing blocks, for real elsewhere.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+
+mod journal;
+mod lane;
+mod restart;
+mod stop;
+mod thread;
