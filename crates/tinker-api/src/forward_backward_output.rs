@@ -30,27 +30,27 @@ impl ForwardBackwardOutput {
     /// The usual output type.
     pub const ARRAY_RECORD: &'static str = "ArrayRecord";
 
-    /// The output of `cross_entropy`: log-probabilities (little-endian `float32`) of each datum's
-    /// targets, and the summed loss.
-    ///
-    /// # Errors
-    /// [`InvalidInput::MalformedTensor`] when bytes are no whole number of floats.
-    pub fn cross_entropy<'a>(
+    /// The protobuf body of a `cross_entropy` result, without reading the numbers: log-probabilities
+    /// (little-endian `float32`) of each datum's targets, and the summed loss.
+    pub fn encode_cross_entropy<'a>(
         logprobs: impl IntoIterator<Item = &'a [u8]>,
         loss_sum: f64,
-    ) -> Result<Self, InvalidInput> {
-        let outputs = logprobs
-            .into_iter()
-            .map(|bytes| {
-                let values = tensor::read(bytes, f32::from_le_bytes)?;
-                Ok(LossOutput::from([("logprobs".to_owned(), Tensor::float32(values))]))
-            })
-            .collect::<Result<_, InvalidInput>>()?;
-        Ok(Self {
-            output_type: Self::ARRAY_RECORD.to_owned(),
-            outputs,
+    ) -> Bytes {
+        let mut batch = Batch::default();
+        let count = logprobs.into_iter().map(|bytes| batch.push(bytes)).count();
+        let fields =
+            BTreeMap::from([("logprobs".to_owned(), batch.finish(proto::Dtype::Float32, &[]))]);
+        let record = proto::ArrayRecord {
+            type_tag: String::new(),
+            fields,
+            num_datums: tensor::to_i64(count),
+        };
+        let message = proto::ForwardBackwardOutput {
+            loss_fn_output_type: Self::ARRAY_RECORD.to_owned(),
+            loss_fn_outputs: vec![record],
             metrics: BTreeMap::from([("loss:sum".to_owned(), loss_sum)]),
-        })
+        };
+        Bytes::from(message.encode_to_vec())
     }
 
     /// The protobuf body. Consecutive datums of one layout share a record.
@@ -107,22 +107,43 @@ fn layout_of(output: &LossOutput) -> Vec<(&str, proto::Dtype, &[usize])> {
         .collect()
 }
 
+/// Arrays of several datums, one after the other.
+struct Batch {
+    data: Vec<u8>,
+    offsets: Vec<u8>,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self { data: Vec::new(), offsets: Vec::from(0i64.to_le_bytes()) }
+    }
+}
+
+impl Batch {
+    fn push(&mut self, bytes: &[u8]) {
+        self.data.extend_from_slice(bytes);
+        self.offsets.extend(tensor::to_i64(self.data.len()).to_le_bytes());
+    }
+
+    fn finish(self, dtype: proto::Dtype, trailing: &[usize]) -> proto::BatchedTensor {
+        proto::BatchedTensor {
+            data: Bytes::from(self.data),
+            offsets: Bytes::from(self.offsets),
+            dtype: dtype as i32,
+            trailing_shape: trailing.iter().map(|&d| tensor::to_i64(d)).collect(),
+        }
+    }
+}
+
 fn record(layout: &[(&str, proto::Dtype, &[usize])], group: &[LossOutput]) -> proto::ArrayRecord {
     let fields = layout
         .iter()
         .map(|&(name, dtype, trailing)| {
-            let mut data = Vec::new();
-            let mut offsets = Vec::from(0i64.to_le_bytes());
+            let mut batch = Batch::default();
             for tensor in group.iter().filter_map(|output| output.get(name)) {
-                data.extend(tensor.data().to_le_bytes());
-                offsets.extend(tensor::to_i64(data.len()).to_le_bytes());
+                batch.push(&tensor.data().to_le_bytes());
             }
-            let batch = proto::BatchedTensor {
-                data: Bytes::from(data),
-                offsets: Bytes::from(offsets),
-                dtype: dtype as i32,
-                trailing_shape: trailing.iter().map(|&d| tensor::to_i64(d)).collect(),
-            };
+            let batch = batch.finish(dtype, trailing);
             (name.to_owned(), batch)
         })
         .collect();
@@ -183,9 +204,20 @@ mod tests {
     }
 
     #[test]
+    fn a_body_from_bytes_equals_one_from_numbers() {
+        let bytes = [[-1.0f32].as_slice(), &[-2.0, -3.0]]
+            .map(|v| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
+        let body =
+            ForwardBackwardOutput::encode_cross_entropy(bytes.iter().map(Vec::as_slice), 6.0);
+        let read = ForwardBackwardOutput::decode(body.clone()).unwrap();
+        assert_eq!(read.outputs[1]["logprobs"].as_float32().unwrap(), [-2.0, -3.0]);
+        assert_eq!(read.metrics["loss:sum"], 6.0);
+        assert_eq!(read.encode(), body);
+    }
+
+    #[test]
     fn impossible_offsets_are_refused() {
-        let sent =
-            ForwardBackwardOutput::cross_entropy([&1f32.to_le_bytes()[..]], 1.0).unwrap().encode();
+        let sent = ForwardBackwardOutput::encode_cross_entropy([&1f32.to_le_bytes()[..]], 1.0);
         let good = proto::ForwardBackwardOutput::decode(sent).unwrap();
         for offsets in [vec![0i64], vec![0, 8], vec![0, 3], vec![-4, 4], vec![4, 0], vec![0, 0, 4]]
         {
