@@ -1,0 +1,103 @@
+//! `retrieve_future` and `cancel_future`.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::Serialize;
+use snakehouse_tinker_api::json::{
+    CancelFuture, Category, Failed, ModelCreated, Pending, QueueState, RetrieveFuture,
+    WeightsLoaded,
+};
+use snakehouse_tinker_api::{ForwardBackwardOutput, PROTOBUF, SampleOutput};
+
+use super::body::JsonBody;
+use super::convert;
+use super::refusal::Refusal;
+use super::routes::Api;
+use crate::core::{self, OpResult, Outcome};
+
+/// How long a poll is held. The official client gives up at 45 s and polls again without a pause,
+/// so a shorter hold costs requests and a longer one errors.
+pub(crate) const HOLD: Duration = Duration::from_secs(30);
+
+pub(crate) async fn retrieve(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    body: JsonBody<RetrieveFuture>,
+) -> Result<Response, Refusal> {
+    let outcome = tokio::select! {
+        outcome = api.core.wait(&body.value.request_id, HOLD) => outcome?,
+        // The client polls again and finds the service that comes after this one.
+        () = api.stopping.cancelled() => Outcome::Pending,
+    };
+    let wants_protobuf = headers
+        .get_all(ACCEPT)
+        .iter()
+        .any(|v| v.to_str().is_ok_and(|accept| accept.contains(PROTOBUF)));
+    answer(outcome, wants_protobuf)
+}
+
+fn answer(outcome: Outcome, wants_protobuf: bool) -> Result<Response, Refusal> {
+    let result = match outcome {
+        Outcome::Pending => {
+            let body = Pending { queue_state: QueueState::Active, queue_state_reason: None };
+            return Ok((StatusCode::REQUEST_TIMEOUT, Json(body)).into_response());
+        }
+        Outcome::Failed { error, category } => {
+            let category = match category {
+                core::Category::User => Category::User,
+                core::Category::Server => Category::Server,
+            };
+            let body = Failed { error, category, code: None, kind: None, hint: None };
+            return Ok(Json(body).into_response());
+        }
+        Outcome::Done(result) => result,
+    };
+    Ok(match result {
+        OpResult::ForwardBackward(output) => {
+            let body = convert::forward_backward_result(&output);
+            protobuf_or(body, wants_protobuf, ForwardBackwardOutput::decode)?
+        }
+        OpResult::Sampled(sampled) => {
+            let body = convert::sample_result(sampled);
+            protobuf_or(body, wants_protobuf, SampleOutput::decode)?
+        }
+        OpResult::ModelCreated { model_id } => {
+            Json(ModelCreated { model_id: model_id.to_string() }).into_response()
+        }
+        OpResult::Optimized(output) => Json(convert::optim_step_result(output)).into_response(),
+        OpResult::Saved { path } => {
+            Json(convert::saved_for_sampler(Some(path), None)).into_response()
+        }
+        OpResult::SamplerSaved { sampler } => {
+            Json(convert::saved_for_sampler(None, Some(sampler))).into_response()
+        }
+        OpResult::Loaded { model_id, path } => {
+            Json(WeightsLoaded { path: Some(path), model_id: Some(model_id.to_string()) })
+                .into_response()
+        }
+    })
+}
+
+/// The body as it is, or as the JSON that clients before 0.25 read.
+fn protobuf_or<T: Serialize>(
+    body: Bytes,
+    wants_protobuf: bool,
+    decode: impl FnOnce(Bytes) -> Result<T, snakehouse_tinker_api::InvalidInput>,
+) -> Result<Response, Refusal> {
+    if wants_protobuf {
+        return Ok(([(CONTENT_TYPE, PROTOBUF)], body).into_response());
+    }
+    Ok(Json(decode(body)?).into_response())
+}
+
+/// Accepted and without effect: every operation runs to its end, which keeps results a function of
+/// what was accepted. A client that has cancelled does not fetch the result.
+pub(crate) async fn cancel(_: State<Api>, _: JsonBody<CancelFuture>) -> Json<serde_json::Value> {
+    Json(serde_json::json!({}))
+}
