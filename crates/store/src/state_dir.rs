@@ -76,6 +76,16 @@ impl StateDir {
         Ok(dir)
     }
 
+    /// Who holds the directory now, if anybody does. Takes nothing and changes nothing.
+    pub fn holder(path: &Path) -> Option<Holder> {
+        let mut lock = File::open(path.join(Self::LOCK)).ok()?;
+        match flock(&lock, FlockOperation::NonBlockingLockShared) {
+            Err(Errno::WOULDBLOCK) => read_holder(&mut lock),
+            // Free, or on a file system without locks, where nobody can hold it.
+            Ok(()) | Err(_) => None,
+        }
+    }
+
     /// Tells a second opener which port this process serves.
     ///
     /// # Errors
@@ -139,7 +149,9 @@ mod tests {
         let holder = Holder { pid: std::process::id(), port: Some(8400) };
         assert!(matches!(error, StoreError::Held { holder: h, .. } if h == holder), "{error}");
         assert!(error.hint().unwrap().contains("8400"));
+        assert_eq!(StateDir::holder(&path), Some(holder));
         drop(first);
+        assert_eq!(StateDir::holder(&path), None);
         StateDir::open(&path).unwrap();
     }
 

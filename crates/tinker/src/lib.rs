@@ -64,6 +64,7 @@ mod error;
 mod heartbeat;
 mod http;
 mod link;
+mod local;
 mod merge;
 mod pending;
 mod promise;
@@ -79,6 +80,7 @@ mod transport;
 
 pub use config::{ClientConfig, ConfigError, ENV_API_KEY, ENV_BASE_URL, ENV_PROJECT_ID, ENV_TAGS};
 pub use error::{ClientError, Outage};
+pub use local::LocalService;
 pub use pending::Pending;
 pub use sampling_client::SamplingClient;
 pub use service_client::ServiceClient;
