@@ -10,9 +10,32 @@ use sha2::{Digest, Sha256};
 use crate::error::PoolError;
 use crate::os;
 
-/// Every file of the package: its path below the package's directory, and its content.
-const FILES: &[(&str, &str)] =
-    &[("_reaper.py", include_str!("../../../python/snakehouse/_reaper.py"))];
+/// One file of the package.
+macro_rules! file {
+    ($name:literal) => {
+        ($name, include_str!(concat!("../../../python/snakehouse/", $name)))
+    };
+}
+
+/// Every file of the package: its name and its content.
+const FILES: &[(&str, &str)] = &[
+    file!("__init__.py"),
+    file!("_codec.py"),
+    file!("_context.py"),
+    file!("_doorbell.py"),
+    file!("_errors.py"),
+    file!("_failure.py"),
+    file!("_frames.py"),
+    file!("_load.py"),
+    file!("_loop.py"),
+    file!("_main.py"),
+    file!("_msgpack.py"),
+    file!("_reaper.py"),
+    file!("_tool.py"),
+    file!("_version.py"),
+    file!("py.typed"),
+    file!("worker.py"),
+];
 
 /// The name of the package.
 const NAME: &str = "snakehouse";
@@ -64,14 +87,14 @@ impl Package {
         Ok(Self { root })
     }
 
-    /// The directory that goes on `sys.path`.
-    pub(crate) fn path(&self) -> &Path {
-        &self.root
-    }
-
     /// The reaper's program.
     pub(crate) fn reaper(&self) -> PathBuf {
         self.root.join(NAME).join("_reaper.py")
+    }
+
+    /// The worker's program. It puts the package first on its `sys.path`.
+    pub(crate) fn worker(&self) -> PathBuf {
+        self.root.join(NAME).join("worker.py")
     }
 }
 
@@ -150,8 +173,10 @@ mod tests {
         let first = Package::extract_below(&cache).unwrap();
         assert_eq!(Package::extract_below(&cache).unwrap(), first);
         assert_eq!(fs::metadata(&cache).unwrap().mode() & 0o777, 0o700);
-        assert_eq!(fs::metadata(first.path()).unwrap().mode() & 0o777, 0o700);
-        assert_eq!(fs::read_to_string(first.reaper()).unwrap(), FILES[0].1);
+        assert_eq!(fs::metadata(&first.root).unwrap().mode() & 0o777, 0o700);
+        for program in [first.reaper(), first.worker()] {
+            assert!(program.is_file(), "{}", program.display());
+        }
         let left: Vec<_> = fs::read_dir(&cache).unwrap().collect();
         assert_eq!(left.len(), 1);
     }

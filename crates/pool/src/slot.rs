@@ -80,7 +80,7 @@ async fn incarnation(
     let incarnation = shared.lock().starting(place);
     let command = shared
         .spec
-        .command(shared.reaper.python_path())
+        .command(&shared.reaper.python_worker())
         .map_err(|message| PoolError::Spawn { worker, message })?;
     let mut process = tokio::select! {
         biased;

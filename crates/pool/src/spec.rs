@@ -114,8 +114,8 @@ impl WorkerSpec {
         &self.name
     }
 
-    /// The command for one incarnation. `package` is the directory of the Python package.
-    pub(crate) fn command(&self, package: &Path) -> Result<Command, String> {
+    /// The command for one incarnation. `program` is the Python worker's.
+    pub(crate) fn command(&self, program: &Path) -> Result<Command, String> {
         let text = |path: &Path| {
             path.to_str()
                 .map(str::to_owned)
@@ -130,17 +130,12 @@ impl WorkerSpec {
                 argv
             }
             Kind::Python { interpreter, modules, path } => {
-                let search: Result<Vec<_>, _> = std::iter::once(package)
-                    .chain(path.iter().map(PathBuf::as_path))
-                    .map(text)
-                    .collect();
-                env.insert("PYTHONPATH".to_owned(), search?.join(":"));
-                // Nothing before it: not the working directory, whatever lies there.
-                env.insert("PYTHONSAFEPATH".to_owned(), "1".to_owned());
-                // A line that was printed before a crash is not lost in a buffer.
-                env.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
-                let mut argv = vec![text(interpreter.path())?];
-                argv.extend(["-m", "snakehouse.worker"].map(str::to_owned));
+                if !path.is_empty() {
+                    let search: Result<Vec<_>, _> = path.iter().map(|path| text(path)).collect();
+                    env.insert("PYTHONPATH".to_owned(), search?.join(":"));
+                }
+                // -P: what lies in the working directory is not in front of everything.
+                let mut argv = vec![text(interpreter.path())?, "-P".to_owned(), text(program)?];
                 argv.extend(modules.iter().cloned());
                 argv
             }

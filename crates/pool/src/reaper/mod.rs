@@ -172,9 +172,9 @@ impl Reaper {
         &self.shared.config.run_token
     }
 
-    /// The directory that goes first on `sys.path` of Python workers.
-    pub(crate) fn python_path(&self) -> &std::path::Path {
-        self.shared.package.path()
+    /// The program of Python workers.
+    pub(crate) fn python_worker(&self) -> PathBuf {
+        self.shared.package.worker()
     }
 
     /// Starts a worker. Waits for a reaper that is up.

@@ -1,0 +1,6 @@
+//! The pool with real processes: real Python workers, a real reaper, real kills.
+//!
+//! Needs `python3` of version 3.11 or newer on `PATH` (or in `SNAKEHOUSE_PYTHON`), nothing else.
+
+mod calls;
+mod support;

@@ -1,0 +1,135 @@
+//! What every test here needs: a tree, a reaper, a pool of the tools of `tools.py`.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use snakehouse_base::id::RunToken;
+use snakehouse_pool::{
+    Args, CallError, CallOptions, Interpreter, Pool, PoolConfig, Reaper, ReaperConfig, Value,
+    WorkerSpec,
+};
+use snakehouse_supervise::Root;
+
+/// Nothing takes this long, however loaded the machine is.
+pub(crate) const BOUND: Duration = Duration::from_secs(30);
+
+pub(crate) struct Rig {
+    pub(crate) root: Root,
+    pub(crate) reaper: Reaper,
+    pub(crate) token: RunToken,
+    _cache: tempfile::TempDir,
+}
+
+pub(crate) fn python() -> Interpreter {
+    Interpreter::find(None).expect("the tests need python3 of version 3.11 or newer on PATH")
+}
+
+pub(crate) fn tools() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/tools.py")
+}
+
+pub(crate) fn spec() -> WorkerSpec {
+    WorkerSpec::python("tools", python()).module(tools().to_str().unwrap())
+}
+
+pub(crate) fn workers(workers: usize) -> PoolConfig {
+    PoolConfig { workers, ..PoolConfig::default() }
+}
+
+pub(crate) fn soon() -> CallOptions {
+    CallOptions::within(BOUND)
+}
+
+impl Rig {
+    pub(crate) async fn new() -> Self {
+        let cache = tempfile::tempdir().unwrap();
+        let token = RunToken::fresh();
+        let root = Root::new("test");
+        let config = ReaperConfig {
+            python: python(),
+            run_token: token.clone(),
+            cache: Some(cache.path().join("cache")),
+        };
+        let reaper = Reaper::start(root.scope(), config).await.unwrap();
+        Self { root, reaper, token, _cache: cache }
+    }
+
+    pub(crate) async fn pool(&self, config: PoolConfig) -> Pool {
+        self.pool_of(spec(), config).await
+    }
+
+    pub(crate) async fn pool_of(&self, spec: WorkerSpec, config: PoolConfig) -> Pool {
+        Pool::start(self.root.scope(), self.reaper.clone(), spec, config).await.unwrap()
+    }
+
+    /// Stops everything and checks that nothing is left.
+    pub(crate) async fn end(self) {
+        let reaper = self.reaper.pid().map(Watched::new);
+        let report = self.root.stop().await;
+        assert!(report.is_clean(), "{report:?}");
+        if let Some(reaper) = reaper {
+            reaper.gone();
+        }
+        assert_eq!(snakehouse_pool::sweep(&self.token), [], "left behind");
+    }
+}
+
+/// Runs a test in a runtime of its own.
+pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
+    snakehouse_supervise::run(async {
+        tokio::time::timeout(4 * BOUND, test).await.expect("the test did not end")
+    })
+}
+
+/// Calls a tool of `tools.py`.
+pub(crate) async fn call(pool: &Pool, tool: &str, args: Args) -> Result<Value, CallError> {
+    pool.call(tool, args, soon()).await
+}
+
+pub(crate) async fn call_pid(pool: &Pool) -> u32 {
+    as_pid(&call(pool, "pid", Args::none()).await.unwrap())
+}
+
+pub(crate) fn as_pid(value: &Value) -> u32 {
+    value.as_i64().unwrap().try_into().unwrap()
+}
+
+/// A process that cannot be confused with another.
+pub(crate) struct Watched {
+    pub(crate) pid: u32,
+    pidfd: OwnedFd,
+}
+
+impl Watched {
+    pub(crate) fn new(pid: u32) -> Self {
+        let name = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+        let pidfd = rustix::process::pidfd_open(name, PidfdFlags::empty()).unwrap();
+        Self { pid, pidfd }
+    }
+
+    pub(crate) fn kill(&self) {
+        rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL).unwrap();
+    }
+
+    /// Blocks until it is dead.
+    pub(crate) fn gone(&self) {
+        let bound = Timespec { tv_sec: BOUND.as_secs().try_into().unwrap(), tv_nsec: 0 };
+        let mut poll = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let dead = rustix::event::poll(&mut poll, Some(&bound)).unwrap();
+        assert_eq!(dead, 1, "process {} is still alive", self.pid);
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        let mut poll = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut poll, Some(&now)).unwrap() == 0
+    }
+}
+
+/// The processes that `litter` started.
+pub(crate) fn watched(pids: &Value) -> Vec<Watched> {
+    pids.as_slice().unwrap().iter().map(|pid| Watched::new(as_pid(pid))).collect()
+}

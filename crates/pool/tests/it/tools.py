@@ -1,0 +1,193 @@
+"""Tools that behave in every way a tool can."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from snakehouse import tool
+
+state = {"count": 0}
+
+
+@tool
+def echo(value):
+    return value
+
+
+@tool
+def add(a, b):
+    return a + b
+
+
+@tool
+def pid():
+    return os.getpid()
+
+
+@tool
+def count():
+    state["count"] += 1
+    return state["count"]
+
+
+@tool
+def fail(message):
+    raise ValueError(message)
+
+
+@tool
+def leave(status):
+    sys.exit(status)
+
+
+@tool
+def leave_hard(status):
+    os._exit(status)
+
+
+@tool
+def segfault():
+    ctypes.string_at(0)
+
+
+@tool
+def say(text, times=1):
+    for _ in range(times):
+        print(text)
+    print(text.upper(), file=sys.stderr)
+    return None
+
+
+@tool
+def raw_stdout(data):
+    os.write(1, data)
+
+
+@tool
+def sleep(seconds):
+    time.sleep(seconds)
+    return "slept"
+
+
+@tool
+def spin():
+    while True:
+        pass
+
+
+@tool
+def stubborn():
+    """Does not end when it is cancelled."""
+    while True:
+        try:
+            time.sleep(600)
+        except BaseException:
+            pass
+
+
+@tool
+def append(path, text, seconds=0.0):
+    """Leaves a trace that it ran, then takes its time."""
+    with open(path, "a") as file:
+        file.write(text + "\n")
+    time.sleep(seconds)
+    return text
+
+
+@tool
+def environment():
+    return dict(os.environ)
+
+
+@tool
+def standard_input():
+    return sys.stdin.read()
+
+
+@tool
+def descriptors():
+    """Open descriptors, without the one that looks."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            pass
+    return found
+
+
+@tool
+def standing():
+    """What the kernel thinks of this process."""
+    libc = ctypes.CDLL(None)
+    signal_number, subreaper = ctypes.c_int(), ctypes.c_int()
+    libc.prctl(2, ctypes.byref(signal_number), 0, 0, 0)
+    libc.prctl(37, ctypes.byref(subreaper), 0, 0, 0)
+    return {
+        "pid": os.getpid(),
+        "parent": os.getppid(),
+        "group": os.getpgid(0),
+        "session": os.getsid(0),
+        "death_signal": signal_number.value,
+        "subreaper": subreaper.value,
+    }
+
+
+@tool
+def litter():
+    """Starts a child, one in a session of its own, and one that is forked twice; gives their pids."""
+    plain = subprocess.Popen(["sleep", "600"])
+    session = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    read, write = os.pipe()
+    if (middle := os.fork()) == 0:
+        os.setsid()
+        if (last := os.fork()) == 0:
+            os.execvp("sleep", ["sleep", "600"])
+        os.write(write, str(last).encode())
+        os._exit(0)
+    os.waitpid(middle, 0)
+    twice = int(os.read(read, 32))
+    os.close(read)
+    os.close(write)
+    return [plain.pid, session.pid, twice]
+
+
+@tool
+def litter_and_spin():
+    litter_pids = litter.__wrapped__() if hasattr(litter, "__wrapped__") else litter()
+    del litter_pids
+    while True:
+        pass
+
+
+@tool
+def garbage():
+    """Writes to every socket it can find what is no frame."""
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        try:
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                os.write(fd, b"\xff" * 64)
+        except OSError:
+            pass
+    time.sleep(600)
+
+
+@tool
+def hang_up():
+    """Closes every socket it can find and lives on."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                os.close(int(name))
+        except OSError:
+            pass
+    time.sleep(600)
+
+
+@tool
+def stop_self():
+    os.kill(os.getpid(), signal.SIGSTOP)
