@@ -2,34 +2,46 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::Serialize;
 use serde_json::{Value, json};
 use snakehouse_base::Kind;
 use snakehouse_base::id::ModelId;
-use snakehouse_tinker_api::json::ErrorDetail;
 
 use super::body::JsonBody;
 use super::error::RequestError;
 use super::refusal::{Refusal, status_of};
 use super::routes::Api;
-use super::workers::ToolCall;
+use super::workers::{ToolCall, ToolCallError, WorkerRow, Workers};
+use crate::core::CoreStatus;
 
-/// Numbers of the core, and the processes around it.
-pub(crate) async fn status(State(api): State<Api>) -> Json<Value> {
-    let workers = api.workers.as_deref();
-    let mut status = json!({
-        "ready": api.core.ready(),
-        "pid": std::process::id(),
-        "version": env!("CARGO_PKG_VERSION"),
-        "reaper_pid": workers.and_then(|w| w.reaper_pid()),
-        "run_token": workers.map(|w| w.run_token()),
-        "workers": workers.map(|w| w.list()).unwrap_or_default(),
-    });
-    if let (Value::Object(all), Ok(Value::Object(core))) =
-        (&mut status, serde_json::to_value(api.core.status()))
-    {
-        all.extend(core);
-    }
-    Json(status)
+/// What `status` answers: numbers of the core, and the processes around it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Status {
+    ready: bool,
+    pid: u32,
+    version: &'static str,
+    reaper_pid: Option<u32>,
+    run_token: Option<String>,
+    workers: Vec<WorkerRow>,
+    #[serde(flatten)]
+    core: CoreStatus,
+}
+
+pub(crate) async fn status(State(api): State<Api>) -> Json<Status> {
+    let core = api.core.status();
+    let around = api.workers.as_ref();
+    let mut workers = vec![WorkerRow::engine(&core)];
+    workers.extend(around.map(Workers::rows).unwrap_or_default());
+    Json(Status {
+        ready: api.core.ready(),
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION"),
+        reaper_pid: around.and_then(|w| w.reaper.pid()),
+        run_token: around.map(|w| w.reaper.run_token().to_string()),
+        workers,
+        core,
+    })
 }
 
 /// SHA-256 of a model's state: what bit-exactness is checked with.
@@ -52,13 +64,17 @@ pub(crate) async fn call_tool(
     Path(tool): Path<String>,
     body: JsonBody<ToolCall>,
 ) -> Result<Json<Value>, Refusal> {
-    let call = api.workers.as_deref().and_then(|w| w.call(tool, body.value));
-    match call.ok_or(RequestError::NoTools)?.await {
+    let pool = api.workers.and_then(|w| w.tools).ok_or(RequestError::NoTools)?;
+    match Workers::call(&pool, &tool, body.value).await {
         Ok(value) => Ok(Json(json!({ "value": value }))),
-        Err(detail) => Err(Refusal::new(status_of(kind_of(&detail)), detail)),
+        Err(error) => Err(Refusal::new(status_of_call(&error), error.detail())),
     }
 }
 
-fn kind_of(detail: &ErrorDetail) -> Kind {
-    Kind::ALL.into_iter().find(|k| k.as_str() == detail.kind).unwrap_or(Kind::Internal)
+/// A call that may have run is answered with a status that no client repeats.
+fn status_of_call(error: &ToolCallError) -> StatusCode {
+    match error.kind() {
+        kind @ (Kind::NotFound | Kind::Saturated | Kind::Unavailable) => status_of(kind),
+        _ => StatusCode::UNPROCESSABLE_ENTITY,
+    }
 }

@@ -35,4 +35,4 @@ mod workers;
 
 pub use error::{RequestError, ServeError};
 pub use service::{Service, ServiceConfig};
-pub use workers::{ToolCall, WorkerRow, Workers};
+pub use workers::Workers;

@@ -30,7 +30,7 @@ pub(crate) struct Api {
     /// Fires when the service stops: polls end at once.
     pub(crate) stopping: CancellationToken,
     /// The worker processes around the core, if there are any to show.
-    pub(crate) workers: Option<Arc<dyn Workers>>,
+    pub(crate) workers: Option<Workers>,
 }
 
 impl Api {

@@ -25,7 +25,7 @@ pub struct ServiceConfig {
     /// Web origins whose pages may send requests, such as `http://localhost:3000`. Usually none.
     pub origins: Vec<String>,
     /// The worker processes to show and offer, if any.
-    pub workers: Option<Arc<dyn Workers>>,
+    pub workers: Option<Workers>,
 }
 
 impl ServiceConfig {
