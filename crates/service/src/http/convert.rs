@@ -268,3 +268,6 @@ pub(crate) fn saved_for_sampler(
 ) -> SavedForSampler {
     SavedForSampler { path, sampling_session_id: sampler.map(|s| s.to_string()) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,7 +62,6 @@ async fn connection(stream: TcpStream, router: Router, stopping: CancellationTok
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE)
-        .max_buf_size(1 << 20)
         .serve_connection::<_, TowerToHyperService<Router>>(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
