@@ -1,2 +1,47 @@
-//! Checks of the repository itself: crate edges, generated files.
-fn main() {}
+//! Checks of the repository itself.
+//!
+//! `cargo xtask edges` compares the dependencies between crates with the table in
+//! `crates/README.md`. `cargo xtask audit` looks for what no lint can see. Each prints one line per
+//! finding and exits with 1 if there is one.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
+
+mod audit;
+mod edges;
+mod rules;
+mod source;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+/// One thing that must not be, and where.
+struct Finding {
+    place: String,
+    what: String,
+}
+
+fn main() -> ExitCode {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    let command = std::env::args().nth(1).unwrap_or_default();
+    let outcome = match command.as_str() {
+        "edges" => edges::check(root),
+        "audit" => audit::check(root),
+        _ => Err("usage: cargo xtask <edges|audit>".to_owned()),
+    };
+    match outcome {
+        Ok(findings) if findings.is_empty() => {
+            println!("{command}: clean");
+            ExitCode::SUCCESS
+        }
+        Ok(findings) => {
+            for finding in &findings {
+                println!("{}: {}", finding.place, finding.what);
+            }
+            eprintln!("{command}: {} findings", findings.len());
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -22,7 +22,7 @@ use crate::tree::{Node, NodeKind, NodeState};
 /// The result of a task, awaited by whoever started it.
 ///
 /// Dropping it loses the result; the task goes on, because its scope owns it. Cancel safe.
-#[must_use = "a task's panic shows only in the log if nobody awaits it; bind it to `_` if that is meant"]
+#[must_use = "a task's panic shows only in the log if nobody awaits it; drop it if that is meant"]
 pub struct Task<T> {
     member: Arc<TaskMember>,
     result: oneshot::Receiver<Result<T, TaskError>>,

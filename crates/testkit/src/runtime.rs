@@ -116,6 +116,7 @@ mod tests {
         for leak in [virtual_time::<()> as fn(_), real_time::<()>] {
             let verdict = verdict(|| {
                 leak(Box::pin(async {
+                    // audit(spawn): the fault the kit must find
                     drop(tokio::spawn(std::future::pending::<()>()));
                 }) as std::pin::Pin<Box<dyn Future<Output = ()>>>);
             });

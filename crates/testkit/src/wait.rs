@@ -18,6 +18,7 @@ pub fn wait_until(what: &str, bound: Duration, mut condition: impl FnMut() -> bo
     let start = SystemClock.now();
     while !condition() {
         assert!(SystemClock.now() - start < bound, "waited {bound:?} in vain until {what}");
+        // audit(sleep): /proc announces nothing; this is where all tests wait for it
         std::thread::sleep(LOOK);
     }
 }

@@ -145,7 +145,7 @@ fn a_thousand_stubborn_tasks_share_one_grace() {
     virtual_time(async {
         let root = Root::new("root");
         for _ in 0..1000 {
-            let _ = root.scope().task("stubborn", std::future::pending::<()>());
+            drop(root.scope().task("stubborn", std::future::pending::<()>()));
         }
         let start = Instant::now();
         let report = root.stop().await;

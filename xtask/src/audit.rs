@@ -1,0 +1,74 @@
+//! Runs every rule over every source file.
+
+use std::path::{Path, PathBuf};
+
+use crate::Finding;
+use crate::rules::RULES;
+use crate::source::Source;
+
+/// Where our Rust sources are.
+const ROOTS: [&str; 4] = ["crates", "system-tests", "xtask", "examples"];
+
+pub(crate) fn check(root: &Path) -> Result<Vec<Finding>, String> {
+    let mut files = Vec::new();
+    for start in ROOTS {
+        collect(&root.join(start), &mut files)?;
+    }
+    files.sort();
+    let mut findings = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file)
+            .map_err(|error| format!("failed to read {}: {error}", file.display()))?;
+        let path = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().into_owned();
+        findings.extend(audit(&Source::new(&path, &text)));
+    }
+    Ok(findings)
+}
+
+fn audit(source: &Source) -> Vec<Finding> {
+    RULES
+        .iter()
+        .flat_map(|rule| (rule.find)(source).into_iter().map(move |found| (rule.name, found)))
+        .filter(|(rule, (n, _))| source.waiver(rule, *n).is_none())
+        .map(|(rule, (n, what))| Finding {
+            place: format!("{}:{}", source.path, n + 1),
+            what: format!("[{rule}] {what}"),
+        })
+        .collect()
+}
+
+fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(format!("failed to list {}: {error}", directory.display())),
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            if path.file_name().is_none_or(|name| name != "target") {
+                collect(&path, files)?;
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_waiver_silences_its_rule_only() {
+        let text = "\
+// audit(spawn): owned by the test
+tokio::spawn(std::thread::sleep(x));
+";
+        let found: Vec<_> =
+            audit(&Source::new("crates/a/src/a.rs", text)).into_iter().map(|f| f.what).collect();
+        assert_eq!(found.len(), 1);
+        assert!(found[0].starts_with("[sleep]"));
+    }
+}

@@ -1,0 +1,186 @@
+//! The rules of the standing audit: what a lint of the compiler or of clippy cannot see, or sees
+//! only where it is switched on.
+
+use crate::source::Source;
+
+/// Longest file, tests apart.
+const LONGEST: usize = 600;
+
+/// A rule: its name for waivers, and the lines (from 0) it objects to, with a sentence each.
+pub(crate) struct Rule {
+    pub(crate) name: &'static str,
+    pub(crate) find: fn(&Source) -> Vec<(usize, String)>,
+}
+
+/// Every rule.
+pub(crate) const RULES: [Rule; 7] = [
+    Rule { name: "spawn", find: spawn },
+    Rule { name: "unbounded", find: unbounded },
+    Rule { name: "sleep", find: sleep },
+    Rule { name: "length", find: length },
+    Rule { name: "allow", find: allow },
+    Rule { name: "unfinished", find: unfinished },
+    Rule { name: "deadline", find: deadline },
+];
+
+/// Law 1: everything is started by `supervise`.
+fn spawn(source: &Source) -> Vec<(usize, String)> {
+    const FORMS: [&str; 12] = [
+        "tokio::spawn(",
+        "task::spawn(",
+        "spawn_blocking(",
+        "spawn_local(",
+        "thread::spawn(",
+        "thread::Builder",
+        "thread::scope(",
+        "JoinSet",
+        "TaskTracker",
+        "Handle::current().spawn(",
+        "axum::serve(",
+        "rayon",
+    ];
+    if source.path.starts_with("crates/supervise/") {
+        return Vec::new();
+    }
+    tokens(source, &FORMS, |_| true)
+        .map(|(n, form)| (n, format!("{form} starts work outside the supervise crate")))
+        .collect()
+}
+
+/// Law 2: nothing is unbounded.
+fn unbounded(source: &Source) -> Vec<(usize, String)> {
+    const FORMS: [&str; 5] = [
+        "unbounded_channel",
+        "::unbounded(",
+        "std::sync::mpsc::channel",
+        "mpsc::channel()",
+        "UnboundedSender",
+    ];
+    tokens(source, &FORMS, |_| true).map(|(n, form)| (n, format!("{form} has no bound"))).collect()
+}
+
+/// Tests wait on conditions; programs wait on events.
+fn sleep(source: &Source) -> Vec<(usize, String)> {
+    let simulated = source
+        .code
+        .iter()
+        .any(|line| line.contains("start_paused") || line.contains("virtual_time"));
+    let blocking = tokens(source, &["thread::sleep("], |_| true);
+    let real = tokens(source, &["sleep("], |n| source.is_test(n) && !simulated);
+    let mut found: Vec<_> = blocking
+        .chain(real)
+        .map(|(n, _)| (n, "sleeps in real time instead of waiting on a condition".to_owned()))
+        .collect();
+    found.dedup();
+    found
+}
+
+/// Small rooms.
+fn length(source: &Source) -> Vec<(usize, String)> {
+    let lines = source.lines_of_code();
+    let message = format!("{lines} lines of code; the limit is {LONGEST}");
+    (lines > LONGEST).then_some((0, message)).into_iter().collect()
+}
+
+/// An exception names its reason and disappears with its cause.
+fn allow(source: &Source) -> Vec<(usize, String)> {
+    tokens(source, &["#[allow(", "#![allow("], |_| true)
+        .map(|(n, _)| (n, "use #[expect(.., reason = \"..\")] instead of allow".to_owned()))
+        .collect()
+}
+
+/// Nothing is left for later in the code.
+fn unfinished(source: &Source) -> Vec<(usize, String)> {
+    let marks = ["TODO", "FIXME", "XXX", "HACK"];
+    let is_comment = |n: usize, mark: &str| {
+        source.comments[n].split(|c: char| !c.is_ascii_alphabetic()).any(|word| word == mark)
+    };
+    (0..source.comments.len())
+        .flat_map(|n| marks.iter().map(move |mark| (n, *mark)))
+        .filter(|(n, mark)| is_comment(*n, mark))
+        .map(|(n, mark)| (n, format!("{mark}: finish it or write an issue")))
+        .collect()
+}
+
+/// Law 3: whoever wants no deadline says why.
+fn deadline(source: &Source) -> Vec<(usize, String)> {
+    if source.path.starts_with("crates/base/") {
+        return Vec::new();
+    }
+    tokens(source, &["Deadline::never()"], |n| !source.is_test(n))
+        .map(|(n, _)| (n, "waits for ever: name the reason in a waiver".to_owned()))
+        .collect()
+}
+
+/// Where one of `forms` stands in code that `applies`.
+fn tokens<'a>(
+    source: &'a Source,
+    forms: &'a [&'a str],
+    applies: impl Fn(usize) -> bool + 'a,
+) -> impl Iterator<Item = (usize, &'a str)> + 'a {
+    source.code.iter().enumerate().filter(move |(n, _)| applies(*n)).flat_map(move |(n, line)| {
+        forms.iter().filter(move |form| contains_word(line, form)).map(move |form| (n, *form))
+    })
+}
+
+/// Whether `line` has `form` not as the end of a longer name.
+fn contains_word(line: &str, form: &str) -> bool {
+    line.match_indices(form).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        let starts_a_name = form.starts_with(|c: char| c.is_alphanumeric());
+        !(starts_a_name && before.is_some_and(|c| c.is_alphanumeric() || c == '_'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(path: &str, text: &str) -> Vec<(&'static str, usize)> {
+        let source = Source::new(path, text);
+        RULES
+            .iter()
+            .flat_map(|rule| (rule.find)(&source).into_iter().map(|(n, _)| (rule.name, n + 1)))
+            .collect()
+    }
+
+    #[test]
+    fn each_rule_finds_its_fault() {
+        let faults = [
+            ("fn a() { tokio::spawn(x) }", "spawn"),
+            ("let (a, b) = mpsc::unbounded_channel();", "unbounded"),
+            ("std::thread::sleep(SECOND);", "sleep"),
+            ("#[allow(dead_code)]", "allow"),
+            ("x(); // TODO later", "unfinished"),
+            ("call(Deadline::never())", "deadline"),
+        ];
+        for (text, rule) in faults {
+            assert_eq!(found("crates/pool/src/a.rs", text), [(rule, 1)], "{text}");
+        }
+        let long = "x();\n".repeat(601);
+        assert_eq!(found("crates/pool/src/a.rs", &long), [("length", 1)]);
+    }
+
+    #[test]
+    fn what_only_looks_like_a_fault_passes() {
+        let fine = [
+            "// tokio::spawn( is banned",
+            "let text = \"tokio::spawn(\";",
+            "child.my_spawn_blocking(1)",
+            "tokio::time::sleep(PAUSE).await",
+            "let (a, b) = mpsc::channel(8);",
+        ];
+        for text in fine {
+            assert_eq!(found("crates/pool/src/a.rs", text), [], "{text}");
+        }
+        assert_eq!(found("crates/supervise/src/spawn.rs", "tokio::spawn(x)"), []);
+    }
+
+    #[test]
+    fn a_test_sleeps_on_a_virtual_clock_only() {
+        let real = "tokio::time::sleep(SECOND).await;";
+        assert_eq!(found("crates/pool/tests/it/main.rs", real), [("sleep", 1)]);
+        let simulated = "virtual_time(async {\ntokio::time::sleep(SECOND).await;";
+        assert_eq!(found("crates/pool/tests/it/main.rs", simulated), []);
+    }
+}
