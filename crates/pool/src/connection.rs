@@ -9,6 +9,7 @@ use std::io::{self, IoSlice};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use snakehouse_base::id::Incarnation;
 use snakehouse_supervise::CancellationToken;
 use snakehouse_wire::{Assembler, Failure, Frame, Hello, Message, OpenHead};
 use tokio::io::Interest;
@@ -43,6 +44,13 @@ struct Sent {
     call: Option<Call>,
     /// When a cancelled call has had its grace.
     overdue: Option<Instant>,
+}
+
+/// What a dead worker had.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    pub(crate) failed: Vec<(Call, CallError)>,
+    pub(crate) unstarted: Vec<Call>,
 }
 
 pub(crate) struct Connection<'a> {
@@ -189,30 +197,26 @@ impl<'a> Connection<'a> {
         self.death().await
     }
 
-    /// Finishes what had started and gives back what had not. The worker is dead.
-    pub(crate) fn settle(mut self, death: &Death) -> Vec<Call> {
-        let incarnation = self.shared.lock().incarnation(self.place);
+    /// The calls that the dead worker had: those that fail with it, and those that it never started.
+    pub(crate) fn settle(mut self, incarnation: Incarnation, death: &Death) -> Settled {
         let worker = worker_id(self.place);
         let started = self.process.page.started().ok().filter(|_| self.tells_started);
-        let mut unstarted = Vec::new();
+        let mut settled = Settled::default();
         for sent in self.sent.drain(..) {
             let Some(call) = sent.call else { continue };
+            let cause = death.clone();
             match started {
-                Some(last) if !is_started(sent.stream, last) => unstarted.push(call),
-                Some(_) => call.finish(Err(CallError::WorkerDied {
-                    worker,
-                    incarnation,
-                    started: true,
-                    cause: death.clone(),
-                })),
-                None => call.finish(Err(CallError::OutcomeUnknown {
-                    worker,
-                    incarnation,
-                    cause: death.clone(),
-                })),
+                Some(last) if !is_started(sent.stream, last) => settled.unstarted.push(call),
+                Some(_) => settled.failed.push((
+                    call,
+                    CallError::WorkerDied { worker, incarnation, started: true, cause },
+                )),
+                None => settled
+                    .failed
+                    .push((call, CallError::OutcomeUnknown { worker, incarnation, cause })),
             }
         }
-        unstarted
+        settled
     }
 
     // Work.

@@ -319,11 +319,6 @@ impl Dispatcher {
         self.seats.iter().enumerate().map(info).collect()
     }
 
-    /// The life that a place is in.
-    pub(crate) fn incarnation(&self, place: usize) -> Incarnation {
-        self.seats[place].incarnation
-    }
-
     /// Calls that wait for a worker.
     pub(crate) fn waiting(&self) -> usize {
         self.count

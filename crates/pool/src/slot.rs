@@ -8,8 +8,7 @@ use snakehouse_supervise::{BoxError, ChildCtx, ChildSpec, Restart};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::call::Call;
-use crate::connection::Connection;
+use crate::connection::{Connection, Settled};
 use crate::death::Death;
 use crate::dispatcher::worker_id;
 use crate::error::PoolError;
@@ -111,8 +110,8 @@ async fn incarnation(
         }
         Err(death) => death,
     };
-    let unstarted = connection.settle(&death);
-    seat.leave(&death, unstarted);
+    let settled = connection.settle(incarnation, &death);
+    seat.leave(&death, settled);
     if let Some((stdout, stderr)) = captures {
         // Whatever was not read by then goes with the incarnation's scope.
         let _ = timeout(OUTPUT_WITHIN, async { (stdout.await, stderr.await) }).await;
@@ -136,10 +135,12 @@ struct Seat<'a> {
 }
 
 impl Seat<'_> {
-    fn leave(&mut self, death: &Death, unstarted: Vec<Call>) {
+    /// Whoever learns of the death from a call finds it known to the pool.
+    fn leave(&mut self, death: &Death, settled: Settled) {
         self.over = true;
         self.shared.change(|dispatcher, after| {
-            dispatcher.gone(self.place, death, unstarted, after);
+            after.fail.extend(settled.failed);
+            dispatcher.gone(self.place, death, settled.unstarted, after);
         });
     }
 }
@@ -147,7 +148,7 @@ impl Seat<'_> {
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
         if !self.over {
-            self.leave(&Death::Unknown, Vec::new());
+            self.leave(&Death::Unknown, Settled::default());
         }
     }
 }

@@ -7,13 +7,18 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 use snakehouse_base::id::RunToken;
 
-use crate::os;
+use crate::os::{self, Environ};
 
 /// Marks every process of a run, in its environment.
 pub const RUN_ENV: &str = "SNAKEHOUSE_RUN";
 
 /// A process that makes new ones faster than this many looks is not ended by looking again.
 const MAX_PASSES: usize = 64;
+
+/// How often a process without an environment is looked at again, and how long after. An `execve`
+/// shows none for a fraction of a millisecond.
+const BLANK_PASSES: usize = 8;
+const BLANK_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
 /// How long killed processes may take to be gone before the next look. A big one takes 50 ms/GiB.
 const SETTLE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
@@ -37,25 +42,40 @@ pub struct Ended {
 /// belongs to another process is left alone. Not found are processes of other users, and those
 /// that replaced their whole environment.
 ///
-/// Blocks: about 0.3 ms per 100 processes of the machine, and up to the death of what it killed.
+/// Blocks: about 0.3 ms per 100 processes of the machine, up to the death of what it killed, and
+/// 16 ms more while some process has an empty environment.
 pub fn sweep(token: &RunToken) -> Vec<Ended> {
     let entry = format!("{RUN_ENV}={token}").into_bytes();
     let own = std::process::id();
     let mut ended: HashMap<(u32, u64), Ended> = HashMap::new();
+    let mut blank_passes = 0;
     for _ in 0..MAX_PASSES {
         let mut dying = Vec::new();
+        let mut blank = false;
         for pid in os::pids().unwrap_or_default() {
-            if pid != own
-                && let Some((found, pidfd)) = kill_if_marked(pid, &entry)
-            {
-                ended.insert((found.pid, found.start), found);
-                dying.push(pidfd);
+            if pid == own {
+                continue;
+            }
+            match os::environ(pid, &entry) {
+                Environ::Has => {
+                    if let Some((found, pidfd)) = kill_if_marked(pid, &entry) {
+                        ended.insert((found.pid, found.start), found);
+                        dying.push(pidfd);
+                    }
+                }
+                Environ::Blank => blank = true,
+                Environ::HasNot => {}
             }
         }
-        if dying.is_empty() {
+        if !dying.is_empty() {
+            wait_until_dead(&dying);
+        } else if blank && blank_passes < BLANK_PASSES {
+            blank_passes += 1;
+            // An error only means that the next look is sooner.
+            let _paused = rustix::event::poll(&mut [], Some(&BLANK_PAUSE));
+        } else {
             break;
         }
-        wait_until_dead(&dying);
     }
     let mut ended: Vec<_> = ended.into_values().collect();
     ended.sort_by_key(|found| (found.start, found.pid));
@@ -63,14 +83,11 @@ pub fn sweep(token: &RunToken) -> Vec<Ended> {
 }
 
 fn kill_if_marked(pid: u32, entry: &[u8]) -> Option<(Ended, OwnedFd)> {
-    if !os::environ_has(pid, entry) {
-        return None;
-    }
     let start = os::start_time(pid)?;
     let pidfd = os::open_pidfd(pid).ok()?;
     // The pidfd names whoever had the pid a moment ago: only now is that known to be the one that
     // was looked at.
-    if os::start_time(pid) != Some(start) || !os::environ_has(pid, entry) {
+    if os::start_time(pid) != Some(start) || os::environ(pid, entry) != Environ::Has {
         return None;
     }
     let command = os::command(pid);

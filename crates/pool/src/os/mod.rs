@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 pub(crate) use pidfd::{Pidfd, open as open_pidfd, signal_to};
-pub(crate) use procfs::{command, environ_has, pids, resident_bytes, start_time};
+pub(crate) use procfs::{Environ, command, environ, pids, resident_bytes, start_time};
 pub(crate) use seqpacket::Seqpacket;
 
 /// A close-on-exec pipe: read end, write end.

@@ -30,15 +30,38 @@ pub(crate) fn start_time(pid: u32) -> Option<u64> {
     fields.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
-/// Whether the environment that a process started with holds exactly `NAME=value`.
-/// A process that is gone, a zombie or somebody else's has none.
-pub(crate) fn environ_has(pid: u32, entry: &[u8]) -> bool {
-    let Ok(file) = fs::File::open(format!("/proc/{pid}/environ")) else { return false };
+/// What the environment of a process says about an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Environ {
+    /// It holds exactly this `NAME=value`.
+    Has,
+    /// It does not, or it cannot be read, or there is no such process.
+    HasNot,
+    /// It is empty: the process was given none, or it is in the middle of `execve`, when the old
+    /// environment is gone and the new one not in place.
+    Blank,
+}
+
+/// Looks for `NAME=value` in the environment that a process started with.
+pub(crate) fn environ(pid: u32, entry: &[u8]) -> Environ {
+    let Ok(file) = fs::File::open(format!("/proc/{pid}/environ")) else { return Environ::HasNot };
     let mut environ = Vec::new();
     if file.take(MAX_ENVIRON.0).read_to_end(&mut environ).is_err() {
-        return false;
+        return Environ::HasNot;
     }
-    environ.split(|&byte| byte == 0).any(|found| found == entry)
+    if environ.is_empty() && has_memory(pid) {
+        return Environ::Blank;
+    }
+    match environ.split(|&byte| byte == 0).any(|found| found == entry) {
+        true => Environ::Has,
+        false => Environ::HasNot,
+    }
+}
+
+/// Whether it is neither a zombie nor a thread of the kernel.
+fn has_memory(pid: u32) -> bool {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    statm.split_ascii_whitespace().next().is_some_and(|pages| pages != "0")
 }
 
 /// The command line of a process for a report, never for a decision; cut to 200 characters.

@@ -93,10 +93,8 @@ pub(super) async fn run(ctx: &ChildCtx, shared: &Shared) -> Result<(), PoolError
         Ok(Err(error)) => Err(error),
         Err(_elapsed) => Err(PoolError::reaper_gone("it did not get ready in 20 s")),
     };
-    if let Err(error) = &ended {
-        // From here on nobody can be started by it; who waits must not wait for the clean-up.
-        shared.state.send_replace(State::Down { message: error.to_string(), unfit: None });
-    }
+    // Nobody can be started by it any more; who asks now waits for the next one.
+    shared.state.send_replace(State::Starting);
     // Closes the socket and every lifeline, and tells everybody who waits.
     reaper.end();
     if timeout(END_WITHIN, pidfd.dead()).await.is_err() {

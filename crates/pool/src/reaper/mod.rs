@@ -85,6 +85,20 @@ pub(crate) enum State {
     Down { message: String, unfit: Option<String> },
 }
 
+impl State {
+    pub(crate) fn down(ended: &Result<(), PoolError>) -> Self {
+        let (message, unfit) = match ended {
+            Ok(()) => ("it was stopped".to_owned(), None),
+            Err(PoolError::ReaperUnfit { reason, message }) => {
+                (message.clone(), Some(reason.clone()))
+            }
+            Err(PoolError::ReaperGone { message }) => (message.clone(), None),
+            Err(error) => (error.to_string(), None),
+        };
+        Self::Down { message, unfit }
+    }
+}
+
 impl Reaper {
     /// Starts the reaper and waits until it serves.
     ///
@@ -119,14 +133,7 @@ impl Reaper {
                 let shared = loops.clone();
                 async move {
                     let ended = incarnation::run(&ctx, &shared).await;
-                    let (message, unfit) = match &ended {
-                        Ok(()) => ("it was stopped".to_owned(), None),
-                        Err(PoolError::ReaperUnfit { reason, message }) => {
-                            (message.clone(), Some(reason.clone()))
-                        }
-                        Err(error) => (error.to_string(), None),
-                    };
-                    shared.state.send_replace(State::Down { message, unfit });
+                    shared.state.send_replace(State::down(&ended));
                     ended.map_err(BoxError::from)
                 }
             })

@@ -3,4 +3,11 @@
 //! Needs `python3` of version 3.11 or newer on `PATH` (or in `SNAKEHOUSE_PYTHON`), nothing else.
 
 mod calls;
+mod cancels;
+mod deaths;
+mod host;
+mod interpreters;
+mod processes;
+mod reaper;
+mod sessions;
 mod support;

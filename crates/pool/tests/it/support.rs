@@ -45,8 +45,11 @@ pub(crate) fn soon() -> CallOptions {
 
 impl Rig {
     pub(crate) async fn new() -> Self {
+        Self::with_token(RunToken::fresh()).await
+    }
+
+    pub(crate) async fn with_token(token: RunToken) -> Self {
         let cache = tempfile::tempdir().unwrap();
-        let token = RunToken::fresh();
         let root = Root::new("test");
         let config = ReaperConfig {
             python: python(),
@@ -95,6 +98,44 @@ pub(crate) async fn call_pid(pool: &Pool) -> u32 {
 
 pub(crate) fn as_pid(value: &Value) -> u32 {
     value.as_i64().unwrap().try_into().unwrap()
+}
+
+/// Looks again after every turn of the runtime until the condition holds.
+pub(crate) async fn wait_until(pool: &Pool, mut holds: impl FnMut(&Pool) -> bool) {
+    let looking = async {
+        while !holds(pool) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(BOUND, looking).await.expect("the condition never held");
+}
+
+/// A file that calls of `append` leave a line in as they start.
+pub(crate) struct Trace(tempfile::NamedTempFile);
+
+impl Trace {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::NamedTempFile::new().unwrap())
+    }
+
+    /// The first arguments of `append`.
+    pub(crate) fn args(&self, line: &str) -> Args {
+        Args::none().arg(self.0.path().to_str().unwrap()).arg(line)
+    }
+
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.0.path()).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    pub(crate) async fn wait_for(&self, line: &str) {
+        let looking = async {
+            while !self.lines().iter().any(|found| found == line) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(BOUND, looking).await.expect("the call never started");
+    }
 }
 
 /// A process that cannot be confused with another.

@@ -1,0 +1,56 @@
+//! The reaper dies: everything below it is ended, and the pool serves again.
+
+use snakehouse_base::{Coded, Kind};
+use snakehouse_pool::{Args, Death};
+
+use crate::support::{Rig, Trace, Watched, call, call_pid, run, soon, watched, workers};
+
+#[test]
+fn a_killed_reaper_takes_everything_with_it_and_comes_back() {
+    run(async {
+        let rig = Rig::new().await;
+        let pool = rig.pool(workers(2)).await;
+        for restarts in 0..3 {
+            let reaper = Watched::new(rig.reaper.pid().unwrap());
+            let session = pool.session(soon().deadline).await.unwrap();
+            let left = watched(&session.call("litter", Args::none(), soon()).await.unwrap());
+            let mut doomed: Vec<_> =
+                pool.workers().iter().filter_map(|worker| worker.pid).map(Watched::new).collect();
+            doomed.extend(left);
+            let trace = Trace::new();
+            let running = rig.root.scope().task("running", {
+                let (pool, args) = (pool.clone(), trace.args("running").arg(600.0));
+                async move { call(&pool, "append", args).await }
+            });
+            trace.wait_for("running").await;
+
+            reaper.kill();
+
+            let error = running.await.unwrap().unwrap_err();
+            assert_eq!(error.kind(), Kind::WorkerDied, "{error}");
+            assert_eq!(session.lost().await, Death::ReaperDied);
+            doomed.iter().for_each(Watched::gone);
+            call_pid(&pool).await;
+            assert_eq!(rig.reaper.restarts(), restarts + 1);
+            assert_ne!(rig.reaper.pid(), Some(reaper.pid));
+        }
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_reaper_told_to_terminate_ends_everything_first() {
+    run(async {
+        let rig = Rig::new().await;
+        let pool = rig.pool(workers(1)).await;
+        let left = watched(&call(&pool, "litter", Args::none()).await.unwrap());
+        let pid = rig.reaper.pid().unwrap();
+        let reaper = Watched::new(pid);
+        let name = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
+        rustix::process::kill_process(name, rustix::process::Signal::TERM).unwrap();
+        reaper.gone();
+        left.iter().for_each(Watched::gone);
+        call_pid(&pool).await;
+        rig.end().await;
+    });
+}
