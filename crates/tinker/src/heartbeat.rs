@@ -8,7 +8,6 @@ use snakehouse_base::Deadline;
 use snakehouse_base::id::SessionId;
 use snakehouse_supervise::{BoxError, ChildSpec, Restart};
 use snakehouse_tinker_api::json;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::error::ClientError;
@@ -22,34 +21,21 @@ const BEAT: Duration = Duration::from_secs(10);
 /// A service that has not answered for this long is worth a warning.
 const WORRY: Duration = Duration::from_secs(120);
 
-/// The supervised child that beats until the session ends, nobody uses it any more, or the scope
-/// stops. A beat that fails is not repeated: the next one comes soon enough.
-pub(crate) fn child(
-    session: SessionId,
-    link: Link,
-    in_use: watch::Receiver<()>,
-    ended: Arc<AtomicBool>,
-) -> ChildSpec {
+/// The supervised child that beats until the service ends the session or the scope stops. A beat that fails is not repeated: the next one comes soon enough.
+pub(crate) fn child(session: SessionId, link: Link, ended: Arc<AtomicBool>) -> ChildSpec {
     ChildSpec::new("heartbeat", move |ctx| {
-        let (session, link, in_use) = (session.clone(), link.clone(), in_use.clone());
-        let ended = Arc::clone(&ended);
+        let (session, link, ended) = (session.clone(), link.clone(), Arc::clone(&ended));
         async move {
             ctx.ready();
             let stopped = ctx.cancelled();
             tokio::select! {
                 () = stopped.cancelled() => {}
-                () = abandoned(in_use) => {}
                 () = beat(&session, &link, &ended) => {}
             }
             Ok::<(), BoxError>(())
         }
     })
     .restart(Restart::Transient)
-}
-
-/// Returns when the last user of the session is gone.
-async fn abandoned(mut in_use: watch::Receiver<()>) {
-    while in_use.changed().await.is_ok() {}
 }
 
 /// Beats for ever, or until the service says that the session is over.

@@ -75,10 +75,8 @@ impl ServiceClient {
         for text in [&created.warning_message, &created.error_message].into_iter().flatten() {
             tracing::warn!("{text}");
         }
-        let below = scope.open("tinker-session");
-        let link = link.until(below.cancelled());
         let id = SessionId::new(created.session_id);
-        let session = Session::start(id, link, below, limits, config.within);
+        let session = Session::start(id, &link, scope, limits, config.within);
         Ok(Self { session: Arc::new(session) })
     }
 

@@ -11,7 +11,6 @@ use snakehouse_base::Deadline;
 use snakehouse_base::id::SessionId;
 use snakehouse_supervise::Scope;
 use snakehouse_tinker_api::json;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::chunk::ChunkLimits;
@@ -32,22 +31,23 @@ pub(crate) struct Session {
     next_model: AtomicU64,
     next_sampler: AtomicU64,
     ended: Arc<AtomicBool>,
-    /// Closed when the last client is gone, which ends the heartbeat.
-    _in_use: watch::Sender<()>,
+    parent: Scope,
 }
 
 impl Session {
-    /// Takes over a session that the service has made, and keeps it alive.
+    /// Takes over a session that the service has made, and keeps it alive in a scope below
+    /// `parent` until the last client is dropped.
     pub(crate) fn start(
         id: SessionId,
-        link: Link,
-        scope: Scope,
+        link: &Link,
+        parent: &Scope,
         limits: ChunkLimits,
         within: Option<Duration>,
     ) -> Self {
-        let (in_use, watcher) = watch::channel(());
+        let scope = parent.open("tinker-session");
+        let link = link.until(scope.cancelled());
         let ended = Arc::new(AtomicBool::new(false));
-        scope.child(heartbeat::child(id.clone(), link.clone(), watcher, Arc::clone(&ended)));
+        scope.child(heartbeat::child(id.clone(), link.clone(), Arc::clone(&ended)));
         Self {
             id,
             link,
@@ -57,7 +57,7 @@ impl Session {
             next_model: AtomicU64::new(0),
             next_sampler: AtomicU64::new(0),
             ended,
-            _in_use: in_use,
+            parent: parent.clone(),
         }
     }
 
@@ -94,6 +94,14 @@ impl Session {
         let promise: json::Promise = read(&endpoint, &response.body)?;
         let roundtrip = started.elapsed();
         Ok(Accepted { operation, request_id: promise.request_id, roundtrip })
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let scope = self.scope.clone();
+        // A parent that is stopping ends the scope anyway.
+        drop(self.parent.task("end-session", async move { drop(scope.stop().await) }));
     }
 }
 

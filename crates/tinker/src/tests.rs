@@ -244,6 +244,7 @@ async fn the_heartbeat_ends_with_the_last_client() {
     drop(model);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(service.seen("session_heartbeat").len(), 3);
+    assert!(root.scope().tree().children.is_empty());
     root.stop().await;
 }
 
