@@ -4,6 +4,6 @@ from snakehouse import tool
 
 
 @tool
-def echo(data: bytes) -> bytes:
+def echo(data: object) -> object:
     """Gives the argument back."""
     return data
