@@ -48,7 +48,7 @@ def forward_backward(datum, loss="cross_entropy", config=None):
 targets = good.loss_fn_inputs["target_tokens"].tolist()
 weights = [1.0] * length
 outside = types.Datum(
-    model_input=types.ModelInput.from_ints([1] * (length - 1) + [100_000]),
+    model_input=types.ModelInput.from_ints([*[1] * (length - 1), 100_000]),
     loss_fn_inputs={"target_tokens": targets, "weights": weights},
 )
 negative = types.Datum(
@@ -89,12 +89,8 @@ expect(
 )
 expect("lengths", "length_mismatch", forward_backward(changed(weights=[1.0] * (length - 1))))
 expect("lengths", "length_mismatch", forward_backward(changed(target_tokens=targets[1:])))
-expect(
-    "NaN weight", "not_finite", forward_backward(changed(weights=[math.nan] + weights[1:]))
-)
-expect(
-    "infinite weight", "not_finite", forward_backward(changed(weights=[math.inf] + weights[1:]))
-)
+expect("NaN weight", "not_finite", forward_backward(changed(weights=[math.nan, *weights[1:]])))
+expect("infinite weight", "not_finite", forward_backward(changed(weights=[math.inf, *weights[1:]])))
 expect("unknown loss", "unknown_loss", forward_backward(good, "mean_squared_error"))
 expect("loss of the hosted service", "unsupported_loss", forward_backward(good, "ppo"))
 expect(
@@ -102,9 +98,7 @@ expect(
     "unknown_loss_setting",
     forward_backward(good, "cross_entropy", {"temperature": 2.0}),
 )
-expect(
-    "missing targets", "missing_loss_input", forward_backward(changed(target_tokens=None))
-)
+expect("missing targets", "missing_loss_input", forward_backward(changed(target_tokens=None)))
 expect("missing weights", "missing_loss_input", forward_backward(changed(weights=None)))
 expect(
     "unknown loss input",
@@ -139,19 +133,17 @@ expect(
 expect(
     "path that leaves its directory",
     "invalid_path",
-    lambda: client.create_training_client_from_state(
-        f"tinker://{model_id}/weights/.."
-    ).get_info(),
+    lambda: client.create_training_client_from_state(f"tinker://{model_id}/weights/..").get_info(),
 )
 prompt = types.ModelInput.from_ints(list(b"x"))
 expect(
     "sampling from nothing",
     "unknown_checkpoint",
-    lambda: client.create_sampling_client(
-        model_path=f"tinker://{model_id}/sampler_weights/never-saved"
-    )
-    .sample(prompt, 1, types.SamplingParams(max_tokens=1))
-    .result(timeout=WAIT),
+    lambda: (
+        client.create_sampling_client(model_path=f"tinker://{model_id}/sampler_weights/never-saved")
+        .sample(prompt, 1, types.SamplingParams(max_tokens=1))
+        .result(timeout=WAIT)
+    ),
 )
 sampler = client.create_sampling_client(base_model="tiny")
 

@@ -50,7 +50,9 @@ def environment():
     try:
         uv = shutil.which("uv")
         if uv:
-            run_quietly([uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, making])
+            run_quietly(
+                [uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, making]
+            )
             install = [uv, "pip", "install", "--quiet", "--python", making / "bin" / "python"]
         else:
             venv.create(making, with_pip=True)
@@ -65,7 +67,9 @@ def environment():
 
 
 def run_quietly(command):
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         raise Failed(f"{command[0]} failed: {done.stdout}{done.stderr}")
 
@@ -82,21 +86,20 @@ class Up:
 
     def start(self):
         command = [self.binary, "--home", self.home, "--json", "up", "--port", str(self.port)]
-        self.log = open(pathlib.Path(self.home).parent / "up.log", "ab")
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.log, text=True
-        )
+        log = pathlib.Path(self.home).parent / "up.log"
+        with log.open("ab") as errors:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
         line = self.process.stdout.readline()
         if "url" not in (json.loads(line) if line.startswith("{") else {}):
             self.process.wait()
-            log = (pathlib.Path(self.home).parent / "up.log").read_text(errors="replace")
-            raise Failed(f"up did not start: {line}{log[-4000:]}")
+            raise Failed(f"up did not start: {line}{log.read_text(errors='replace')[-4000:]}")
 
     def kill(self):
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()
-        self.log.close()
 
     def stop(self):
         if self.process is None or self.process.poll() is not None:
@@ -139,8 +142,12 @@ def script(python, name, up, on_line=lambda event: None):
     }
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            [str(python), str(HERE / name)], env=env, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=errors, text=True,
+            [str(python), str(HERE / name)],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
         )
         guard = threading.Timer(SCRIPT_WITHIN, process.kill)
         guard.start()

@@ -23,9 +23,7 @@ def say(event, **fields):
 
 def service():
     """A client of the service that the driver has started."""
-    return tinker.ServiceClient(
-        base_url=os.environ["SNAKEHOUSE_TEST_URL"], api_key="tml-test"
-    )
+    return tinker.ServiceClient(base_url=os.environ["SNAKEHOUSE_TEST_URL"], api_key="tml-test")
 
 
 def datum(text):

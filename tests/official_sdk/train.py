@@ -4,6 +4,7 @@ Everything it prints in `done` is a function of the seed: a run that is disturbe
 print the same.
 """
 
+import itertools
 import sys
 
 import sdk
@@ -33,7 +34,7 @@ for number in range(STEPS):
     losses.append(step(training))
     sdk.say("step", number=number, loss=losses[-1])
 assert losses[-1] < 0.9 * losses[0], losses
-assert all(later < earlier * 1.05 for earlier, later in zip(losses, losses[1:])), losses
+assert all(later < earlier * 1.05 for earlier, later in itertools.pairwise(losses)), losses
 
 # A new model from the saved state, optimizer included, goes on exactly as the old one.
 path = training.save_state("after-training").result(timeout=PATIENCE).path
@@ -57,7 +58,8 @@ prompt = types.ModelInput.from_ints(list(b"the snake "))
 sampler = training.save_weights_and_get_sampling_client()
 first = sampler.sample(prompt, 1, greedy).result(timeout=PATIENCE).sequences[0]
 second = sampler.sample(prompt, 1, greedy).result(timeout=PATIENCE).sequences[0]
-assert first.tokens == second.tokens and len(first.tokens) > 0, (first, second)
+assert first.tokens == second.tokens, (first, second)
+assert len(first.tokens) > 0, first
 assert first.logprobs == second.logprobs, (first, second)
 sdk.say("sampled", text=bytes(t for t in first.tokens if t < 256).decode(errors="replace"))
 
@@ -71,7 +73,8 @@ several = by_path.sample(
 ).result(timeout=PATIENCE)
 assert [len(sequence.tokens) for sequence in several.sequences] == [8, 8, 8], several
 scores = by_path.compute_logprobs(prompt).result(timeout=PATIENCE)
-assert scores[0] is None and all(score < 0.0 for score in scores[1:]), scores
+assert scores[0] is None, scores
+assert all(score < 0.0 for score in scores[1:]), scores
 
 base = client.create_sampling_client(base_model="tiny")
 untrained = base.sample(prompt, 1, greedy).result(timeout=PATIENCE).sequences[0]
