@@ -9,6 +9,8 @@ our limit. The host holds every value to the limit when it reads it.
 
 from __future__ import annotations
 
+import importlib
+
 from snakehouse import _msgpack
 from snakehouse._errors import MalformedValue, UnsupportedValue
 
@@ -44,13 +46,13 @@ def choose() -> Codec:
 
 def _c_codec() -> Codec | None:
     try:
-        from msgpack import ExtType, version
-        from msgpack._cmsgpack import Packer, unpackb
+        package = importlib.import_module("msgpack")
+        compiled = importlib.import_module("msgpack._cmsgpack")
     except ImportError:
         return None
-    if version < (1, 1, 0):
+    if package.version < (1, 1, 0):
         return None
-    return _make_c_codec(ExtType, Packer, unpackb)
+    return _make_c_codec(package.ExtType, compiled.Packer, compiled.unpackb)
 
 
 def _make_c_codec(ext_type: Any, packer_type: Any, unpackb: Any) -> Codec:
@@ -114,7 +116,7 @@ def _make_c_codec(ext_type: Any, packer_type: Any, unpackb: Any) -> Codec:
             return unpackb(data, ext_hook=revive, strict_map_key=False)
         except MalformedValue:
             raise
-        except (TypeError, ValueError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise MalformedValue(f"bytes are not a value: {error}") from None
 
     return Codec("msgpack", encode, decode)

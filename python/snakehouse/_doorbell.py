@@ -1,12 +1,13 @@
 """Cancelling the running call, and saying which call has started.
 
-The host shares a page with the worker (layout: ``crates/wire/src/page.rs``). To cancel, it writes the
-call's number there and rings: SIGURG. The handler runs in the main thread, which is the one that runs
-the tool, and raises ``Cancelled`` in it. A call that is not cancelled pays for two reads of memory.
+The host shares a page with the worker (layout: ``crates/wire/src/page.rs``). To cancel, it writes
+the call's number there and rings: SIGURG. The handler runs in the main thread, which is the one
+that runs the tool, and raises ``Cancelled`` in it. A call that is not cancelled pays for two
+accesses to memory.
 
-Nothing but the tool may be hit. ``running`` names the call while its tool runs and is 0 otherwise; the
-handler raises only if it finds that number, and clears it first, so it raises once. Cancels for calls
-that have not begun are remembered; for calls that are over they are ignored.
+Nothing but the tool may be hit. ``running`` names the call while its tool runs and is 0 otherwise;
+the handler raises only if it finds that number, and clears it first, so it raises once. Cancels for
+calls that have not begun are remembered; for calls that are over they are ignored.
 """
 
 from __future__ import annotations

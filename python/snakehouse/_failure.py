@@ -64,7 +64,12 @@ def encode(content: dict[str, Any]) -> bytes:
     body = _msgpack.encode(_sendable(content))
     if len(body) <= _MAX_ENCODED:
         return body
-    short = {**content, "traceback": [], "cause": None, "message": content["message"][:10_000]}
+    short: dict[str, Any] = {
+        **content,
+        "traceback": [],
+        "cause": None,
+        "message": content["message"][:10_000],
+    }
     return _msgpack.encode(_sendable(short))
 
 

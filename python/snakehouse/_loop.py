@@ -1,9 +1,9 @@
 """The worker's one loop: read, run, answer.
 
 One thread, the main one. It reads what is there, runs the calls of it in the order in which their
-bodies became complete, and answers each exactly once. Answers of quick calls that came together leave
-together; before a call that may take long, everything is written. Nothing but ``SystemExit`` from a
-tool, the end of the socket, a goaway or a broken protocol ends it.
+bodies became complete, and answers each exactly once. Answers of quick calls that came together
+leave together; before a call that may take long, everything is written. Nothing but ``SystemExit``
+from a tool, the end of the socket, a goaway or a broken protocol ends it.
 """
 
 from __future__ import annotations
@@ -128,7 +128,12 @@ class Loop:
                 view[:end] = rest
 
     def _call(
-        self, stream: int, number: int, deadline: float | None, session: int, body: memoryview | bytearray
+        self,
+        stream: int,
+        number: int,
+        deadline: float | None,
+        session: int,
+        body: memoryview | bytearray,
     ) -> None:
         """Run one call and keep its answer for the next write."""
         doorbell = self._doorbell
@@ -140,7 +145,9 @@ class Loop:
             self._flush()
         began = monotonic()
         if deadline is not None and began >= deadline:
-            self._refuse(stream, "deadline", "deadline", "the deadline passed before the call began")
+            self._refuse(
+                stream, "deadline", "deadline", "the deadline passed before the call began"
+            )
             return
         tool = self._tools[number]
         try:
@@ -210,7 +217,7 @@ class Loop:
 
     def _other(self, kind: int, stream: int, payload: memoryview) -> bool:
         """Handle a rare frame; false if it ends the connection."""
-        if kind == KIND_DATA or kind == KIND_LAST:
+        if kind in (KIND_DATA, KIND_LAST):
             partial = self._partial.get(stream)
             if partial is None:
                 raise ProtocolError("a piece of a body that is not open")

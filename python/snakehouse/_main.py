@@ -34,7 +34,8 @@ def main(names: list[str]) -> int:
     except (ValueError, OSError, KeyError) as error:
         return _complain(f"this program is started by a Snakehouse host: {error}")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)
+        # A line is worth more in the log now than in a buffer that dies with the process.
+        sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportUnknownMemberType]
     codec = _codec.choose()
     tools: list[Tool] = []
     failure = None
@@ -89,9 +90,7 @@ def _take_page() -> tuple[Doorbell, bool]:
     return doorbell, True
 
 
-def _hello(
-    tools: list[Tool], codec: str, has_page: bool, failure: dict[str, Any] | None
-) -> bytes:
+def _hello(tools: list[Tool], codec: str, has_page: bool, failure: dict[str, Any] | None) -> bytes:
     version = ".".join(str(part) for part in sys.version_info[:3])
     content: dict[str, Any] = {
         "protocol": PROTOCOL_VERSION,

@@ -1,9 +1,9 @@
 """Typed values as MessagePack, in pure Python.
 
 Plain MessagePack, the shortest form of everything, floats always as 64 bits, and two extension
-types: 1 is an integer outside of -2**63 .. 2**64-1 (two's complement, big-endian, shortest), 2 is a
-tuple (its items as a MessagePack array). Exact or refused: a subclass of a built-in type is not that
-type. Keep it equal to ``crates/wire/src/value/codec.rs``; the golden vectors test both.
+types: 1 is an integer outside of -2**63 .. 2**64-1 (two's complement, big-endian, shortest), 2 is
+a tuple (its items as a MessagePack array). Exact or refused: a subclass of a built-in type is not
+that type. Keep it equal to ``crates/wire/src/value/codec.rs``; the golden vectors test both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EXT_BIG_INT = 1
 EXT_TUPLE = 2
-MAX_DEPTH = 256
+MAX_DEPTH = 128
 MAX_BYTES = 256 << 20
 
 _U16 = struct.Struct(">H")
@@ -47,6 +47,8 @@ def encode(value: object) -> bytes:
         _put(value, out, 1)
     except _Refused as refused:
         raise UnsupportedValue(str(refused), "$" + "".join(reversed(refused.steps))) from None
+    except RecursionError:
+        raise UnsupportedValue("value is nested too deep for this stack", "$") from None
     return bytes(out)
 
 
@@ -61,7 +63,7 @@ class _Refused(Exception):
 def _put(value: Any, out: bytearray, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise _Refused(f"more than {MAX_DEPTH} levels of nesting")
-    kind = type(value)
+    kind: type = type(value)  # pyright: ignore[reportUnknownVariableType]
     if kind is str:
         try:
             raw = value.encode()
@@ -182,7 +184,8 @@ def _put_ext(out: bytearray, kind: int, content: bytes | bytearray) -> None:
 
 
 def _type_name(kind: type) -> str:
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    name = kind.__qualname__
+    return name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}"
 
 
 def _shown(key: object) -> str:
@@ -205,6 +208,8 @@ def decode(data: bytes | bytearray | memoryview) -> Any:
         raise MalformedValue("bytes end within a value") from None
     except UnicodeDecodeError:
         raise MalformedValue("a string is not UTF-8") from None
+    except RecursionError:
+        raise MalformedValue("value is nested too deep for this stack") from None
     if end != len(view):
         raise MalformedValue(f"{len(view) - end} bytes follow the value")
     return value

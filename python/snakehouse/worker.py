@@ -1,17 +1,17 @@
 """The worker process: ``python worker.py [MODULE-OR-FILE ...]``.
 
-The arguments are modules by dotted name (the working directory is importable) or files by path (what
-lies beside one is importable). Their tools are announced and served. Environment:
+The arguments are modules by dotted name (the working directory is importable) or files by path
+(what lies beside one is importable). Their tools are announced and served. Environment:
 
 ``SNAKEHOUSE_FD``
     number of the inherited control socket; 0, standard input, is the usual place
 ``SNAKEHOUSE_PAGE_FD``
     number of the inherited shared page; without it a running call cannot be cancelled
 
-Both are taken out of the environment, and neither descriptor reaches what a tool executes. Standard
-output and standard error are the tools' own. Exit statuses: 0 the host hung up or said goaway, 69 the
-tools could not be loaded (the hello said why), 76 the host broke the protocol, 78 the environment is
-wrong, anything else is a tool's doing.
+Both are taken out of the environment, and neither descriptor reaches what a tool executes.
+Standard output and standard error are the tools' own. Exit statuses: 0 the host hung up or said
+goaway, 69 the tools could not be loaded (the hello said why), 76 the host broke the protocol, 78
+the environment is wrong, anything else is a tool's doing.
 """
 
 import os
@@ -19,8 +19,9 @@ import sys
 
 if __name__ == "__main__" and not __package__:
     # Started as a file: its own directory is no place to import from, the one above it is.
-    sys.path[:] = [p for p in sys.path if os.path.abspath(p) != os.path.dirname(os.path.abspath(__file__))]
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    _package = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [path for path in sys.path if os.path.abspath(path) != _package]
+    sys.path.insert(0, os.path.dirname(_package))
 
 from snakehouse._main import main
 

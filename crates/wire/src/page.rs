@@ -24,6 +24,10 @@
 //! one it has seen, in the signal handler and before each call; ids that are neither running nor
 //! waiting are ignored. Several cancels between two looks are all seen, up to the ring's size.
 //!
+//! A signal that lands between an interpreter's last look and the moment its system call blocks is
+//! noticed only when the call returns. So a host rings until the call is answered (say after 2, 4,
+//! 8, ... ms, within the grace); further rings for the same id change nothing.
+//!
 //! Rust reads and writes it with positional I/O, so no mapping and no `unsafe` is needed.
 
 use std::fs::File;

@@ -121,7 +121,7 @@ impl Coded for ValueError {
 
 impl Value {
     /// Most levels of nesting; a value in a list in a list has three.
-    pub const MAX_DEPTH: usize = 256;
+    pub const MAX_DEPTH: usize = 128;
     /// Most bytes of an encoded value.
     pub const MAX_BYTES: usize = 256 << 20;
     /// Most values inside of one value, at all levels together.

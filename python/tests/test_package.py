@@ -1,0 +1,82 @@
+"""The public surface."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import snakehouse
+
+PACKAGE = Path(snakehouse.__file__).parent
+
+
+def test_all_is_sorted_and_complete() -> None:
+    public = {name for name in vars(snakehouse) if not name.startswith("_")}
+    # Submodules are private; `worker` is a program.
+    modules = {name for name in public if inspect.ismodule(getattr(snakehouse, name))}
+    assert sorted(public - modules | {"__version__"}) == snakehouse.__all__
+    assert modules <= {"worker"}
+
+
+def test_modules_are_private_and_flat() -> None:
+    names = {path.name for path in PACKAGE.iterdir() if path.suffix == ".py"}
+    assert {name for name in names if not name.startswith("_")} == {"worker.py"}
+
+
+def test_only_the_standard_library_is_needed() -> None:
+    import sys
+
+    allowed = {*sys.stdlib_module_names, "snakehouse"}
+    for path in PACKAGE.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            for name in names:
+                assert name.split(".")[0] in allowed, (path, name)
+
+
+def test_the_version_is_that_of_the_release() -> None:
+    cargo = tomllib.loads((PACKAGE.parents[1] / "Cargo.toml").read_text())
+    assert snakehouse.__version__ == cargo["workspace"]["package"]["version"]
+
+
+def test_a_tool_stays_a_function() -> None:
+    @snakehouse.tool
+    def double(x: int) -> int:
+        return 2 * x
+
+    assert double(4) == 8
+    assert snakehouse.deadline() is snakehouse.remaining() is snakehouse.session() is None
+
+
+class CallableThing:
+    def __call__(self) -> None: ...
+
+
+@pytest.mark.parametrize("thing", [int, CallableThing(), print, (x for x in ())])
+def test_only_plain_functions_are_tools(thing: Any) -> None:
+    with pytest.raises(TypeError, match="plain function"):
+        snakehouse.tool(thing)
+
+
+def test_generators_are_not_tools_yet() -> None:
+    with pytest.raises(TypeError, match="coroutine or generator"):
+
+        @snakehouse.tool
+        def numbers() -> Any:
+            yield 1
+
+
+def test_cancelled_is_no_exception() -> None:
+    assert not issubclass(snakehouse.Cancelled, Exception)
+    assert issubclass(snakehouse.ToolError, snakehouse.SnakehouseError)
+    assert issubclass(snakehouse.UnsupportedValue, TypeError)
+    assert issubclass(snakehouse.MalformedValue, ValueError)

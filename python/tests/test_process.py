@@ -1,0 +1,196 @@
+"""The worker as a process: output, descriptors, forks, and all the ways it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import TOOLS, Host
+from golden import VECTORS
+from snakehouse import _frames, _msgpack
+
+Start = Callable[..., Host]
+
+
+def test_end_of_file_ends_it(host: Host) -> None:
+    assert host.end() == (0, "", "")
+
+
+def test_goaway_ends_it_after_what_it_has(host: Host) -> None:
+    stream, data = host.open_frames("echo", 1)
+    host.send(data + _frames.frame(_frames.KIND_GOAWAY, 0, b"recycle"))
+    assert host.reply() == (stream, (_frames.KIND_LAST, 1))
+    assert host.eof()
+    assert host.outcome()[0] == 0
+
+
+def test_output_goes_to_the_pipes(host: Host) -> None:
+    host.call("say", "hello")
+    assert host.end() == (0, "hello\nraw\n", "hello\n")
+
+
+def test_standard_input_is_empty(host: Host) -> None:
+    assert host.call("read_stdin") == ""
+    assert host.call("echo", 1) == 1
+
+
+@pytest.mark.parametrize(("status", "code"), [(3, 3), (None, 0), ("bye", 1)])
+def test_sys_exit_ends_the_worker_after_earlier_answers(
+    host: Host, status: object, code: int
+) -> None:
+    first, one = host.open_frames("echo", 1)
+    last, two = host.open_frames("leave", status)
+    host.send(one + two)
+    assert host.reply() == (first, (_frames.KIND_LAST, 1))
+    assert host.eof()
+    assert host.outcome()[0] == code
+    assert host.started == last
+
+
+def test_a_crash_is_seen_and_explained(host: Host) -> None:
+    stream = host.start("crash")
+    assert host.eof()
+    code, _, err = host.outcome()
+    assert code == -signal.SIGSEGV
+    assert "Segmentation fault" in err
+    assert "in crash" in err
+    assert host.started == stream
+
+
+def test_a_forked_child_never_speaks_for_the_worker(host: Host) -> None:
+    assert host.call("fork_and_return") == 70
+    assert host.call("echo", 1) == 1
+
+
+def test_children_get_neither_socket_nor_page(host: Host) -> None:
+    kinds = host.call("open_descriptors_of_a_child")
+    assert not [kind for kind in kinds if kind.startswith("socket:") or "memfd" in kind]
+    assert host.call("environment") == []
+
+
+@pytest.mark.parametrize("bad", VECTORS["bad_frames"], ids=lambda v: v["name"])
+def test_a_broken_frame_is_a_clean_end(start_host: Start, bad: dict[str, str]) -> None:
+    host = start_host(TOOLS, flags=("-S",)).greet()
+    host.send(bytes.fromhex(bad["bytes"]))
+    kind, _, reason = host.frame()
+    assert (kind, reason != b"") == (_frames.KIND_GOAWAY, True)
+    assert host.eof()
+    code, _, err = host.outcome()
+    assert code == 76
+    assert "host broke the protocol" in err
+    assert "Traceback" not in err
+
+
+def test_a_body_over_the_cap_fails_one_call(start_host: Start, tmp_path: Path) -> None:
+    low = tmp_path / "low.py"
+    low.write_text(
+        "import snakehouse\n"
+        "from snakehouse import _loop\n"
+        "_loop.MAX_BODY = 3 << 20\n"
+        "@snakehouse.tool\n"
+        "def size(x):\n    return len(x)\n"
+    )
+    host = start_host(low).greet()
+    failure = host.fail("size", bytes(4 << 20))
+    assert (failure["kind"], failure["code"]) == ("invalid_input", "body_too_large")
+    assert host.call("size", bytes(2 << 20)) == 2 << 20
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "code", "message"),
+    [
+        ("import nowhere_at_all", "tool", "import_failed", "No module named 'nowhere_at_all'"),
+        ("1 +", "tool", "import_failed", "invalid syntax (tools.py, line 1)"),
+        ("raise SystemExit(3)", "tool", "import_failed", "3"),
+        ("x = 1", "environment", "no_tools", "there is no tool in PATH"),
+        (
+            "import snakehouse\n@snakehouse.tool\ndef a(): ...\n"
+            "@snakehouse.tool(name='a')\ndef b(): ...",
+            "environment",
+            "duplicate_tool",
+            "two tools have the name 'a'",
+        ),
+        (
+            "import snakehouse\n@snakehouse.tool\nasync def a(): ...",
+            "tool",
+            "import_failed",
+            "a is a coroutine or generator function, not a tool",
+        ),
+    ],
+)
+def test_tools_that_cannot_be_loaded_are_reported_in_the_hello(
+    start_host: Start, tmp_path: Path, source: str, kind: str, code: str, message: str
+) -> None:
+    file = tmp_path / "tools.py"
+    file.write_text(source)
+    host = start_host(file).greet()
+    failure = host.hello["failure"]
+    assert (failure["kind"], failure["code"]) == (kind, code)
+    assert failure["message"] == message.replace("PATH", str(file))
+    assert failure["hint"]
+    assert host.eof()
+    assert host.outcome()[0] == 69
+
+
+def test_the_place_of_a_failed_import_is_named(start_host: Start, tmp_path: Path) -> None:
+    file = tmp_path / "tools.py"
+    file.write_text("\nimport nowhere_at_all")
+    failure = start_host(file).greet().hello["failure"]
+    assert failure["traceback"] == [[str(file), 2, "<module>", "import nowhere_at_all"]]
+
+
+def test_a_missing_file_is_named(start_host: Start, tmp_path: Path) -> None:
+    failure = start_host(tmp_path / "none.py").greet().hello["failure"]
+    assert failure["code"] == "tool_file_missing"
+    (tmp_path / "json.py").write_text("")
+    failure = start_host(tmp_path / "linecache.py", tmp_path / "os.py").greet().hello["failure"]
+    assert failure["code"] == "tool_file_missing"
+    (tmp_path / "os.py").write_text("")
+    failure = start_host(tmp_path / "os.py").greet().hello["failure"]
+    assert failure["code"] == "module_name_taken"
+
+
+def test_modules_by_name_and_neighbours_of_files(start_host: Start, tmp_path: Path) -> None:
+    (tmp_path / "neighbour.py").write_text("answer = 42")
+    (tmp_path / "by_name.py").write_text(
+        "import snakehouse, neighbour\n@snakehouse.tool\ndef ask():\n    return neighbour.answer\n"
+    )
+    by_name = start_host("by_name", cwd=tmp_path).greet()
+    assert by_name.call("ask") == 42
+    by_path = start_host(tmp_path / "by_name.py", tmp_path / "by_name.py").greet()
+    assert by_path.call("ask") == 42
+
+
+def test_as_a_module_it_works_too(start_host: Start) -> None:
+    package = str(Path(__file__).parents[1])
+    code = f"import sys; sys.path.insert(0, {package!r}); import runpy; sys.argv = sys.argv[1:]; "
+    code += "runpy.run_module('snakehouse.worker', run_name='__main__')"
+    host = start_host(TOOLS, flags=("-c", code)).greet()
+    assert host.call("plus", 1) == 2
+
+
+def test_started_by_hand_it_explains_itself() -> None:
+    import subprocess
+    import sys
+
+    from conftest import WORKER
+
+    done = subprocess.run([sys.executable, str(WORKER)], capture_output=True, check=False)
+    assert done.returncode == 78
+    assert b"started by a Snakehouse host" in done.stderr
+    assert done.stdout == b""
+
+
+def test_a_host_that_dies_mid_answer_is_no_error(host: Host) -> None:
+    host.start("echo", bytes(8 << 20))
+    assert host.frame()[0] == _frames.KIND_DATA
+    assert host.end()[0::2] == (0, "")
+
+
+def test_the_golden_file_is_readable_by_both_sides() -> None:
+    assert json.dumps(VECTORS)
+    assert _msgpack.MAX_BYTES == _frames.MAX_BODY

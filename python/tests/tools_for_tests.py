@@ -1,0 +1,161 @@
+"""Tools that the tests call in a real worker."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import snakehouse
+
+state = {"calls": 0}
+
+
+@snakehouse.tool
+def echo(value: Any) -> Any:
+    return value
+
+
+@snakehouse.tool(name="plus", doc="Adds.")
+def add(a: int, b: int = 1) -> int:
+    return a + b
+
+
+@snakehouse.tool
+def calls() -> int:
+    return state["calls"]
+
+
+@snakehouse.tool
+def count() -> int:
+    state["calls"] += 1
+    return state["calls"]
+
+
+@snakehouse.tool
+def context() -> tuple[float | None, int | None]:
+    return snakehouse.remaining(), snakehouse.session()
+
+
+class Odd(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@snakehouse.tool
+def fail(how: str) -> Any:
+    if how == "chain":
+        try:
+            int("x")
+        except ValueError as error:
+            raise KeyError("outer") from error
+    if how == "odd":
+        raise Odd
+    if how == "coded":
+        raise snakehouse.ToolError("no such city", code="no_city", hint="try Bern")
+    if how == "note":
+        error = ValueError("message")
+        error.add_note("and a note")
+        raise error
+    if how == "deep":
+        return fail(how)
+    if how == "surrogate":
+        raise ValueError("\ud800")
+    if how == "long":
+        raise ValueError("x" * (4 << 20))
+    if how == "type":
+        raise TypeError("from inside")
+    return {"a": [1, {2: {3}}]}
+
+
+@snakehouse.tool
+def refused_inside() -> None:
+    raise snakehouse.UnsupportedValue("mine", "$")
+
+
+@snakehouse.tool
+def leave(status: Any) -> None:
+    sys.exit(status)
+
+
+@snakehouse.tool
+def crash() -> None:
+    ctypes.string_at(0)
+
+
+@snakehouse.tool
+def say(text: str) -> None:
+    print(text)
+    print(text, file=sys.stderr)
+    os.write(1, b"raw\n")
+
+
+@snakehouse.tool
+def read_stdin() -> str:
+    return sys.stdin.read()
+
+
+@snakehouse.tool
+def wait(how: str) -> str:
+    if how == "process":
+        # As subprocess.run does it, but it says when the child is there.
+        with subprocess.Popen(["sleep", "1000"]) as child:
+            try:
+                print("ready")
+                child.wait()
+            except BaseException:
+                child.kill()
+                raise
+    print("ready")
+    if how == "read":
+        read, write = os.pipe()
+        try:
+            os.read(read, 1)
+        finally:
+            os.close(read)
+            os.close(write)
+    while how == "loop":
+        pass
+    time.sleep(1000)
+    return "woke up"
+
+
+@snakehouse.tool
+def spin(turns: int) -> int:
+    total = 0
+    for turn in range(turns):
+        total += turn
+    return total
+
+
+@snakehouse.tool
+def swallow() -> str:
+    try:
+        time.sleep(1000)
+    except BaseException as error:
+        return type(error).__name__
+    return "woke up"
+
+
+@snakehouse.tool
+def fork_and_return() -> int:
+    child = os.fork()
+    if child == 0:
+        return -1
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@snakehouse.tool
+def open_descriptors_of_a_child() -> list[str]:
+    done = subprocess.run(
+        ["ls", "-l", "/proc/self/fd"], check=True, capture_output=True, close_fds=False
+    )
+    return done.stdout.decode().split()
+
+
+@snakehouse.tool
+def environment() -> list[str]:
+    return sorted(name for name in os.environ if name.startswith("SNAKEHOUSE_"))
