@@ -33,6 +33,8 @@
 
 mod assembler;
 mod failure;
+#[cfg(feature = "fake")]
+pub mod fake;
 mod frame;
 mod hello;
 mod message;

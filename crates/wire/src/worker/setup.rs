@@ -25,6 +25,7 @@ pub(super) fn socket(lookup: &dyn Fn(&str) -> Option<String>) -> Result<UnixStre
     let fd = if number == 0 { take_stdin() } else { duplicate(number) }.map_err(unusable)?;
     let socket = UnixStream::from(fd);
     socket.peer_addr().map_err(unusable)?;
+    socket.set_nonblocking(false).map_err(unusable)?;
     Ok(socket)
 }
 
@@ -83,7 +84,8 @@ mod tests {
         assert!(reason(socket(&|_| Some("1000000".into()))).contains("descriptor 1000000"));
         let file = File::open("/dev/null").unwrap();
         let number = file.as_raw_fd().to_string();
-        assert!(reason(socket(&|_| Some(number.clone()))).contains("not a socket"));
+        let named = format!("descriptor {number}: ");
+        assert!(reason(socket(&|_| Some(number.clone()))).contains(&named));
         assert!(page(&|_| None).unwrap().is_none());
         assert!(page(&|_| Some(number.clone())).is_err());
     }

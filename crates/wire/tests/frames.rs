@@ -1,0 +1,270 @@
+//! Messages survive any cut of the byte stream; broken ones are refused, and nothing panics.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use proptest::prelude::*;
+use snakehouse_base::{Coded, Kind};
+use snakehouse_wire::{
+    Assembler, Failure, Frame, FrameError, HEAD_LEN, Hello, HelloError, MAX_CHUNK, MAX_PAYLOAD,
+    Message, OpenHead, ToolInfo, TraceFrame, Value,
+};
+
+fn body() -> impl Strategy<Value = Bytes> {
+    // Content does not matter to the frame layer; lengths around the chunk size do.
+    prop_oneof![
+        0usize..300,
+        Just(MAX_CHUNK - 1),
+        Just(MAX_CHUNK),
+        Just(MAX_CHUNK + 1),
+        Just(2 * MAX_CHUNK),
+        Just(2 * MAX_CHUNK + 7),
+    ]
+    .prop_map(|len| (0..len).map(|i| (i % 251) as u8).collect::<Vec<_>>().into())
+}
+
+fn open_head() -> impl Strategy<Value = OpenHead> {
+    (any::<u16>(), any::<u64>(), any::<u64>(), any::<[u8; 16]>()).prop_map(
+        |(tool, deadline_micros, session, trace)| OpenHead {
+            tool,
+            deadline_micros,
+            session,
+            trace,
+        },
+    )
+}
+
+fn stream() -> impl Strategy<Value = u32> {
+    1..=u32::MAX
+}
+
+fn to_worker() -> impl Strategy<Value = Message> {
+    prop_oneof![
+        (stream(), open_head(), body()).prop_map(|(stream, head, body)| Message::Open {
+            stream,
+            head,
+            body
+        }),
+        stream().prop_map(|stream| Message::Cancel { stream }),
+        (stream(), any::<u32>()).prop_map(|(stream, amount)| Message::Credit { stream, amount }),
+        any::<u64>().prop_map(|token| Message::Ping { token }),
+        any::<u64>().prop_map(|token| Message::Pong { token }),
+        ".*".prop_map(|reason| Message::Goaway { reason }),
+    ]
+}
+
+fn to_host() -> impl Strategy<Value = Message> {
+    prop_oneof![
+        (stream(), body()).prop_map(|(stream, body)| Message::Reply { stream, body }),
+        (stream(), any::<u8>())
+            .prop_map(|(stream, byte)| Message::Error { stream, body: vec![byte; 40].into() }),
+        any::<[u8; 9]>().prop_map(|bytes| Message::Hello(bytes.to_vec().into())),
+        any::<u64>().prop_map(|token| Message::Pong { token }),
+    ]
+}
+
+/// Feeds the bytes in pieces of these sizes and gives the messages that come out.
+fn receive(
+    mut assembler: Assembler,
+    mut bytes: &[u8],
+    cuts: &[usize],
+) -> Result<Vec<Message>, FrameError> {
+    let mut buf = BytesMut::new();
+    let mut got = Vec::new();
+    let mut cuts = cuts.iter().cycle();
+    while !bytes.is_empty() {
+        let (now, rest) = bytes.split_at((*cuts.next().unwrap_or(&1)).clamp(1, bytes.len()));
+        bytes = rest;
+        buf.put_slice(now);
+        while let Some(frame) = Frame::decode(&mut buf)? {
+            got.extend(assembler.push(frame)?);
+        }
+    }
+    assert!(buf.is_empty());
+    assert_eq!(assembler.held(), 0);
+    Ok(got)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn messages_survive_any_cut(
+        calls in prop::collection::vec(to_worker(), 1..6),
+        answers in prop::collection::vec(to_host(), 1..6),
+        cuts in prop::collection::vec(prop_oneof![1usize..64, 60_000usize..3_000_000], 1..5),
+    ) {
+        for (messages, assembler) in [
+            (calls, Assembler::worker(Assembler::DEFAULT_CAP)),
+            (answers, Assembler::host(Assembler::DEFAULT_CAP)),
+        ] {
+            let mut bytes = BytesMut::new();
+            let mut vectored = Vec::new();
+            for message in &messages {
+                message.clone().encode(&mut bytes);
+                for segment in message.clone().segments() {
+                    prop_assert!(segment.head().len() + segment.body().len() <= HEAD_LEN + MAX_PAYLOAD);
+                    vectored.extend_from_slice(segment.head());
+                    vectored.extend_from_slice(segment.body());
+                }
+            }
+            prop_assert!(bytes == vectored);
+            let got = receive(assembler, &bytes, &cuts);
+            prop_assert!(got == Ok(messages));
+        }
+    }
+
+    #[test]
+    fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let mut buf = BytesMut::from(&bytes[..]);
+        let mut assembler = Assembler::worker(1 << 20);
+        while let Ok(Some(frame)) = Frame::decode(&mut buf) {
+            if assembler.push(frame).is_err() {
+                break;
+            }
+        }
+        prop_assert!(buf.capacity() <= HEAD_LEN + MAX_PAYLOAD + 4096);
+    }
+
+    #[test]
+    fn mangled_messages_never_panic(
+        message in to_worker(), at: prop::sample::Index, with: u8, cut: prop::sample::Index,
+    ) {
+        let mut bytes = BytesMut::new();
+        message.encode(&mut bytes);
+        let at = at.index(bytes.len().min(60));
+        bytes[at] = with;
+        bytes.truncate(cut.index(bytes.len()) + 1);
+        let mut assembler = Assembler::worker(1 << 20);
+        while let Ok(Some(frame)) = Frame::decode(&mut bytes) {
+            if assembler.push(frame).is_err() {
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn hello_and_failure_decoders_take_any_value(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+        let bytes = Bytes::from(bytes);
+        let failure = Failure::decode(&bytes);
+        prop_assert!(Kind::ALL.contains(&failure.kind));
+        prop_assert!(Hello::decode(&bytes).is_err());
+    }
+}
+
+fn frames(message: Message) -> Vec<Frame> {
+    let mut bytes = BytesMut::new();
+    message.encode(&mut bytes);
+    std::iter::from_fn(|| Frame::decode(&mut bytes).unwrap()).collect()
+}
+
+#[test]
+fn a_body_over_the_cap_is_refused_once_and_the_rest_goes_on() {
+    let mut assembler = Assembler::worker(3 << 20);
+    let big = Message::Open { stream: 1, head: OpenHead::new(0), body: vec![0; 4 << 20].into() };
+    let outcomes: Vec<_> = frames(big).into_iter().map(|f| assembler.push(f)).collect();
+    let (last, before) = outcomes.split_last().unwrap();
+    assert!(before.iter().all(|outcome| *outcome == Ok(None)));
+    assert_eq!(*last, Err(FrameError::BodyTooLarge { stream: 1, cap: 3 << 20 }));
+    assert_eq!(assembler.held(), 0);
+
+    let good = Message::Open { stream: 2, head: OpenHead::new(0), body: vec![1; 3 << 20].into() };
+    let got: Vec<_> =
+        frames(good.clone()).into_iter().filter_map(|f| assembler.push(f).unwrap()).collect();
+    assert_eq!(got, [good]);
+}
+
+#[test]
+fn unfinished_bodies_share_one_cap() {
+    let mut assembler = Assembler::host(3 << 20);
+    for stream in [1, 2] {
+        let reply = Message::Reply { stream, body: vec![0; (1 << 20) + 1].into() };
+        let first = frames(reply).remove(0);
+        assert_eq!(assembler.push(first), Ok(None));
+    }
+    assert_eq!(assembler.held(), 2 << 20);
+    assert!(assembler.forget(1));
+    assert!(!assembler.forget(1));
+    assert_eq!(assembler.held(), 1 << 20);
+}
+
+#[test]
+fn an_error_in_the_middle_of_a_reply_replaces_it() {
+    let mut assembler = Assembler::host(Assembler::DEFAULT_CAP);
+    let reply = Message::Reply { stream: 1, body: vec![0; 2 << 20].into() };
+    assert_eq!(assembler.push(frames(reply).remove(0)), Ok(None));
+    let error = Message::Error { stream: 1, body: Bytes::from_static(b"e") };
+    assert_eq!(assembler.push(frames(error.clone()).remove(0)), Ok(Some(error)));
+    assert_eq!(assembler.held(), 0);
+}
+
+#[test]
+fn a_single_frame_body_is_not_copied() {
+    let message = Message::Reply { stream: 1, body: vec![7; 64 << 10].into() };
+    let mut bytes = BytesMut::new();
+    message.encode(&mut bytes);
+    let range = bytes.as_ptr() as usize..bytes.as_ptr() as usize + bytes.len();
+    let frame = Frame::decode(&mut bytes).unwrap().unwrap();
+    let Ok(Some(Message::Reply { body, .. })) = Assembler::host(1 << 20).push(frame) else {
+        panic!("a reply")
+    };
+    assert!(range.contains(&(body.as_ptr() as usize)));
+}
+
+fn hello() -> Hello {
+    Hello {
+        language: "python".into(),
+        version: "0.1.0".into(),
+        runtime: "cpython 3.11.7".into(),
+        pid: 7,
+        codec: "msgpack".into(),
+        capabilities: vec![Hello::CANCEL.into()],
+        tools: vec![ToolInfo {
+            name: "shout".into(),
+            number: 3,
+            signature: "(text: str) -> str".into(),
+            doc: "Shouts.".into(),
+        }],
+        failure: Some(Failure::new(Kind::Tool, "import_failed", "no").with_hint("look")),
+    }
+}
+
+#[test]
+fn hello_round_trips() {
+    let hello = hello();
+    assert_eq!(Hello::decode(&hello.encode().unwrap()), Ok(hello.clone()));
+    assert!(hello.can(Hello::CANCEL) && !hello.can(Hello::STARTED));
+    assert_eq!((hello.tool("shout"), hello.tool("whisper")), (Some(3), None));
+}
+
+#[test]
+fn another_version_is_told_apart_from_a_broken_hello() {
+    let later = Value::from_iter([("protocol", 2)]).encode().unwrap();
+    let error = Hello::decode(&later).unwrap_err();
+    assert_eq!(error, HelloError::Version { theirs: 2 });
+    assert_eq!((error.kind(), error.code()), (Kind::Environment, "protocol_mismatch"));
+    let lacking = Value::from_iter([("protocol", 1)]).encode().unwrap();
+    assert_eq!(Hello::decode(&lacking), Err(HelloError::Field("language")));
+}
+
+#[test]
+fn a_failure_keeps_its_causes_and_places() {
+    let mut failure = Failure::new(Kind::Tool, "tool_raised", "outer");
+    failure.type_name = "KeyError".into();
+    failure.traceback = vec![TraceFrame {
+        file: "/t.py".into(),
+        line: 3,
+        function: "f".into(),
+        source: "x()".into(),
+    }];
+    failure.cause = Some(Box::new(Failure::new(Kind::Tool, "tool_raised", "inner")));
+    assert_eq!(Failure::decode(&failure.encode()), failure);
+    assert_eq!(failure.to_string(), "KeyError: outer");
+    assert_eq!(std::error::Error::source(&failure).unwrap().to_string(), "inner");
+}
+
+#[test]
+fn a_huge_failure_is_cut_to_one_frame() {
+    let failure = Failure::new(Kind::Tool, "tool_raised", "é".repeat(2 << 20));
+    let bytes = failure.encode();
+    assert!(bytes.len() <= MAX_CHUNK);
+    assert!(Failure::decode(&bytes).message.starts_with("éé"));
+}

@@ -1,0 +1,132 @@
+//! Values round-trip exactly, limits hold, and garbage is refused without a panic.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use snakehouse_wire::{Int, Value, ValueError};
+
+fn int() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<i128>().prop_map(Value::from),
+        (-300i64..300).prop_map(Value::from),
+        // Far beyond 128 bits, by way of the decoder.
+        prop::collection::vec(any::<u8>(), 17..40).prop_map(|mut content| {
+            let mut bytes = vec![0xc7, content.len() as u8, 1];
+            bytes.append(&mut content);
+            Value::decode(&bytes.into()).unwrap()
+        }),
+    ]
+}
+
+fn scalar() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(Value::None),
+        any::<bool>().prop_map(Value::from),
+        int(),
+        any::<u64>().prop_map(|bits| Value::Float(f64::from_bits(bits))),
+        ".{0,40}".prop_map(Value::from),
+        prop::collection::vec(any::<u8>(), 0..300).prop_map(|b| Value::Bytes(b.into())),
+    ]
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    scalar().prop_recursive(5, 200, 20, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..20).prop_map(Value::List),
+            prop::collection::vec(inner.clone(), 0..20).prop_map(Value::Tuple),
+            prop::collection::hash_map(".{0,6}", inner.clone(), 0..20)
+                .prop_map(|map| map.into_iter().collect()),
+            prop::collection::hash_map(any::<i64>(), inner, 0..20)
+                .prop_map(|map| map.into_iter().map(|(k, v)| (vec_key(k), v)).collect()),
+        ]
+    })
+}
+
+/// A tuple as a dict key.
+fn vec_key(n: i64) -> Value {
+    Value::Tuple(vec![n.into(), Value::from("k")])
+}
+
+proptest! {
+    #[test]
+    fn values_come_back_exactly(value in value()) {
+        let bytes = value.encode().unwrap();
+        prop_assert_eq!(Value::decode(&bytes), Ok(value));
+    }
+
+    #[test]
+    fn truncated_values_are_refused(value in value(), at: prop::sample::Index) {
+        let bytes = value.encode().unwrap();
+        let cut = bytes.slice(..at.index(bytes.len()));
+        prop_assert!(Value::decode(&cut).is_err());
+    }
+
+    #[test]
+    fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        if let Ok(value) = Value::decode(&Bytes::from(bytes)) {
+            // What decodes has an encoding, unless Python could not hold it.
+            match value.encode() {
+                Ok(bytes) => prop_assert_eq!(Value::decode(&bytes), Ok(value)),
+                Err(error) => prop_assert!(matches!(
+                    error,
+                    ValueError::DuplicateKey(_) | ValueError::UnhashableKey(_)
+                )),
+            }
+        }
+    }
+
+    #[test]
+    fn mangled_values_never_panic(value in value(), at: prop::sample::Index, with: u8) {
+        let mut bytes = value.encode().unwrap().to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] = with;
+        let _ = Value::decode(&bytes.into());
+    }
+}
+
+#[test]
+fn nesting_has_a_limit_both_ways() {
+    for wrap in [Value::List as fn(Vec<Value>) -> Value, Value::Tuple] {
+        let nested = |levels| (1..levels).fold(wrap(vec![]), |inner, _| wrap(vec![inner]));
+        let deepest = nested(Value::MAX_DEPTH);
+        assert_eq!(Value::decode(&deepest.encode().unwrap()), Ok(deepest));
+        assert_eq!(nested(Value::MAX_DEPTH + 1).encode(), Err(ValueError::TooDeep));
+    }
+    let bytes = Bytes::from(vec![0x91; 1 << 20]);
+    assert_eq!(Value::decode(&bytes), Err(ValueError::TooDeep));
+}
+
+#[test]
+fn counts_that_cannot_be_true_allocate_nothing() {
+    for bytes in [&b"\xdd\xff\xff\xff\xff"[..], b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff"] {
+        assert_eq!(Value::decode(&Bytes::from_static(bytes)), Err(ValueError::Truncated));
+    }
+    let nils = [&b"\xdd\x02\x00\x00\x00"[..], &vec![0xc0; 0x0200_0000]].concat();
+    assert_eq!(Value::decode(&nils.into()), Err(ValueError::TooManyItems));
+}
+
+#[test]
+fn dicts_that_python_cannot_hold_are_refused() {
+    let twice = Value::Dict(vec![(1.into(), 1.into()), (true.into(), 2.into())]);
+    assert_eq!(twice.encode(), Err(ValueError::DuplicateKey("Bool(true)".into())));
+    let list = Value::Dict(vec![(Value::List(vec![]), 1.into())]);
+    assert_eq!(list.encode(), Err(ValueError::UnhashableKey("list")));
+}
+
+#[test]
+fn integers_have_one_form() {
+    assert_eq!(Int::from(5u64), Int::from(5i64));
+    assert_eq!(Int::from(5i128), Int::from(5i64));
+    let long = Bytes::from_static(b"\xc7\x09\x01\x00\x00\x00\x00\x00\x00\x00\x00\x05");
+    assert_eq!(Value::decode(&long), Ok(Value::from(5)));
+    assert_eq!(Int::from(u64::MAX).as_u64(), Some(u64::MAX));
+    assert_eq!(Int::from(u64::MAX).as_i64(), None);
+}
+
+#[test]
+fn bytes_are_slices_of_the_input() {
+    let encoded = Value::Bytes(vec![9; 1000].into()).encode().unwrap();
+    let Ok(Value::Bytes(inner)) = Value::decode(&encoded) else { panic!("bytes") };
+    assert_eq!(inner.as_ptr(), encoded[3..].as_ptr());
+}

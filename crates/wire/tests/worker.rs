@@ -1,0 +1,200 @@
+//! The worker's loop over a scripted byte stream: everything the host says, then end of file.
+
+use std::io::{self, Cursor, Read, Write};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use snakehouse_base::{Coded, Kind, ManualClock};
+use snakehouse_wire::page::{HostPage, WorkerPage};
+use snakehouse_wire::worker::{CallContext, Handler, WorkerError, serve_on};
+use snakehouse_wire::{Assembler, Failure, Frame, Hello, MAX_CHUNK, Message, OpenHead};
+
+/// What the host sent, and each write of the worker.
+struct Script {
+    input: Cursor<Vec<u8>>,
+    writes: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Read for Script {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.input.read(buf)
+    }
+}
+
+impl Write for Script {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.writes.lock().unwrap().push(buf.to_vec());
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Tools {
+    clock: Arc<ManualClock>,
+    page: Option<Arc<HostPage>>,
+    seen: Vec<(u32, Option<u64>)>,
+}
+
+impl Handler for Tools {
+    fn tools(&self) -> Vec<String> {
+        ["echo", "panic", "fail", "slow", "cancels_itself"].map(str::to_owned).into()
+    }
+
+    fn call(&mut self, tool: &str, body: Bytes, context: &CallContext) -> Result<Bytes, Failure> {
+        self.seen.push((context.stream(), context.session()));
+        match tool {
+            "panic" => panic!("ouch {}", 7),
+            "fail" => Err(Failure::new(Kind::Conflict, "taken", "it is taken")),
+            "slow" => {
+                self.clock.advance(Duration::from_millis(5));
+                Ok(body)
+            }
+            "cancels_itself" => {
+                let page = self.page.as_ref().unwrap();
+                assert_eq!(page.started().unwrap(), context.stream());
+                assert!(!context.is_cancelled());
+                page.cancel(context.stream() + 1).unwrap();
+                assert!(!context.is_cancelled());
+                page.cancel(context.stream()).unwrap();
+                assert!(context.is_cancelled());
+                Ok(body)
+            }
+            _ => Ok(body),
+        }
+    }
+}
+
+fn open(stream: u32, tool: u16, body: &[u8]) -> Message {
+    Message::Open { stream, head: OpenHead::new(tool), body: Bytes::copy_from_slice(body) }
+}
+
+/// Runs a worker over these messages; what it said after its hello, and how it ended.
+fn run(tools: &mut Tools, messages: Vec<Message>) -> (Vec<Message>, Result<(), WorkerError>) {
+    let mut bytes = BytesMut::new();
+    messages.into_iter().for_each(|message| message.encode(&mut bytes));
+    let (writes, outcome) = run_bytes(tools, bytes.to_vec());
+    let mut said = BytesMut::from(&writes.concat()[..]);
+    let mut assembler = Assembler::host(Assembler::DEFAULT_CAP);
+    let mut got = Vec::new();
+    while let Some(frame) = Frame::decode(&mut said).unwrap() {
+        got.extend(assembler.push(frame).unwrap());
+    }
+    let Message::Hello(hello) = got.remove(0) else { panic!("a hello") };
+    let hello = Hello::decode(&hello).unwrap();
+    assert_eq!((hello.language.as_str(), hello.codec.as_str()), ("rust", "opaque"));
+    assert_eq!(hello.tool("fail"), Some(2));
+    (got, outcome)
+}
+
+fn run_bytes(tools: &mut Tools, bytes: Vec<u8>) -> (Vec<Vec<u8>>, Result<(), WorkerError>) {
+    let writes = Arc::new(Mutex::new(Vec::new()));
+    let script = Script { input: Cursor::new(bytes), writes: Arc::clone(&writes) };
+    let page = tools
+        .page
+        .as_ref()
+        .map(|page| WorkerPage::from_fd(page.as_fd().try_clone_to_owned().unwrap()).unwrap());
+    let clock = Arc::clone(&tools.clock);
+    let outcome = serve_on(script, page, &*clock, tools);
+    let writes = writes.lock().unwrap().clone();
+    (writes, outcome)
+}
+
+fn failure(message: &Message) -> Failure {
+    let Message::Error { body, .. } = message else { panic!("an error, not {message:?}") };
+    Failure::decode(body)
+}
+
+#[test]
+fn every_call_is_answered_in_order_and_a_panic_costs_one_call() {
+    let mut tools = Tools::default();
+    let calls = vec![
+        open(1, 0, b"one"),
+        open(2, 1, b""),
+        open(3, 2, b""),
+        open(4, 99, b""),
+        Message::Ping { token: 9 },
+        open(5, 0, b"five"),
+    ];
+    let (said, outcome) = run(&mut tools, calls);
+    outcome.unwrap();
+    assert_eq!(said[0], Message::Reply { stream: 1, body: Bytes::from_static(b"one") });
+    let panicked = failure(&said[1]);
+    assert_eq!((panicked.kind, panicked.code.as_str()), (Kind::Internal, "panic"));
+    assert_eq!(panicked.message, "tool \"panic\" panicked: ouch 7");
+    assert_eq!(failure(&said[2]), Failure::new(Kind::Conflict, "taken", "it is taken"));
+    assert_eq!(failure(&said[3]).code, "unknown_tool");
+    assert_eq!(said[4], Message::Pong { token: 9 });
+    assert_eq!(said[5], Message::Reply { stream: 5, body: Bytes::from_static(b"five") });
+}
+
+#[test]
+fn large_bodies_pass_both_ways() {
+    let body = vec![3; 3 * MAX_CHUNK + 5];
+    let (said, outcome) = run(&mut Tools::default(), vec![open(1, 0, &body)]);
+    outcome.unwrap();
+    assert_eq!(said, [Message::Reply { stream: 1, body: body.into() }]);
+}
+
+#[test]
+fn quick_answers_leave_together_and_slow_calls_hold_nothing_back() {
+    let mut bytes = BytesMut::new();
+    open(1, 0, b"").encode(&mut bytes);
+    for stream in 2..10 {
+        open(stream, 0, b"").encode(&mut bytes);
+    }
+    open(10, 3, b"").encode(&mut bytes);
+    let (writes, outcome) = run_bytes(&mut Tools::default(), bytes.to_vec());
+    outcome.unwrap();
+    // The hello; calls 1 to 9, whose tool proved quick; the slow one.
+    assert_eq!(writes.iter().map(Vec::len).skip(1).collect::<Vec<_>>(), [9 * 9, 9]);
+}
+
+#[test]
+fn cancelled_and_late_calls_do_not_run() {
+    let page = Arc::new(HostPage::create().unwrap());
+    page.cancel(1).unwrap();
+    let mut tools = Tools { page: Some(Arc::clone(&page)), ..Tools::default() };
+    let late = OpenHead { deadline_micros: 0, ..OpenHead::new(0) };
+    let (said, outcome) = run(
+        &mut tools,
+        vec![
+            open(1, 0, b""),
+            Message::Cancel { stream: 2 },
+            open(2, 0, b""),
+            Message::Open { stream: 3, head: late, body: Bytes::new() },
+            open(4, 4, b"done"),
+            open(5, 0, b""),
+            Message::Cancel { stream: 4 },
+            open(6, 0, b"last"),
+        ],
+    );
+    outcome.unwrap();
+    let codes: Vec<_> = [0, 1, 2, 4].map(|i| failure(&said[i]).code).into();
+    assert_eq!(codes, ["cancelled", "cancelled", "deadline", "cancelled"]);
+    assert_eq!(said[3], Message::Reply { stream: 4, body: Bytes::from_static(b"done") });
+    assert_eq!(said[5], Message::Reply { stream: 6, body: Bytes::from_static(b"last") });
+    assert_eq!(tools.seen, [(4, None), (6, None)]);
+    assert_eq!(page.started().unwrap(), 6);
+}
+
+#[test]
+fn a_goaway_ends_it() {
+    let goaway = Message::Goaway { reason: "recycle".into() };
+    let (said, outcome) =
+        run(&mut Tools::default(), vec![open(1, 0, b""), goaway, open(2, 0, b"")]);
+    outcome.unwrap();
+    assert_eq!(said.len(), 1);
+}
+
+#[test]
+fn a_broken_frame_is_a_typed_end() {
+    let (_, outcome) = run_bytes(&mut Tools::default(), vec![0, 0, 0, 0, 77, 1, 0, 0, 0]);
+    let error = outcome.unwrap_err();
+    assert_eq!((error.exit_status(), error.code()), (76, "frame_unknown_kind"));
+}
