@@ -30,13 +30,13 @@ pub struct Failure {
     /// Stable machine-readable name.
     pub code: String,
     /// The exception's type; empty if it was none.
-    pub type_name: String,
+    pub type_name: Box<str>,
     /// What happened.
     pub message: String,
     /// What to do.
     pub hint: Option<String>,
     /// Where, outermost call first.
-    pub traceback: Vec<TraceFrame>,
+    pub traceback: Box<[TraceFrame]>,
     /// What it was raised from.
     pub cause: Option<Box<Failure>>,
 }
@@ -63,10 +63,10 @@ impl Failure {
         Self {
             kind,
             code: code.into(),
-            type_name: String::new(),
+            type_name: "".into(),
             message: message.into(),
             hint: None,
-            traceback: Vec::new(),
+            traceback: Box::default(),
             cause: None,
         }
     }
@@ -86,7 +86,7 @@ impl Failure {
         fits(self).unwrap_or_else(|| {
             let short = |text: &str| text.chars().take(10_000).collect::<String>();
             let mut cut = Self::new(self.kind, short(&self.code), short(&self.message));
-            cut.type_name = short(&self.type_name);
+            cut.type_name = short(&self.type_name).into();
             cut.hint = self.hint.as_deref().map(short);
             fits(&cut).unwrap_or_default()
         })
@@ -125,7 +125,7 @@ impl Failure {
         Value::from_iter([
             ("kind", Value::from(self.kind.as_str())),
             ("code", self.code.as_str().into()),
-            ("type", self.type_name.as_str().into()),
+            ("type", (*self.type_name).into()),
             ("message", self.message.as_str().into()),
             ("hint", self.hint.as_deref().into()),
             ("traceback", Value::List(traceback)),
@@ -139,7 +139,7 @@ impl Failure {
         Self {
             kind: Kind::ALL.into_iter().find(|k| k.as_str() == kind).unwrap_or(Kind::Tool),
             code: text("code"),
-            type_name: text("type"),
+            type_name: text("type").into(),
             message: text("message"),
             hint: map.get("hint").and_then(Value::as_str).map(str::to_owned),
             traceback: map
@@ -172,7 +172,7 @@ impl TraceFrame {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.type_name.as_str() {
+        match &*self.type_name {
             "" => f.write_str(&self.message),
             name if self.message.is_empty() => f.write_str(name),
             name => write!(f, "{name}: {}", self.message),

@@ -1,5 +1,7 @@
 //! The fake worker keeps a real worker's promises, under a paused clock.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};

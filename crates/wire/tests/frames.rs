@@ -1,5 +1,7 @@
 //! Messages survive any cut of the byte stream; broken ones are refused, and nothing panics.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bytes::{BufMut, Bytes, BytesMut};
 use proptest::prelude::*;
 use snakehouse_base::{Coded, Kind};
@@ -18,7 +20,7 @@ fn body() -> impl Strategy<Value = Bytes> {
         Just(2 * MAX_CHUNK),
         Just(2 * MAX_CHUNK + 7),
     ]
-    .prop_map(|len| (0..len).map(|i| (i % 251) as u8).collect::<Vec<_>>().into())
+    .prop_map(|len| (0..len).map(|i| u8::try_from(i % 251).unwrap()).collect::<Vec<_>>().into())
 }
 
 fn open_head() -> impl Strategy<Value = OpenHead> {
@@ -249,12 +251,12 @@ fn another_version_is_told_apart_from_a_broken_hello() {
 fn a_failure_keeps_its_causes_and_places() {
     let mut failure = Failure::new(Kind::Tool, "tool_raised", "outer");
     failure.type_name = "KeyError".into();
-    failure.traceback = vec![TraceFrame {
+    failure.traceback = Box::new([TraceFrame {
         file: "/t.py".into(),
         line: 3,
         function: "f".into(),
         source: "x()".into(),
-    }];
+    }]);
     failure.cause = Some(Box::new(Failure::new(Kind::Tool, "tool_raised", "inner")));
     assert_eq!(Failure::decode(&failure.encode()), failure);
     assert_eq!(failure.to_string(), "KeyError: outer");

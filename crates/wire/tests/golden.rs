@@ -1,5 +1,7 @@
 //! The vectors that the Python package's tests read as well.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use bytes::{Bytes, BytesMut};
 use serde_json::Value as Json;
 use snakehouse_wire::{Assembler, Frame, Message, OpenHead, Value};

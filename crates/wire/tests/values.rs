@@ -1,5 +1,7 @@
 //! Values round-trip exactly, limits hold, and garbage is refused without a panic.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use snakehouse_wire::{Int, Value, ValueError};
@@ -12,7 +14,7 @@ fn int() -> impl Strategy<Value = Value> {
         (-300i64..300).prop_map(Value::from),
         // Far beyond 128 bits, by way of the decoder.
         prop::collection::vec(any::<u8>(), 17..40).prop_map(|mut content| {
-            let mut bytes = vec![0xc7, content.len() as u8, 1];
+            let mut bytes = vec![0xc7, u8::try_from(content.len()).unwrap(), 1];
             bytes.append(&mut content);
             Value::decode(&bytes.into()).unwrap()
         }),

@@ -1,5 +1,7 @@
 //! The worker's loop over a scripted byte stream: everything the host says, then end of file.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::io::{self, Cursor, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};

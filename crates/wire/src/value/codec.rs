@@ -93,7 +93,7 @@ fn put_int(int: &Int, out: &mut Vec<u8>) -> Result<(), ValueError> {
     };
     let [.., e, f, g, h] = n.to_be_bytes();
     match n {
-        0..=0x7f | -32..=-1 => out.push(h),
+        -32..=0x7f => out.push(h),
         0x80..=0xff => out.extend_from_slice(&[0xcc, h]),
         0x100..=0xffff => out.extend_from_slice(&[0xcd, g, h]),
         0x1_0000..=0xffff_ffff => out.extend_from_slice(&[0xce, e, f, g, h]),
@@ -190,11 +190,11 @@ impl<'a> Reader<'a> {
             0xc0 => Value::None,
             0xc2 => Value::Bool(false),
             0xc3 => Value::Bool(true),
-            0xc4 | 0xc5 | 0xc6 => {
+            0xc4..=0xc6 => {
                 let len = self.len(marker - 0xc4)?;
                 Value::Bytes(self.whole.slice_ref(self.take(len)?))
             }
-            0xc7 | 0xc8 | 0xc9 => {
+            0xc7..=0xc9 => {
                 let len = self.len(marker - 0xc7)?;
                 self.ext(len, depth)?
             }
@@ -209,7 +209,7 @@ impl<'a> Reader<'a> {
             0xd2 => Value::Int(i64::from(i32::from_be_bytes(self.array()?)).into()),
             0xd3 => Value::Int(i64::from_be_bytes(self.array()?).into()),
             0xd4..=0xd8 => self.ext(1 << (marker - 0xd4), depth)?,
-            0xd9 | 0xda | 0xdb => {
+            0xd9..=0xdb => {
                 let len = self.len(marker - 0xd9)?;
                 self.text(len)?
             }
