@@ -27,7 +27,7 @@ fn a_tool_that_raises_is_a_typed_error_and_the_worker_lives() {
         match &error {
             CallError::Tool { tool, failure } => {
                 assert_eq!(tool, "fail");
-                assert_eq!(failure.type_name, "ValueError");
+                assert_eq!(&*failure.type_name, "ValueError");
                 assert_eq!(failure.message, "no luck");
                 let line = failure.traceback.last().unwrap();
                 assert_eq!(line.function, "fail");
@@ -58,7 +58,7 @@ fn bodies_of_every_size_come_back() {
         let rig = Rig::new().await;
         let pool = rig.pool(workers(1)).await;
         for size in [0, 1, 1000, 32 << 10, (1 << 20) - 20, 1 << 20, (3 << 20) + 7] {
-            let bytes: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
+            let bytes: Vec<u8> = (0..=250).cycle().take(size).collect();
             let value = Value::Bytes(bytes.into());
             let back = call(&pool, "echo", Args::none().arg(value.clone())).await.unwrap();
             assert!(back == value, "{size} bytes came back as others");
