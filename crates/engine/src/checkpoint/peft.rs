@@ -127,7 +127,8 @@ pub(super) fn read(dir: &Path, model: &ModelConfig, seed: u64) -> Result<Adapter
     let layout = Layout::new(model, spec, alpha).map_err(|e| bad(e.to_string()))?;
     let mut tensors = Tensors::read(dir, "adapter_model")?;
     let numbers = take(&mut tensors, &layout, "")?;
-    if let Some(name) = tensors.names().next() {
+    // PEFT adds the frozen head when the head is adapted; it is the base model's.
+    if let Some(name) = tensors.names().find(|name| !name.ends_with(".base_layer.weight")) {
         return Err(EngineError::directory(dir, format!("tensor `{name}` is not expected")));
     }
     Ok(Adapter { layout: Arc::new(layout), numbers })

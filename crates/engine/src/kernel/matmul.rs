@@ -351,9 +351,9 @@ mod tests {
                     transposed: false,
                 };
                 if wide {
-                    v4.vectorize(work)
+                    Simd::vectorize(v4, work)
                 } else {
-                    v3.vectorize(work)
+                    Simd::vectorize(v3, work)
                 }
                 c
             };

@@ -21,6 +21,8 @@ mod forward;
 mod head;
 mod linear;
 mod tape;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use attention::Heads;
 pub(crate) use head::{Example, HeadOutput};
