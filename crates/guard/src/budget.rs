@@ -1,0 +1,73 @@
+//! A bound on the extra load that retries make.
+
+use std::sync::Arc;
+
+use crate::ConfigError;
+use crate::sync::{Mutex, lock};
+
+/// Credit for retries, shared by all calls to one target.
+///
+/// Each first attempt earns a share of a retry, each retry spends one. When everything fails, the
+/// extra load is at most that share of the calls, beyond a small reserve for quiet times.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    earned: u64,
+    full: u64,
+    credit: Arc<Mutex<u64>>,
+}
+
+/// Units of one retry.
+const RETRY: u64 = 1000;
+
+impl Budget {
+    /// `percent` retries per hundred calls, and at most `reserve` saved up; starts full.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if `percent` is above 1000 or `reserve` is zero.
+    pub fn new(percent: u32, reserve: u32) -> Result<Self, ConfigError> {
+        if percent > 1000 {
+            return Err(ConfigError("a retry budget must not exceed 1000 percent"));
+        }
+        if reserve == 0 {
+            return Err(ConfigError("a retry budget needs a reserve of at least 1"));
+        }
+        let full = u64::from(reserve) * RETRY;
+        let earned = u64::from(percent) * RETRY / 100;
+        Ok(Self { earned, full, credit: Arc::new(Mutex::new(full)) })
+    }
+
+    /// A first attempt is made.
+    pub(crate) fn earn(&self) {
+        let mut credit = lock(&self.credit);
+        *credit = (*credit + self.earned).min(self.full);
+    }
+
+    /// Asks for one retry.
+    pub(crate) fn spend(&self) -> bool {
+        let mut credit = lock(&self.credit);
+        let affordable = *credit >= RETRY;
+        if affordable {
+            *credit -= RETRY;
+        }
+        affordable
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_stay_within_their_share_and_the_reserve() {
+        let budget = Budget::new(20, 10).unwrap();
+        let mut retries = 0;
+        for _ in 0..10_000 {
+            budget.earn();
+            while budget.spend() {
+                retries += 1;
+            }
+        }
+        assert_eq!(retries, 10_000 / 5 + 9, "the full reserve could not take the first share");
+        assert!(Budget::new(20, 0).is_err());
+    }
+}

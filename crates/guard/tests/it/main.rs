@@ -1,0 +1,11 @@
+//! Guards as callers use them, on a virtual clock with the constants of production.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod breaker;
+mod dispatch;
+mod failure;
+mod limit;
+mod permits;
+mod poller;
+mod retry;
+mod window;
