@@ -23,6 +23,7 @@ pub(crate) struct Status {
     version: &'static str,
     reaper_pid: Option<u32>,
     run_token: Option<String>,
+    held_polls: u64,
     workers: Vec<WorkerRow>,
     #[serde(flatten)]
     core: CoreStatus,
@@ -39,6 +40,7 @@ pub(crate) async fn status(State(api): State<Api>) -> Json<Status> {
         version: env!("CARGO_PKG_VERSION"),
         reaper_pid: around.and_then(|w| w.reaper.pid()),
         run_token: around.map(|w| w.reaper.run_token().to_string()),
+        held_polls: api.polls.count(),
         workers,
         core,
     })

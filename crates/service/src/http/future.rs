@@ -1,5 +1,7 @@
 //! `retrieve_future` and `cancel_future`.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Json;
@@ -25,11 +27,37 @@ use crate::core::{self, OpResult, Outcome};
 /// so a shorter hold costs requests and a longer one errors.
 pub(crate) const HOLD: Duration = Duration::from_secs(30);
 
+/// Counts the polls that are being held.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HeldPolls(Arc<AtomicU64>);
+
+impl HeldPolls {
+    /// How many there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Counts one until the guard is dropped, however the poll ends.
+    fn hold(&self) -> HeldPoll {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        HeldPoll(self.clone())
+    }
+}
+
+struct HeldPoll(HeldPolls);
+
+impl Drop for HeldPoll {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 pub(crate) async fn retrieve(
     State(api): State<Api>,
     headers: HeaderMap,
     body: JsonBody<RetrieveFuture>,
 ) -> Result<Response, Refusal> {
+    let _held = api.polls.hold();
     let outcome = tokio::select! {
         outcome = api.core.wait(&body.value.request_id, HOLD) => outcome?,
         // The client polls again and finds the service that comes after this one.

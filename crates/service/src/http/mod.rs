@@ -33,6 +33,9 @@ mod training;
 mod weights;
 mod workers;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::{RequestError, ServeError};
 pub use service::{Service, ServiceConfig};
 pub use workers::Workers;

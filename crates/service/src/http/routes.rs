@@ -13,6 +13,7 @@ use snakehouse_tinker_api::json::ErrorDetail;
 
 use super::access::{Access, HEALTH, guard};
 use super::error::RequestError;
+use super::future::HeldPolls;
 use super::refusal::{Refusal, status_of};
 use super::workers::Workers;
 use super::{admin, future, sampling, server, session, training, weights};
@@ -29,6 +30,8 @@ pub(crate) struct Api {
     pub(crate) lane: Lane,
     /// Fires when the service stops: polls end at once.
     pub(crate) stopping: CancellationToken,
+    /// Polls in progress.
+    pub(crate) polls: HeldPolls,
     /// The worker processes around the core, if there are any to show.
     pub(crate) workers: Option<Workers>,
 }

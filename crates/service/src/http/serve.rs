@@ -59,10 +59,11 @@ async fn connection(stream: TcpStream, router: Router, stopping: CancellationTok
     // Answers are small and latency matters; a socket that refuses the option works all the same.
     let _ = stream.set_nodelay(true);
     let service = TowerToHyperService::new(router);
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE)
-        .serve_connection::<_, TowerToHyperService<Router>>(TokioIo::new(stream), service);
+    let connection =
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(IDLE)
+            .serve_connection::<_, TowerToHyperService<Router>>(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use snakehouse_store::StateDir;
-use snakehouse_supervise::{BoxError, ChildSpec, Lane, Scope, StopReport};
+use snakehouse_supervise::{BoxError, ChildCtx, ChildSpec, Lane, Node, Scope, StopReport};
 use tokio::net::TcpListener;
 
 use super::access::Access;
 use super::error::ServeError;
+use super::future::HeldPolls;
 use super::routes::{Api, router};
 use super::serve::accept;
 use super::workers::Workers;
@@ -84,10 +85,11 @@ impl Service {
             core: core.clone(),
             lane,
             stopping: connections.cancelled(),
+            polls: HeldPolls::default(),
             workers: config.workers,
         };
         let router = router(api, Access::new(config.origins));
-        let accepting = move |ctx: snakehouse_supervise::ChildCtx| {
+        let accepting = move |ctx: ChildCtx| {
             let (listener, router) = (listener.clone(), router.clone());
             let connections = connections.clone();
             async move {
@@ -114,6 +116,11 @@ impl Service {
     /// The core behind it.
     pub fn core(&self) -> &Core {
         &self.core
+    }
+
+    /// Everything that runs in it, as data.
+    pub fn tree(&self) -> Node {
+        self.scope.tree()
     }
 
     /// Waits until the engine serves. Cancel safe.
