@@ -30,6 +30,9 @@ const READ_ROOM: usize = 64 * 1024;
 /// Pieces in one write.
 const MAX_PIECES: usize = 64;
 
+/// How long after a cancel the doorbell rings for the second time.
+const RING_AGAIN: Duration = Duration::from_millis(2);
+
 /// The exit status comes a fraction of a millisecond after the death; nobody waits longer for it.
 const STATUS_WITHIN: Duration = Duration::from_millis(100);
 
@@ -44,6 +47,8 @@ struct Sent {
     call: Option<Call>,
     /// When a cancelled call has had its grace.
     overdue: Option<Instant>,
+    /// When the doorbell rings again, and how long it waits after that.
+    ring_again: Option<(Instant, Duration)>,
 }
 
 /// What a dead worker had.
@@ -165,7 +170,9 @@ impl<'a> Connection<'a> {
                 true => Interest::READABLE,
                 false => Interest::READABLE | Interest::WRITABLE,
             };
-            let wake = self.sent.iter().filter_map(|sent| sent.overdue).chain(stop_by).min();
+            let timers =
+                self.sent.iter().flat_map(|sent| [sent.overdue, sent.ring_again.map(|r| r.0)]);
+            let wake = timers.flatten().chain(stop_by).min();
             tokio::select! {
                 biased;
                 ready = self.process.control.ready(interest) => {
@@ -190,11 +197,17 @@ impl<'a> Connection<'a> {
                         self.kill_for(KillReason::Stop);
                     }
                     self.kill_if_overdue(now);
+                    self.ring_again(now);
                 }
             }
         }
         self.exchange();
         self.death().await
+    }
+
+    /// Whether it ever had a call.
+    pub(crate) fn had_calls(&self) -> bool {
+        self.next_stream > 1
     }
 
     /// The calls that the dead worker had: those that fail with it, and those that it never started.
@@ -255,7 +268,13 @@ impl<'a> Connection<'a> {
             trace: call.options.trace,
         };
         let body = call.body.clone();
-        self.sent.push_back(Sent { stream, id: call.id, call: Some(call), overdue: None });
+        self.sent.push_back(Sent {
+            stream,
+            id: call.id,
+            call: Some(call),
+            overdue: None,
+            ring_again: None,
+        });
         let message = Message::Open { stream, head, body };
         match &message {
             Message::Open { body, .. } if body.len() >= COPY_BELOW => {
@@ -281,6 +300,20 @@ impl<'a> Connection<'a> {
             let rung = self.process.page.cancel(stream).and_then(|()| self.process.pidfd.ring());
             if let Err(error) = rung {
                 tracing::warn!(worker = %worker_id(self.place), %error, "doorbell not rung");
+            }
+            sent.ring_again = Some((now + RING_AGAIN, 2 * RING_AGAIN));
+        }
+    }
+
+    /// Rings for cancelled calls that have not answered yet: a signal that lands just before a
+    /// system call blocks is noticed only when that returns. Ever more rarely, until the answer or
+    /// the end of the grace.
+    fn ring_again(&mut self, now: Instant) {
+        for sent in &mut self.sent {
+            let Some((_, wait)) = sent.ring_again.filter(|(at, _)| *at <= now) else { continue };
+            sent.ring_again = Some((now + wait, 2 * wait));
+            if let Err(error) = self.process.pidfd.ring() {
+                tracing::warn!(worker = %worker_id(self.place), %error, "doorbell not rung again");
             }
         }
     }
