@@ -29,11 +29,7 @@ pub struct BlobLogConfig {
 
 impl Default for BlobLogConfig {
     fn default() -> Self {
-        Self {
-            segment: ByteSize::mib(32),
-            record: ByteSize::mib(256),
-            total: ByteSize::mib(4096),
-        }
+        Self { segment: ByteSize::mib(32), record: ByteSize::mib(256), total: ByteSize::mib(4096) }
     }
 }
 
@@ -115,10 +111,7 @@ impl BlobLog {
     ) -> Result<Self, StoreError> {
         let lane = Lane::new(scope, "blob-log", 2, 256);
         let (listing_disk, listing_dir) = (disk.clone(), dir.to_path_buf());
-        let known = lane
-            .run(move || list_segments(&*listing_disk, &listing_dir))
-            .await
-            .map_err(|_| StoreError::Closed)??;
+        let known = lane.run(move || list_segments(&*listing_disk, &listing_dir)).await??;
         let next = known.keys().next_back().map_or(1, |last| last + 1);
         let shared = Arc::new(Shared {
             disk,
@@ -168,7 +161,7 @@ impl BlobLog {
     /// [`StoreError::Damaged`] if it is not what was written; [`StoreError::Io`].
     pub async fn read(&self, at: BlobRef) -> Result<Bytes, StoreError> {
         let shared = self.shared.clone();
-        self.shared.lane.run(move || shared.read(at)).await.map_err(|_| StoreError::Closed)?
+        self.shared.lane.run(move || shared.read(at)).await?
     }
 
     /// Removes every closed segment that `referenced` does not name.
@@ -191,7 +184,7 @@ impl BlobLog {
         let doomed: Vec<_> = candidates.into_iter().filter(|s| !referenced.contains(s)).collect();
         let shared = self.shared.clone();
         let removed = self.shared.lane.run(move || shared.remove(&doomed)).await;
-        Ok(removed.map_err(|_| StoreError::Closed)??)
+        Ok(removed.map_err(StoreError::from)??)
     }
 
     /// Bytes on disk.

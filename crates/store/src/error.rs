@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use snakehouse_base::{ByteSize, Coded, Kind};
+use snakehouse_supervise::LaneError;
 
 use crate::{BlobRef, Holder};
 
@@ -76,6 +77,9 @@ pub enum StoreError {
     /// A transaction that this one was part of did not commit.
     #[error("the transaction did not commit: {0}")]
     NotCommitted(String),
+    /// Blocking work ran into a bug.
+    #[error("internal error: {0}")]
+    Panicked(String),
     /// The store is stopping or its task has ended.
     #[error("the store is closed")]
     Closed,
@@ -84,6 +88,15 @@ pub enum StoreError {
 impl StoreError {
     pub(crate) fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io { what, path: path.to_path_buf(), source }
+    }
+}
+
+impl From<LaneError> for StoreError {
+    fn from(error: LaneError) -> Self {
+        match error {
+            LaneError::Panicked { payload, .. } => Self::Panicked(payload),
+            _ => Self::Closed,
+        }
     }
 }
 
@@ -98,6 +111,7 @@ impl Coded for StoreError {
             Self::TooLarge { .. } => Kind::InvalidInput,
             Self::Damaged { .. } => Kind::Corrupt,
             Self::NotDurable(_) | Self::Sql(_) | Self::NotCommitted(_) => Kind::Environment,
+            Self::Panicked(_) => Kind::Internal,
             Self::Closed => Kind::Unavailable,
         }
     }
@@ -114,6 +128,7 @@ impl Coded for StoreError {
             Self::NotDurable(_) => "not_durable",
             Self::Sql(_) => "sql",
             Self::NotCommitted(_) => "not_committed",
+            Self::Panicked(_) => "internal",
             Self::Closed => "store_closed",
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use snakehouse_base::ByteSize;
+use snakehouse_store::{Disk, RealDisk};
 
 use super::{EngineSource, Fault};
 
@@ -19,6 +20,8 @@ pub struct CoreConfig {
     pub models: Vec<ModelSource>,
     /// How much is kept and queued.
     pub limits: Limits,
+    /// The disk that the blob log is on.
+    pub disk: Arc<dyn Disk>,
     /// A test instrument: where to kill a process. Never set in production.
     pub fault: Option<Fault>,
 }
@@ -30,7 +33,14 @@ impl CoreConfig {
         engine: Arc<dyn EngineSource>,
         models: Vec<ModelSource>,
     ) -> Self {
-        Self { state_dir: state_dir.into(), engine, models, limits: Limits::default(), fault: None }
+        Self {
+            state_dir: state_dir.into(),
+            engine,
+            models,
+            limits: Limits::default(),
+            disk: Arc::new(RealDisk),
+            fault: None,
+        }
     }
 }
 

@@ -26,10 +26,18 @@ pub trait EngineConnector: Send + 'static {
 /// One life of an engine. It loses everything when it dies.
 pub trait Engine: Send + 'static {
     /// Calls a tool. Dropping the future cancels the call.
-    fn call(&mut self, tool: &'static str, body: Bytes, deadline: Deadline)
-    -> EngineFuture<'_, Bytes>;
+    fn call(
+        &mut self,
+        tool: &'static str,
+        body: Bytes,
+        deadline: Deadline,
+    ) -> EngineFuture<'_, Bytes>;
     /// Who this is.
     fn identity(&self) -> EngineIdentity;
+    /// Completes when this life is over.
+    fn lost(&self) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>>;
+    /// What ends this life at once, for a [`Fault`](super::Fault).
+    fn killer(&self) -> Box<dyn FnOnce() + Send>;
 }
 
 /// Which process serves.

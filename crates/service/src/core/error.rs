@@ -131,9 +131,7 @@ impl Coded for CoreError {
             Self::UnknownCheckpoint(_) => Some(
                 "use the path that save_weights returned: tinker://<model>/weights/<name>".into(),
             ),
-            Self::UnknownSession(_) | Self::SessionFinished(_) => {
-                Some("open a new session".into())
-            }
+            Self::UnknownSession(_) | Self::SessionFinished(_) => Some("open a new session".into()),
             Self::Conflict { .. } => {
                 Some("use a new number for each request and repeat a number only to retry".into())
             }

@@ -1,5 +1,6 @@
 //! A test instrument: dies at a chosen moment.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,12 +18,25 @@ pub struct Fault {
 }
 
 /// Who dies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum Victim {
-    /// The process that runs the core.
+    /// The process that runs the core, by SIGKILL.
     Service,
-    /// The engine process.
+    /// The engine.
     Engine,
+    /// The core, in a simulation: the function takes whatever survives a crash out of the world,
+    /// and the core never gets further than this point.
+    Simulated(Arc<dyn Fn() + Send + Sync>),
+}
+
+impl fmt::Debug for Victim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Victim::Service => "Service",
+            Victim::Engine => "Engine",
+            Victim::Simulated(_) => "Simulated",
+        })
+    }
 }
 
 /// A moment between two steps whose order matters.
@@ -91,7 +105,7 @@ impl Fault {
             return None;
         }
         let visits = self.seen.fetch_add(1, Ordering::Relaxed) + 1;
-        (visits == self.nth).then_some(self.victim)
+        (visits == self.nth).then(|| self.victim.clone())
     }
 }
 
@@ -102,10 +116,10 @@ mod tests {
     #[test]
     fn only_the_nth_visit_of_its_own_point_counts() {
         let fault = Fault::new(FaultPoint::MidCall, 2, Victim::Engine);
-        assert_eq!(fault.visit(FaultPoint::MidSave), None);
-        assert_eq!(fault.visit(FaultPoint::MidCall), None);
-        assert_eq!(fault.clone().visit(FaultPoint::MidCall), Some(Victim::Engine));
-        assert_eq!(fault.visit(FaultPoint::MidCall), None);
+        assert!(fault.visit(FaultPoint::MidSave).is_none());
+        assert!(fault.visit(FaultPoint::MidCall).is_none());
+        assert!(matches!(fault.clone().visit(FaultPoint::MidCall), Some(Victim::Engine)));
+        assert!(fault.visit(FaultPoint::MidCall).is_none());
     }
 
     #[test]

@@ -1,42 +1,86 @@
 //! The handle that everything outside the core uses.
 
+use std::fmt;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use snakehouse_base::id::{ModelId, SamplerId, SessionId};
 use snakehouse_engine_api::StateDigest;
-use snakehouse_supervise::Scope;
+use snakehouse_supervise::{Child, ChildSpec, Scope};
+use snakehouse_tinker_api::CheckpointPath;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
+use super::accept::{accept, require_base, require_session};
+use super::execute::kind_code;
+use super::journal::{self, ModelState, SamplerRow};
+use super::open::open;
+use super::owner::{Command, Owner, Sources};
+use super::shared::{Readiness, Session, Shared};
 use super::{
     BaseModel, CoreConfig, CoreError, CoreStatus, FinishReason, ModelInfo, NewSampler, NewSession,
-    Outcome, Promise, SamplerInfo, Submit, WeightsInfo,
+    Outcome, Promise, SamplerInfo, SamplerWeights, Submit, WeightsInfo,
 };
 
 /// The durable heart of the service. Cheap to clone; the scope it was started in owns everything.
-#[derive(Clone, Debug)]
-pub struct Core {}
+#[derive(Clone)]
+pub struct Core {
+    shared: Arc<Shared>,
+    scope: Scope,
+    commands: mpsc::Sender<Command>,
+    owner: Child,
+}
 
 impl Core {
+    /// Questions to the engine that may wait.
+    const COMMANDS: usize = 64;
+    /// A stop waits this long for the running operation and the last snapshots.
+    const GRACE: Duration = Duration::from_secs(30);
+    /// A session that has been silent for this long may be ended to make room for a new one.
+    const ABANDONED: Duration = Duration::from_secs(600);
+
     /// Opens the state directory and begins to bring back what it holds. Returns once requests can
     /// be accepted; [`ready`](Core::ready) tells when the engine serves.
     ///
     /// # Errors
     /// [`CoreError::Store`] if the directory is held by another process, is not writable or was
-    /// written by a newer version.
-    pub async fn start(_scope: &Scope, _config: CoreConfig) -> Result<Self, CoreError> {
-        Err(CoreError::NotReady)
+    /// written by a newer version; [`CoreError::Engine`] if no engine can be started.
+    pub async fn start(scope: &Scope, config: CoreConfig) -> Result<Self, CoreError> {
+        let scope = scope.open("core");
+        let engines = config.engine.clone();
+        let shared = Arc::new(open(&scope.open("store"), config).await?);
+        let engines = engines.open(&scope.open("engine")).await;
+        let engines = engines.map_err(|e| CoreError::Engine(e.to_string()))?;
+        let (commands, receiver) = mpsc::channel(Self::COMMANDS);
+        let sources = Arc::new(Sources {
+            engines: tokio::sync::Mutex::new(engines),
+            commands: tokio::sync::Mutex::new(receiver),
+        });
+        let for_owner = shared.clone();
+        let spec = ChildSpec::new("owner", move |ctx| {
+            let owner = Owner::new(for_owner.clone(), ctx.cancelled());
+            owner.run(ctx, sources.clone())
+        });
+        // Whatever keeps failing, accepted operations wait on disk: never take the service down.
+        let spec = spec.grace(Self::GRACE).intensity(u32::MAX, Duration::from_secs(1));
+        let owner = scope.child(spec);
+        Ok(Self { shared, scope, commands, owner })
     }
 
     /// Tells a second opener of the state directory which port this process serves.
     ///
     /// # Errors
     /// [`CoreError::Store`] if the lock file cannot be written.
-    pub fn record_port(&self, _port: u16) -> Result<(), CoreError> {
-        Err(CoreError::NotReady)
+    pub fn record_port(&self, port: u16) -> Result<(), CoreError> {
+        let mut dir = self.shared.dir.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(dir.record_port(port)?)
     }
 
-    /// Whether the engine serves every base model and every model is back.
+    /// Whether the engine serves every base model.
+    ///
+    /// Stays true while a dead engine is being replaced: requests are accepted all the time.
     pub fn ready(&self) -> bool {
-        false
+        matches!(*self.shared.readiness.borrow(), Readiness::Ready)
     }
 
     /// Waits for [`ready`](Core::ready). Cancel safe.
@@ -45,28 +89,69 @@ impl Core {
     /// [`CoreError::BadBaseModel`] if a base model cannot be loaded; [`CoreError::Engine`] if no
     /// engine can be started; [`CoreError::Stopping`].
     pub async fn wait_ready(&self) -> Result<(), CoreError> {
-        Err(CoreError::NotReady)
+        let mut readiness = self.shared.readiness.subscribe();
+        let decided = readiness.wait_for(|now| !matches!(now, Readiness::Starting));
+        let decided = tokio::select! {
+            decided = decided => decided.map_err(|_| CoreError::Stopping)?.clone(),
+            _ = self.owner.gone() => return Err(CoreError::Stopping),
+        };
+        match decided {
+            Readiness::Broken(broken) => Err(broken.into()),
+            _ => Ok(()),
+        }
     }
 
     /// The base models, once the engine has loaded them for the first time; empty before.
     pub fn models(&self) -> Vec<BaseModel> {
-        Vec::new()
+        self.shared.state().bases.clone()
     }
 
     /// Opens a session. Durable when it returns.
     ///
     /// # Errors
     /// [`CoreError::Saturated`], [`CoreError::Store`].
-    pub async fn create_session(&self, _new: NewSession) -> Result<SessionId, CoreError> {
-        Err(CoreError::NotReady)
+    pub async fn create_session(&self, new: NewSession) -> Result<SessionId, CoreError> {
+        self.make_room_for_session().await?;
+        let id = SessionId::fresh();
+        let info = serde_json::to_string(&new).map_err(|e| CoreError::BadName(e.to_string()))?;
+        let row = id.clone();
+        self.shared
+            .db
+            .write(move |c| Box::pin(async move { journal::add_session(c, &row, &info).await }))
+            .await?;
+        let now = Instant::now();
+        let mut state = self.shared.state();
+        state.queue.touch(&id, now);
+        state.sessions.insert(id.clone(), Session { last_seen: now });
+        Ok(id)
+    }
+
+    /// Ends the session that has been silent longest, if there are too many and it is abandoned.
+    async fn make_room_for_session(&self) -> Result<(), CoreError> {
+        let limit = self.shared.limits.sessions;
+        let oldest = {
+            let state = self.shared.state();
+            if state.sessions.len() < limit {
+                return Ok(());
+            }
+            let oldest = state.sessions.iter().min_by_key(|(_, session)| session.last_seen);
+            oldest.map(|(id, session)| (id.clone(), session.last_seen.elapsed()))
+        };
+        match oldest {
+            Some((id, silent)) if silent >= Self::ABANDONED => {
+                let why = Some("its client was silent".to_owned());
+                self.finish_session(&id, FinishReason::Interrupted, why).await
+            }
+            _ => Err(CoreError::Saturated { what: "the number of sessions", limit: limit as u64 }),
+        }
     }
 
     /// Says that a session's client is there.
     ///
     /// # Errors
     /// [`CoreError::UnknownSession`]; [`CoreError::SessionFinished`].
-    pub async fn heartbeat(&self, _session: &SessionId) -> Result<(), CoreError> {
-        Err(CoreError::NotReady)
+    pub async fn heartbeat(&self, session: &SessionId) -> Result<(), CoreError> {
+        require_session(&self.shared, session).await
     }
 
     /// Ends a session. Nothing more is accepted from it; what was accepted is still done.
@@ -75,11 +160,41 @@ impl Core {
     /// [`CoreError::UnknownSession`]. Ending it again changes nothing.
     pub async fn finish_session(
         &self,
-        _session: &SessionId,
-        _reason: FinishReason,
-        _detail: Option<String>,
+        session: &SessionId,
+        reason: FinishReason,
+        detail: Option<String>,
     ) -> Result<(), CoreError> {
-        Err(CoreError::NotReady)
+        match require_session(&self.shared, session).await {
+            Err(CoreError::SessionFinished(_)) => return Ok(()),
+            other => other?,
+        }
+        let reason = match reason {
+            FinishReason::Success => "success",
+            FinishReason::Errored => "errored",
+            FinishReason::Interrupted => "interrupted",
+        };
+        let id = session.clone();
+        self.shared
+            .db
+            .write(move |c| {
+                Box::pin(
+                    async move { journal::finish_session(c, &id, reason, detail.as_deref()).await },
+                )
+            })
+            .await?;
+        {
+            let mut state = self.shared.state();
+            state.sessions.remove(session);
+            state.queue.finish_session(session);
+            let ended = state.models.iter().filter(|(_, model)| model.session == *session);
+            let ended: Vec<ModelId> = ended.map(|(id, _)| id.clone()).collect();
+            if ended.is_empty() {
+                state.queue.forget_session(session);
+            }
+            state.retired.extend(ended);
+        }
+        self.shared.wake.notify_one();
+        Ok(())
     }
 
     /// Accepts an operation. It is durable when this returns, and stays so if the future is dropped
@@ -88,8 +203,10 @@ impl Core {
     /// # Errors
     /// Unknown ids, [`CoreError::SessionFinished`], [`CoreError::Conflict`],
     /// [`CoreError::Saturated`], [`CoreError::Store`]. Nothing is recorded then.
-    pub async fn submit(&self, _op: Submit) -> Result<Promise, CoreError> {
-        Err(CoreError::NotReady)
+    pub async fn submit(&self, op: Submit) -> Result<Promise, CoreError> {
+        // A task of its own: a client that goes away between commit and queue loses nothing.
+        let accepted = self.scope.task("accept", accept(self.shared.clone(), op));
+        accepted.await.map_err(|_| CoreError::Stopping)?
     }
 
     /// Waits up to `hold` for an operation to end. Wakes the moment its result is durable; asking
@@ -98,52 +215,180 @@ impl Core {
     /// # Errors
     /// [`CoreError::UnknownRequest`]; [`CoreError::ResultGone`] if the result was kept long enough
     /// and has been removed.
-    pub async fn wait(&self, _request_id: &str, _hold: Duration) -> Result<Outcome, CoreError> {
-        Err(CoreError::NotReady)
+    pub async fn wait(&self, request_id: &str, hold: Duration) -> Result<Outcome, CoreError> {
+        let op = self.shared.parse_request_id(request_id)?;
+        // Listen first, look second: an end in between is not missed.
+        let mut ended = self.shared.listen(op);
+        match self.shared.stored_outcome(op).await {
+            Ok(Outcome::Pending) => {}
+            known => {
+                self.shared.unlisten(op);
+                return known;
+            }
+        }
+        if tokio::time::timeout(hold, ended.changed()).await.is_err() {
+            return Ok(Outcome::Pending);
+        }
+        let heard = ended.borrow().clone();
+        match heard {
+            Some(outcome) => Ok(Outcome::clone(&outcome)),
+            // The owner has begun anew; the journal knows.
+            None => self.shared.stored_outcome(op).await,
+        }
     }
 
     /// Opens a sampling session. The same number with the same weights gives the same id.
     ///
     /// # Errors
     /// Unknown session, base model or checkpoint; [`CoreError::Conflict`].
-    pub async fn create_sampling_session(&self, _new: NewSampler) -> Result<SamplerId, CoreError> {
-        Err(CoreError::NotReady)
+    pub async fn create_sampling_session(&self, new: NewSampler) -> Result<SamplerId, CoreError> {
+        require_session(&self.shared, &new.session).await?;
+        let id = SamplerId::new(format!("{}:sample:{}", new.session, new.sampling_session_seq_id));
+        let path = match &new.weights {
+            SamplerWeights::Base(name) => {
+                require_base(&self.shared, name)?;
+                None
+            }
+            SamplerWeights::Path(path) => Some((path.clone(), parse_path(path)?)),
+        };
+        let (row_id, session) = (id.clone(), new.session.clone());
+        let asked = new.weights.clone();
+        let opened = self.shared.db.write(move |c| {
+            Box::pin(async move {
+                if let Some(known) = flat(journal::find_sampler(c, &row_id).await)? {
+                    return Ok(Ok(known));
+                }
+                let (base, path, save) = match (path, new.weights) {
+                    (Some((path, parsed)), _) => {
+                        let code = kind_code(parsed.kind);
+                        let name = parsed.name.as_str();
+                        let found = journal::checkpoint(c, &parsed.run, code, name).await;
+                        match flat(found)? {
+                            Some(save) => (save.base, Some(path), Some(save.op)),
+                            None => return Ok(Err(CoreError::UnknownCheckpoint(path))),
+                        }
+                    }
+                    (None, SamplerWeights::Base(base) | SamplerWeights::Path(base)) => {
+                        (base, None, None)
+                    }
+                };
+                let row = SamplerRow { id: row_id, session, base, path, save };
+                journal::add_sampler(c, &row).await?;
+                Ok(Ok(row))
+            })
+        });
+        let row = opened.await??;
+        // The number may have been used before, for these weights or for others.
+        let same = match &asked {
+            SamplerWeights::Base(base) => row.path.is_none() && row.base == *base,
+            SamplerWeights::Path(path) => row.path.as_ref() == Some(path),
+        };
+        match same {
+            true => Ok(id),
+            false => Err(CoreError::Conflict { key: format!("sampling session {id}") }),
+        }
     }
 
     /// A sampling session.
     ///
     /// # Errors
     /// [`CoreError::UnknownSampler`].
-    pub async fn sampler(&self, _sampler: &SamplerId) -> Result<SamplerInfo, CoreError> {
-        Err(CoreError::NotReady)
+    pub async fn sampler(&self, sampler: &SamplerId) -> Result<SamplerInfo, CoreError> {
+        let id = sampler.clone();
+        let row = self
+            .shared
+            .read(|c| Box::pin(async move { journal::find_sampler(c, &id).await }))
+            .await?;
+        let row = row.ok_or_else(|| CoreError::UnknownSampler(sampler.to_string()))?;
+        Ok(SamplerInfo { sampler: row.id, base_model: row.base, model_path: row.path })
     }
 
     /// A training model.
     ///
     /// # Errors
     /// [`CoreError::UnknownModel`].
-    pub async fn model_info(&self, _model: &ModelId) -> Result<ModelInfo, CoreError> {
-        Err(CoreError::NotReady)
+    pub async fn model_info(&self, model: &ModelId) -> Result<ModelInfo, CoreError> {
+        let id = model.clone();
+        let row = self
+            .shared
+            .read(|c| Box::pin(async move { journal::find_model(c, &id).await }))
+            .await?;
+        let unknown = || CoreError::UnknownModel(model.to_string());
+        let row = row.filter(|row| row.state != ModelState::NeverMade).ok_or_else(unknown)?;
+        let lora = row.lora.ok_or_else(unknown)?;
+        let damaged = |e: serde_json::Error| CoreError::Corrupt(format!("model {model}: {e}"));
+        let metadata = row.metadata.as_deref().map(serde_json::from_str).transpose();
+        Ok(ModelInfo {
+            model_id: row.id,
+            session: row.session,
+            base_model: row.base,
+            lora: serde_json::from_str(&lora).map_err(damaged)?,
+            user_metadata: metadata.map_err(damaged)?,
+        })
     }
 
     /// A checkpoint, by `tinker://<model>/<kind>/<name>`.
     ///
     /// # Errors
     /// [`CoreError::BadName`]; [`CoreError::UnknownCheckpoint`].
-    pub async fn weights_info(&self, _path: &str) -> Result<WeightsInfo, CoreError> {
-        Err(CoreError::NotReady)
+    pub async fn weights_info(&self, path: &str) -> Result<WeightsInfo, CoreError> {
+        let parsed = parse_path(path)?;
+        let (run, name, code) = (parsed.run, parsed.name, kind_code(parsed.kind));
+        let save = self.shared.read(|c| {
+            Box::pin(async move { journal::checkpoint(c, &run, code, name.as_str()).await })
+        });
+        let save = save.await?.ok_or_else(|| CoreError::UnknownCheckpoint(path.to_owned()))?;
+        let lora = serde_json::from_str(&save.lora);
+        let lora = lora.map_err(|e| CoreError::Corrupt(format!("checkpoint {path}: {e}")))?;
+        Ok(WeightsInfo { base_model: save.base, lora, bytes: save.bytes })
     }
 
     /// SHA-256 of a model's state after everything accepted so far that can run.
     ///
     /// # Errors
     /// [`CoreError::UnknownModel`]; [`CoreError::Stopping`].
-    pub async fn digest(&self, _model: &ModelId) -> Result<StateDigest, CoreError> {
-        Err(CoreError::NotReady)
+    pub async fn digest(&self, model: &ModelId) -> Result<StateDigest, CoreError> {
+        if !self.shared.state().models.contains_key(model) {
+            return Err(CoreError::UnknownModel(model.to_string()));
+        }
+        loop {
+            let (reply, answer) = oneshot::channel();
+            let command = Command::Digest(model.clone(), reply);
+            self.commands.send(command).await.map_err(|_| CoreError::Stopping)?;
+            tokio::select! {
+                answer = answer => match answer {
+                    Ok(digest) => return digest,
+                    // The engine died before it could answer: ask the next one.
+                    Err(_) => continue,
+                },
+                _ = self.owner.gone() => return Err(CoreError::Stopping),
+            }
+        }
     }
 
     /// Numbers at this moment.
     pub fn status(&self) -> CoreStatus {
-        CoreStatus::default()
+        let mut status = self.shared.status().clone();
+        let state = self.shared.state();
+        status.pending_ops = state.pending_ops() as u64;
+        status.waiting_for_gap = state.queue.held_back() as u64;
+        status.models = state.models.len() as u64;
+        status.log_bytes = self.shared.vault.log.size().0;
+        status
     }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("shared", &self.shared).finish_non_exhaustive()
+    }
+}
+
+fn parse_path(path: &str) -> Result<CheckpointPath, CoreError> {
+    path.parse().map_err(|e: snakehouse_tinker_api::InvalidInput| CoreError::BadName(e.to_string()))
+}
+
+/// A damaged row inside a transaction ends the transaction.
+fn flat<T>(read: Result<Result<T, CoreError>, sqlx::Error>) -> Result<T, sqlx::Error> {
+    read?.map_err(|e| sqlx::Error::Decode(e.into()))
 }

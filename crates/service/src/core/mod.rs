@@ -18,25 +18,47 @@
 //! deterministic in-process engine, on a disk that forgets unsynced writes, with the engine or
 //! the core killed at every [`FaultPoint`]; system tests repeat that with real processes.
 
+mod accept;
 mod config;
 mod engine;
 mod error;
+mod execute;
 mod fault;
 mod handle;
 mod info;
+mod journal;
+mod life;
+mod load;
+mod op;
+mod open;
 mod outcome;
+mod owner;
+mod plan;
+mod pool_engine;
+mod queue;
+mod revive;
+mod schema;
+mod shared;
+mod snapshots;
 mod status;
 mod submit;
+mod vault;
 
 pub use config::{CoreConfig, Limits, ModelSource};
-pub use engine::{Engine, EngineConnector, EngineError, EngineFuture, EngineIdentity, EngineSource};
+pub use engine::{
+    Engine, EngineConnector, EngineError, EngineFuture, EngineIdentity, EngineSource,
+};
 pub use error::CoreError;
-pub use handle::Core;
 pub use fault::{Fault, FaultPoint, Victim};
+pub use handle::Core;
 pub use info::{BaseModel, ModelInfo, SamplerInfo, WeightsInfo};
 pub use outcome::{Category, OpResult, Outcome};
+pub use pool_engine::PoolEngine;
 pub use status::{CoreStatus, EngineState};
 pub use submit::{
     FinishReason, LoadTarget, LoraRequest, NewSampler, NewSession, Promise, SampleRequest,
     SamplerWeights, Submit, Target,
 };
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! Engines that are worker processes of a pool.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use snakehouse_base::{Coded as _, Deadline};
+use snakehouse_pool::{CallError, CallOptions, Pool, PoolConfig, Reaper, Session, WorkerSpec};
+use snakehouse_supervise::Scope;
+
+use super::engine::{
+    Engine, EngineConnector, EngineError, EngineFuture, EngineIdentity, EngineSource,
+};
+
+/// Runs engines as the one worker of a pool. The pool replaces a dead one.
+#[derive(Clone)]
+pub struct PoolEngine {
+    spec: WorkerSpec,
+    reaper: Reaper,
+}
+
+impl PoolEngine {
+    /// Engines that `spec` starts below `reaper`.
+    pub fn new(spec: WorkerSpec, reaper: Reaper) -> Self {
+        Self { spec, reaper }
+    }
+}
+
+impl fmt::Debug for PoolEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PoolEngine").field("worker", &self.spec.name()).finish_non_exhaustive()
+    }
+}
+
+impl EngineSource for PoolEngine {
+    fn open(&self, scope: &Scope) -> EngineFuture<'_, Box<dyn EngineConnector>> {
+        let scope = scope.clone();
+        Box::pin(async move {
+            let (reaper, spec) = (self.reaper.clone(), self.spec.clone());
+            let config = PoolConfig { workers: 1, ..PoolConfig::default() };
+            let pool = Pool::start(&scope, reaper, spec, config).await;
+            let pool = pool.map_err(|e| EngineError::Unavailable(e.to_string()))?;
+            Ok(Box::new(PoolConnector { pool, last: None }) as Box<dyn EngineConnector>)
+        })
+    }
+}
+
+struct PoolConnector {
+    pool: Pool,
+    /// The life that was given out last. It holds models, so it is not given out again.
+    last: Option<Arc<Session>>,
+}
+
+impl EngineConnector for PoolConnector {
+    fn connect(&mut self) -> EngineFuture<'_, Box<dyn Engine>> {
+        Box::pin(async move {
+            if let Some(last) = self.last.take()
+                && !last.is_lost()
+            {
+                kill(&last);
+                last.lost().await;
+            }
+            let session = self.pool.session(Deadline::never()).await;
+            let session = session.map_err(|e| EngineError::Unavailable(e.to_string()))?;
+            let session = Arc::new(session);
+            self.last = Some(session.clone());
+            Ok(Box::new(PoolWorker { session }) as Box<dyn Engine>)
+        })
+    }
+}
+
+struct PoolWorker {
+    session: Arc<Session>,
+}
+
+impl Engine for PoolWorker {
+    fn call(
+        &mut self,
+        tool: &'static str,
+        body: Bytes,
+        deadline: Deadline,
+    ) -> EngineFuture<'_, Bytes> {
+        Box::pin(async move {
+            let options = CallOptions { deadline, ..CallOptions::default() };
+            self.session.call_bytes(tool, body, options).await.map_err(ended)
+        })
+    }
+
+    fn identity(&self) -> EngineIdentity {
+        let worker = self.session.worker();
+        EngineIdentity { pid: Some(worker.pid), incarnation: worker.incarnation.0 }
+    }
+
+    fn lost(&self) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>> {
+        let session = self.session.clone();
+        Box::pin(async move {
+            session.lost().await;
+        })
+    }
+
+    fn killer(&self) -> Box<dyn FnOnce() + Send> {
+        let session = self.session.clone();
+        Box::new(move || kill(&session))
+    }
+}
+
+/// The worker's identity is its incarnation; its process is not reaped before the pool has seen it
+/// end, so the number cannot belong to another process yet.
+fn kill(session: &Session) {
+    if let Ok(pid) = i32::try_from(session.worker().pid)
+        && let Some(pid) = rustix::process::Pid::from_raw(pid)
+        && !session.is_lost()
+    {
+        // It may have died by itself just now.
+        let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+fn ended(error: CallError) -> EngineError {
+    match error {
+        CallError::WorkerDied { .. }
+        | CallError::OutcomeUnknown { .. }
+        | CallError::SessionLost { .. } => EngineError::Died(error.to_string()),
+        CallError::Stopped => EngineError::Unavailable(error.to_string()),
+        CallError::Tool { failure, .. } => EngineError::Failed {
+            kind: failure.kind,
+            code: failure.code.clone(),
+            message: failure.message.clone(),
+            hint: failure.hint.clone(),
+        },
+        other => EngineError::Failed {
+            kind: other.kind(),
+            code: other.code().to_owned(),
+            message: other.to_string(),
+            hint: other.hint(),
+        },
+    }
+}

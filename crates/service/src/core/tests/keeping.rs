@@ -1,0 +1,116 @@
+//! What is kept, for how long, and how little.
+
+use std::path::Path;
+
+use snakehouse_testkit::real_time;
+
+use super::bench::{Bench, forward_backward, optim_step, play, save, script};
+use super::fake_engine::World;
+use crate::core::{FinishReason, Outcome};
+
+fn entries(dir: &Path) -> usize {
+    std::fs::read_dir(dir).unwrap().count()
+}
+
+#[test]
+fn a_restart_after_a_graceful_stop_replays_nothing() {
+    real_time(async {
+        let home = tempfile::tempdir().unwrap();
+        let bench = Bench::start(home.path()).await;
+        let (_, model) = bench.model().await;
+        let ends = play(&bench, script(&model)).await;
+        let before = bench.digest(&model).await;
+        bench.stop().await;
+        let bench = Bench::start(home.path()).await;
+        assert_eq!(play(&bench, script(&model)).await, ends, "results are still there");
+        assert_eq!(bench.digest(&model).await, before);
+        assert_eq!(bench.core.status().replayed_ops, 0);
+        let log = bench.world.rules().log.clone();
+        assert!(log.iter().all(|call| !call.starts_with("forward")), "{log:?}");
+        bench.stop().await;
+    });
+}
+
+#[test]
+fn snapshots_and_segments_stay_few() {
+    real_time(async {
+        let home = tempfile::tempdir().unwrap();
+        let bench = Bench::with(home.path(), World::new(), |config| {
+            config.limits.snapshot_ops = 10;
+            config.limits.inline_bytes = 0;
+            config.limits.kept_results = 20;
+        })
+        .await;
+        let (_, model) = bench.model().await;
+        for seq in 1..=2100 {
+            assert!(matches!(bench.run(optim_step(&model, seq)).await, Outcome::Done(_)));
+        }
+        let status = bench.core.status();
+        assert_eq!(status.snapshots, 210);
+        assert_eq!(entries(&home.path().join("snapshots")), 2);
+        assert!(entries(&home.path().join("log")) <= 4);
+        let first = bench.core.submit(optim_step(&model, 1)).await;
+        assert!(first.is_err() || bench.end(&first.unwrap()).await != Outcome::Pending);
+        bench.stop().await;
+    });
+}
+
+#[test]
+fn a_bad_snapshot_falls_back_to_the_one_before() {
+    real_time(async {
+        let home = tempfile::tempdir().unwrap();
+        let bench =
+            Bench::with(home.path(), World::new(), |config| config.limits.snapshot_ops = 4).await;
+        let (_, model) = bench.model().await;
+        play(&bench, (1..=11).map(|seq| forward_backward(&model, seq, 1)).collect()).await;
+        let before = bench.digest(&model).await;
+        bench.stop().await;
+        let snapshots = home.path().join("snapshots");
+        let names = std::fs::read_dir(&snapshots).unwrap().map(|e| e.unwrap().file_name());
+        let newest = names.map(|n| n.into_string().unwrap().parse::<u64>().unwrap()).max().unwrap();
+        std::fs::write(snapshots.join(newest.to_string()).join("model.json"), "torn").unwrap();
+        let bench = Bench::start(home.path()).await;
+        assert_eq!(bench.digest(&model).await, before);
+        assert!(bench.core.status().replayed_ops > 0);
+        bench.stop().await;
+    });
+}
+
+#[test]
+fn what_a_crash_left_half_written_is_removed_at_start() {
+    real_time(async {
+        let home = tempfile::tempdir().unwrap();
+        let bench = Bench::start(home.path()).await;
+        let (_, model) = bench.model().await;
+        bench.run(save(&model, 1, "kept")).await;
+        bench.stop().await;
+        for dir in ["saves/999.part", "saves/998", "snapshots/.tmp-1"] {
+            std::fs::create_dir_all(home.path().join(dir)).unwrap();
+        }
+        let bench = Bench::start(home.path()).await;
+        assert_eq!(entries(&home.path().join("saves")), 1);
+        assert_eq!(entries(&home.path().join("snapshots")), 1);
+        assert!(bench.core.weights_info(&format!("tinker://{model}/weights/kept")).await.is_ok());
+        bench.stop().await;
+    });
+}
+
+#[test]
+fn a_finished_sessions_models_leave_the_engine_and_its_named_saves_stay() {
+    real_time(async {
+        let home = tempfile::tempdir().unwrap();
+        let bench = Bench::start(home.path()).await;
+        let (session, model) = bench.model().await;
+        play(&bench, script(&model)).await;
+        bench.core.finish_session(&session, FinishReason::Success, None).await.unwrap();
+        let gone = || bench.core.status().models == 0;
+        snakehouse_testkit::eventually("the model is unloaded", super::bench::HOLD, || {
+            gone().then_some(())
+        })
+        .await;
+        let path = format!("tinker://{model}/weights/ck1");
+        assert!(bench.core.weights_info(&path).await.is_ok());
+        assert!(bench.world.rules().log.iter().any(|call| call == "unload"));
+        bench.stop().await;
+    });
+}
