@@ -22,6 +22,9 @@ use crate::death::Death;
 use crate::window::Window;
 use crate::worker::{Life, WorkerInfo, WorkerRef, WorkerState};
 
+#[cfg(test)]
+mod tests;
+
 /// The state of a pool.
 #[derive(Debug)]
 pub(crate) struct Dispatcher {

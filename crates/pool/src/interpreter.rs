@@ -14,7 +14,7 @@ use crate::error::PoolError;
 pub const PYTHON_ENV: &str = "SNAKEHOUSE_PYTHON";
 
 /// Most bytes that an interpreter may answer.
-const MAX_ANSWER: u64 = 16 * 1024;
+const MAX_ANSWER: usize = 16 * 1024;
 
 /// How long an interpreter may take to say its version. A cold one on a loaded machine takes 2 s.
 const PATIENCE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
@@ -109,7 +109,7 @@ fn listen(child: &mut Child) -> io::Result<String> {
     let Some(mut output) = child.stdout.take() else { return Ok(String::new()) };
     let mut answer = Vec::new();
     let mut chunk = [0; 1024];
-    while answer.len() < MAX_ANSWER as usize {
+    while answer.len() < MAX_ANSWER {
         let mut ready = [PollFd::new(&output, PollFlags::IN)];
         if rustix::event::poll(&mut ready, Some(&PATIENCE))? == 0 {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "it did not answer in 20 s"));

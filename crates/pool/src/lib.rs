@@ -51,6 +51,7 @@ mod reaper;
 mod session;
 mod slot;
 mod spec;
+mod start_delay;
 mod sweep;
 mod window;
 mod worker;

@@ -95,10 +95,10 @@ impl Shared {
 impl Pool {
     /// Starts the workers and waits until every one of them serves.
     ///
-    /// From then on a worker that dies is started again, 3 ms to 5 s later depending on how often,
-    /// for as long as the scope lives. At the scope's stop what waits fails with
-    /// [`CallError::Stopped`], and the workers have [`PoolConfig::stop_grace`] to finish what they
-    /// run.
+    /// From then on a worker that dies is started again for as long as the scope lives: at once if
+    /// it had been of use, after 50 ms to 5 s if it died before its first call. At the scope's stop
+    /// what waits fails with [`CallError::Stopped`], and the workers have
+    /// [`PoolConfig::stop_grace`] to finish what they run.
     ///
     /// # Errors
     /// [`PoolError`] of the first worker that does not get ready; nothing is left then.

@@ -3,10 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use snakehouse_base::{Backoff, Jitter};
-use snakehouse_supervise::{BoxError, ChildCtx, ChildSpec, Restart};
+use snakehouse_supervise::{BoxError, ChildCtx, ChildSpec};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::connection::{Connection, Settled};
 use crate::death::Death;
@@ -14,8 +13,9 @@ use crate::dispatcher::worker_id;
 use crate::error::PoolError;
 use crate::output::Stream;
 use crate::pool::Shared;
+use crate::start_delay::StartDelay;
 
-/// A worker that lived this long starts over with its back-off.
+/// A worker that served this long was of use, even without a call.
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// What a dead worker wrote is read until its pipes end; whoever holds them open is being ended.
@@ -23,12 +23,6 @@ const OUTPUT_WITHIN: Duration = Duration::from_millis(200);
 
 /// Last lines that an error quotes.
 const QUOTED_LINES: usize = 20;
-
-const BACKOFF: Backoff =
-    match Backoff::new(Duration::from_millis(5), Duration::from_secs(5), Jitter::Half) {
-        Ok(law) => law,
-        Err(_) => unreachable!(),
-    };
 
 /// Told once, how the first incarnation got on.
 type First = oneshot::Sender<Result<(), PoolError>>;
@@ -38,11 +32,11 @@ pub(crate) fn spec(shared: Arc<Shared>, place: usize, first: First) -> ChildSpec
     let name = format!("worker-{}", worker_id(place));
     let grace = shared.config.stop_grace + Duration::from_secs(5);
     let first = Arc::new(Mutex::new(Some(first)));
-    ChildSpec::new(name, move |ctx| {
-        let (shared, first) = (shared.clone(), first.clone());
+    let delay = Arc::new(StartDelay::default());
+    let spec = ChildSpec::new(name, move |ctx| {
+        let (shared, first, delay) = (shared.clone(), first.clone(), delay.clone());
         async move {
-            let ended = incarnation(&ctx, &shared, place, &first).await;
-            match ended {
+            match incarnation(&ctx, &shared, place, &first, &delay).await {
                 Ok(()) => Ok(()),
                 Err(error) => {
                     let text = error.to_string();
@@ -51,12 +45,9 @@ pub(crate) fn spec(shared: Arc<Shared>, place: usize, first: First) -> ChildSpec
                 }
             }
         }
-    })
-    .restart(Restart::Permanent)
-    .backoff(BACKOFF)
-    // Restarts are spaced by the back-off and never given up: calls have deadlines for that.
-    .intensity(u32::MAX, SETTLED)
-    .grace(grace)
+    });
+    // Never given up: calls have deadlines for that.
+    StartDelay::supervise(spec).grace(grace)
 }
 
 fn tell(first: &Mutex<Option<First>>, outcome: Result<(), PoolError>) {
@@ -72,9 +63,11 @@ async fn incarnation(
     shared: &Shared,
     place: usize,
     first: &Mutex<Option<First>>,
+    delay: &StartDelay,
 ) -> Result<(), PoolError> {
     let worker = worker_id(place);
     let stop = ctx.cancelled();
+    delay.begin(&stop).await;
     let mut seat = Seat { shared, place, over: false };
     let incarnation = shared.lock().starting(place);
     let command = shared
@@ -106,7 +99,12 @@ async fn incarnation(
             shared.served.send_modify(|times| *times += 1);
             ctx.ready();
             tell(first, Ok(()));
-            connection.serve(&stop).await
+            let since = Instant::now();
+            let death = connection.serve(&stop).await;
+            if connection.had_calls() || since.elapsed() >= SETTLED {
+                delay.useful();
+            }
+            death
         }
         Err(death) => death,
     };

@@ -66,6 +66,8 @@ struct Packet {
 
 /// Runs one reaper until it dies or the scope stops. Leaves no process of this run behind.
 pub(super) async fn run(ctx: &ChildCtx, shared: &Shared) -> Result<(), PoolError> {
+    let cancelled = ctx.cancelled();
+    shared.delay.begin(&cancelled).await;
     let (socket, theirs) = Seqpacket::pair().map_err(PoolError::os("make a socket pair"))?;
     let mut process = start(shared, theirs).await?;
     let pidfd = Pidfd::open(process.id()).map_err(PoolError::os("open a pidfd"))?;
@@ -78,7 +80,6 @@ pub(super) async fn run(ctx: &ChildCtx, shared: &Shared) -> Result<(), PoolError
         pending: HashMap::new(),
         living: HashMap::new(),
     };
-    let cancelled = ctx.cancelled();
     let ready = tokio::select! {
         ready = timeout(READY_WITHIN, reaper.ready()) => ready,
         () = cancelled.cancelled() => Ok(Err(PoolError::Stopped)),
@@ -86,6 +87,7 @@ pub(super) async fn run(ctx: &ChildCtx, shared: &Shared) -> Result<(), PoolError
     let ended = match ready {
         Ok(Ok(())) => {
             tracing::debug!(pid = process.id(), "reaper is up");
+            shared.delay.useful();
             shared.state.send_replace(State::Up { pid: process.id(), requests });
             ctx.ready();
             reaper.serve(ctx).await

@@ -21,8 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use snakehouse_base::id::{RunToken, WorkerId};
-use snakehouse_base::{Backoff, Jitter};
-use snakehouse_supervise::{BoxError, Child, ChildSpec, Lane, Restart, Scope};
+use snakehouse_supervise::{BoxError, Child, ChildSpec, Lane, Scope};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use process::{Command, Process};
@@ -30,23 +29,15 @@ pub(crate) use process::{Command, Process};
 use crate::error::PoolError;
 use crate::interpreter::Interpreter;
 use crate::package::Package;
+use crate::start_delay::StartDelay;
 
 use self::incarnation::Spawn;
 
 /// Spawn requests that may wait for the reaper.
 const QUEUE: usize = 64;
 
-/// A reaper that lived this long starts over with its back-off.
-const SETTLED: Duration = Duration::from_secs(10);
-
 /// Its clean-up is bounded by less than this.
 const GRACE: Duration = Duration::from_secs(30);
-
-const BACKOFF: Backoff =
-    match Backoff::new(Duration::from_millis(10), Duration::from_secs(5), Jitter::Half) {
-        Ok(law) => law,
-        Err(_) => unreachable!(),
-    };
 
 /// How to start a reaper.
 #[derive(Clone, Debug)]
@@ -74,6 +65,7 @@ pub(crate) struct Shared {
     /// Starts the reaper from its one permanent thread, and sweeps.
     lane: Lane,
     state: watch::Sender<State>,
+    delay: StartDelay,
     next_id: AtomicU64,
 }
 
@@ -104,7 +96,7 @@ impl Reaper {
     ///
     /// The scope owns it: at the scope's stop it kills and reaps whatever is still below it, so
     /// start pools in scopes that stop earlier (later siblings do). If it dies, everything below it
-    /// is ended and another one is started, 5 ms to 5 s later.
+    /// is ended and another one is started.
     ///
     /// # Errors
     /// [`PoolError::Package`], [`ReaperUnfit`](PoolError::ReaperUnfit) or
@@ -124,25 +116,20 @@ impl Reaper {
             package,
             lane,
             state: watch::Sender::new(State::Starting),
+            delay: StartDelay::default(),
             next_id: AtomicU64::new(1),
         });
         let mut state = shared.state.subscribe();
         let loops = shared.clone();
-        let child = scope.child(
-            ChildSpec::new("reaper", move |ctx| {
-                let shared = loops.clone();
-                async move {
-                    let ended = incarnation::run(&ctx, &shared).await;
-                    shared.state.send_replace(State::down(&ended));
-                    ended.map_err(BoxError::from)
-                }
-            })
-            .restart(Restart::Permanent)
-            .backoff(BACKOFF)
-            // Restarts are spaced by the back-off and never given up: without it nothing serves.
-            .intensity(u32::MAX, SETTLED)
-            .grace(GRACE),
-        );
+        let spec = ChildSpec::new("reaper", move |ctx| {
+            let shared = loops.clone();
+            async move {
+                let ended = incarnation::run(&ctx, &shared).await;
+                shared.state.send_replace(State::down(&ended));
+                ended.map_err(BoxError::from)
+            }
+        });
+        let child = scope.child(StartDelay::supervise(spec).grace(GRACE));
         let first = state
             .wait_for(|state| !matches!(state, State::Starting))
             .await

@@ -15,16 +15,16 @@ const TOKEN: &str = "TEST_HOST_TOKEN";
 const BUSY: &str = "TEST_HOST_BUSY";
 
 /// Another process that runs a pool of two workers with litter below them.
-struct Host {
-    child: Child,
+pub(crate) struct Host {
+    pub(crate) child: Child,
     token: RunToken,
-    reaper: Watched,
+    pub(crate) reaper: Watched,
     /// Workers and litter.
-    below: Vec<Watched>,
+    pub(crate) below: Vec<Watched>,
 }
 
 impl Host {
-    fn start(busy: &str) -> Self {
+    pub(crate) fn start(busy: &str) -> Self {
         let token = RunToken::fresh();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "host::a_host", "--ignored", "--nocapture"])
@@ -44,7 +44,7 @@ impl Host {
     }
 
     /// Waits until everything is gone that was there.
-    fn gone(mut self) {
+    pub(crate) fn gone(mut self) {
         self.child.wait().unwrap();
         self.reaper.gone();
         self.below.iter().for_each(Watched::gone);
@@ -118,23 +118,4 @@ fn workers_and_their_groups_end_without_host_and_reaper() {
         );
     }
     host.gone();
-}
-
-/// How long it takes, on an idle machine. Prints a table for the ADR.
-#[test]
-#[ignore = "a measurement, not a test"]
-fn measure_kill_to_nothing_left() {
-    for busy in ["idle", "spin", "sleep", "stubborn"] {
-        let mut times: Vec<_> = (0..10)
-            .map(|_| {
-                let mut host = Host::start(busy);
-                let before = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
-                host.child.kill().unwrap();
-                host.gone();
-                std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap() - before
-            })
-            .collect();
-        times.sort();
-        println!("{busy:10} median {:?} worst {:?}", times[5], times[9]);
-    }
 }

@@ -2,11 +2,19 @@
 //!
 //! Needs `python3` of version 3.11 or newer on `PATH` (or in `SNAKEHOUSE_PYTHON`), nothing else.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "all of this is test code, helpers outside of test functions included"
+)]
+
 mod calls;
 mod cancels;
 mod deaths;
 mod host;
 mod interpreters;
+mod measurements;
 mod processes;
 mod reaper;
 mod sessions;
