@@ -9,7 +9,7 @@ mod http;
 mod processes;
 mod up;
 
-pub use binary::{binary, run, Ran};
-pub use http::{get, post_json, Response};
+pub use binary::{Ran, binary, run};
+pub use http::{Response, get, post_json};
 pub use processes::{Survivor, Usage, descendants, survivors, usage_of, wait_gone};
 pub use up::Up;

@@ -53,8 +53,10 @@ pub fn wait_gone(pids: &[u32], bound: Duration) -> Vec<Survivor> {
 
 /// All processes below `pid`, by parent links.
 pub fn descendants(pid: u32) -> Vec<u32> {
-    let parents: Vec<(u32, u32)> =
-        pids().into_iter().filter_map(|p| stat_field(p, 1).map(|parent| (p, parent as u32))).collect();
+    let parents: Vec<(u32, u32)> = pids()
+        .into_iter()
+        .filter_map(|p| stat_field(p, 1).map(|parent| (p, parent as u32)))
+        .collect();
     let mut found = vec![pid];
     let mut next = 0;
     while next < found.len() {

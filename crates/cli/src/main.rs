@@ -1,2 +1,89 @@
-//! Runs Python ML under Rust supervision: the Snakehouse command.
-fn main() {}
+//! The `snakehouse` command: reads arguments, merges configuration, wires the rooms, prints.
+//!
+//! No logic lives here. A command that fails prints what happened and what to do, and exits with
+//! the code of the error's kind (`snakehouse_base::Kind::exit_code`).
+
+mod args;
+mod config;
+mod error;
+mod output;
+
+mod bench_pool;
+mod config_show;
+mod demo;
+mod doctor;
+mod home;
+mod model;
+mod pool;
+mod running;
+mod stop_signal;
+mod up;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{BenchCommand, Cli, Command, ConfigCommand, ModelCommand, PoolCommand};
+use crate::config::{Config, Flags};
+use crate::error::CliError;
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let out = Output::new(cli.json);
+    if let Command::EngineWorker(args) = &cli.command {
+        // A process of its own kind: no runtime, no configuration.
+        return up::engine_worker(args, out);
+    }
+    // A service tells its operator what it survived; a command that ends tells its outcome.
+    let quiet = if matches!(cli.command, Command::Up(_)) { "warn" } else { "error" };
+    log_to_stderr(quiet, cli.verbose);
+    match snakehouse_supervise::run(dispatch(cli, out)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            out.failure(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+async fn dispatch(cli: Cli, out: Output) -> Result<(), CliError> {
+    let port = match &cli.command {
+        Command::Up(args) => args.port,
+        _ => None,
+    };
+    let flags = Flags { home: cli.home, port, python: cli.python };
+    let config = Config::load(flags, &|name| std::env::var(name).ok())?;
+    match cli.command {
+        Command::Up(args) => up::run(&config, args, out).await,
+        Command::Demo(args) => demo::run(&config, args, out).await,
+        Command::Doctor => doctor::run(&config, out).await,
+        Command::Model(ModelCommand::Ls) => model::list(&config, out),
+        Command::Model(ModelCommand::Add { name, dir }) => model::add(&config, &name, &dir, out),
+        Command::Model(ModelCommand::Check { dir }) => model::check(&dir, out),
+        Command::Pool(PoolCommand::Ps) => pool::ps(&config, out).await,
+        Command::Pool(PoolCommand::Call(args)) => pool::call(&config, args, out).await,
+        Command::Bench(BenchCommand::Pool(args)) => bench_pool::run(&config, args, out).await,
+        Command::Config(ConfigCommand::Show) => config_show::run(&config, out),
+        Command::EngineWorker(args) => {
+            unreachable!("handled before the runtime starts: {args:?}")
+        }
+    }
+}
+
+/// From `quiet` on; `-v` and `-vv` show more. `RUST_LOG` wins.
+fn log_to_stderr(quiet: &str, verbose: u8) {
+    let default = match verbose {
+        0 => quiet,
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        .init();
+}

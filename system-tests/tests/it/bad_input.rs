@@ -88,8 +88,20 @@ fn an_argument_that_is_not_json_is_refused() {
 #[test]
 fn a_missing_interpreter_is_named() {
     let home = home();
-    let ran =
-        run(home.path(), &["--json", "--python", "/nowhere/python3", "pool", "call", "--tools", &tools(), "echo", "1"]);
+    let ran = run(
+        home.path(),
+        &[
+            "--json",
+            "--python",
+            "/nowhere/python3",
+            "pool",
+            "call",
+            "--tools",
+            &tools(),
+            "echo",
+            "1",
+        ],
+    );
     assert_failure(&ran, "interpreter_missing", 8);
     assert!(ran.stdout.contains("/nowhere/python3"), "{ran:?}");
 }
@@ -101,7 +113,17 @@ fn an_old_interpreter_is_refused_with_its_version() {
     // An interpreter that reports 3.8 to whatever it is asked.
     let ran = run(
         home.path(),
-        &["--json", "--python", fake.to_str().unwrap(), "pool", "call", "--tools", &tools(), "echo", "1"],
+        &[
+            "--json",
+            "--python",
+            fake.to_str().unwrap(),
+            "pool",
+            "call",
+            "--tools",
+            &tools(),
+            "echo",
+            "1",
+        ],
     );
     assert!(
         ["interpreter_too_old", "interpreter_broken"].contains(&ran.error_code().as_str()),
@@ -126,7 +148,7 @@ fn a_state_directory_that_cannot_be_written_is_named() {
     let file = dir.path().join("a-file");
     fs::write(&file, "not a directory").unwrap();
     let ran = run(&file, &["--json", "up", "--port", "0"]);
-    assert_failure(&ran, "state_not_writable", 8);
+    assert_failure(&ran, "state_dir_not_writable", 8);
     assert!(ran.stdout.contains("a-file"), "{ran:?}");
 }
 
@@ -149,7 +171,7 @@ fn a_second_up_on_the_same_state_names_the_holder() {
     let home = home();
     let up = Up::start(home.path(), 0, &[]);
     let ran = run(home.path(), &["--json", "up", "--port", "0"]);
-    assert_failure(&ran, "state_locked", 3);
+    assert_failure(&ran, "state_dir_in_use", 3);
     let message = ran.last_json()["error"]["message"].as_str().unwrap().to_owned();
     assert!(message.contains(&up.pid().to_string()), "{message}");
     assert!(message.contains(&up.port.to_string()), "{message}");

@@ -1,0 +1,154 @@
+//! The command line, as data.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Runs Python ML under Rust supervision.
+#[derive(Debug, Parser)]
+#[command(name = "snakehouse", version, propagate_version = true, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// Print one JSON document per line on stdout.
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Directory of all state [default: the platform data directory].
+    #[arg(long, global = true, value_name = "DIR")]
+    pub home: Option<PathBuf>,
+
+    /// Python interpreter, 3.11 or newer [default: python3 on PATH].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub python: Option<PathBuf>,
+
+    /// Show what the program does, on stderr. Repeat for more.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start the training service and keep it running.
+    Up(UpArgs),
+    /// Fine-tune a small model end to end, killing a worker on the way. Leaves nothing behind.
+    Demo(DemoArgs),
+    /// Check this machine and say what to do about each problem.
+    Doctor,
+    /// Look at and add base models.
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Call Python tools and look at workers.
+    #[command(subcommand)]
+    Pool(PoolCommand),
+    /// Measure, beside a limit or a peer in the same run.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Show the configuration and where each value comes from.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// The embedded engine; started by the pool, never by hand.
+    #[command(hide = true)]
+    EngineWorker(EngineWorkerArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// Port on 127.0.0.1; 0 takes a free one [default: 8400].
+    #[arg(long)]
+    pub port: Option<u16>,
+
+    /// Serve a base model beside `tiny`, as NAME=DIR. May be repeated.
+    #[arg(long = "model", value_name = "NAME=DIR")]
+    pub models: Vec<String>,
+
+    /// Offer the tools of this Python file to `pool call`.
+    #[arg(long, value_name = "FILE")]
+    pub tools: Option<PathBuf>,
+
+    /// Test instrument: die at a named point, as POINT:COUNT.
+    #[arg(long, hide = true, value_name = "POINT:COUNT")]
+    pub fault: Option<String>,
+
+    /// Test instrument: let the engine die at a named point, as POINT:COUNT.
+    #[arg(long, hide = true, value_name = "POINT:COUNT")]
+    pub engine_fault: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Optimizer steps [default: enough to learn the shipped text].
+    #[arg(long)]
+    pub steps: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EngineWorkerArgs {
+    /// Test instrument: die at a named point, as POINT:COUNT.
+    #[arg(long)]
+    pub fault: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelCommand {
+    /// List base models.
+    Ls,
+    /// Add a Hugging Face directory under a name, after checking it.
+    Add {
+        /// The name clients will use.
+        name: String,
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// Check that a directory holds a model the engine can run.
+    Check {
+        /// The directory.
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PoolCommand {
+    /// List the workers of the running `up`.
+    Ps,
+    /// Call a Python tool.
+    Call(PoolCallArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PoolCallArgs {
+    /// The tool.
+    pub tool: String,
+
+    /// Its positional arguments, each a JSON value.
+    pub args: Vec<String>,
+
+    /// Run the tool from this Python file in a pool of its own; without it, the running `up` is
+    /// asked.
+    #[arg(long, value_name = "FILE")]
+    pub tools: Option<PathBuf>,
+
+    /// Give up after this many seconds, queueing included.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300.0)]
+    pub timeout: f64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Calls per second and latency of one worker, beside a fixed limit program.
+    Pool(BenchPoolArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchPoolArgs {
+    /// Seconds per measurement.
+    #[arg(long, default_value_t = 1.0)]
+    pub seconds: f64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print every value and its origin.
+    Show,
+}

@@ -1,0 +1,172 @@
+//! `pool call` and `pool ps`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use snakehouse_base::id::RunToken;
+use snakehouse_base::{Coded, Deadline, Kind};
+use snakehouse_pool::{
+    Args, CallError, CallOptions, Interpreter, Pool, PoolConfig, Reaper, ReaperConfig, WorkerSpec,
+    from_json, to_json,
+};
+use snakehouse_supervise::{Root, Scope};
+
+use crate::args::PoolCallArgs;
+use crate::config::Config;
+use crate::error::CliError;
+use crate::output::Output;
+use crate::running;
+
+/// What `pool call` prints.
+#[derive(Debug, Serialize, Deserialize)]
+struct Returned {
+    value: serde_json::Value,
+}
+
+/// Calls one tool, in a pool of its own or in the running `up`.
+pub(crate) async fn call(config: &Config, args: PoolCallArgs, out: Output) -> Result<(), CliError> {
+    let values = args.args.iter().map(|text| parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let within = Duration::try_from_secs_f64(args.timeout).map_err(|_| {
+        CliError::new(Kind::InvalidInput, "bad_argument", "--timeout is not a number of seconds")
+    })?;
+    let value = match &args.tools {
+        Some(file) => {
+            let root = Root::new("pool-call");
+            let called = call_here(root.scope(), config, file, &args.tool, values, within).await;
+            root.stop().await;
+            called?
+        }
+        None => call_running(config, &args.tool, values, within).await?,
+    };
+    out.data(&Returned { value: value.clone() }, || match value {
+        serde_json::Value::String(text) => text,
+        other => other.to_string(),
+    })
+}
+
+fn parse(text: &str) -> Result<serde_json::Value, CliError> {
+    serde_json::from_str(text).map_err(|error| {
+        CliError::new(Kind::InvalidInput, "bad_argument", format!("{text:?} is not JSON: {error}"))
+            .with_hint("quote text twice, once for the shell and once for JSON: '\"text\"'")
+    })
+}
+
+async fn call_here(
+    scope: &Scope,
+    config: &Config,
+    file: &Path,
+    tool: &str,
+    values: Vec<serde_json::Value>,
+    within: Duration,
+) -> Result<serde_json::Value, CliError> {
+    let options = CallOptions::within(within);
+    let python = Interpreter::find(config.python.value.as_deref())?;
+    let run_token = RunToken::fresh();
+    let reaper =
+        Reaper::start(scope, ReaperConfig { python: python.clone(), run_token, cache: None })
+            .await?;
+    let pool = tool_pool(scope, reaper, python, file).await?;
+    let args = Args { args: values.into_iter().map(from_json).collect(), kwargs: Vec::new() };
+    let value = pool.call(tool, args, options).await.map_err(call_failed)?;
+    Ok(to_json(&value)?)
+}
+
+/// Starts a pool that serves the `@tool` functions of a Python file.
+pub(crate) async fn tool_pool(
+    scope: &Scope,
+    reaper: Reaper,
+    python: Interpreter,
+    file: &Path,
+) -> Result<Pool, CliError> {
+    let file: PathBuf = std::fs::canonicalize(file).map_err(|error| {
+        CliError::new(
+            Kind::NotFound,
+            "tools_missing",
+            format!("cannot read {}: {error}", file.display()),
+        )
+        .with_hint("name a Python file with `@tool` functions")
+    })?;
+    let spec = WorkerSpec::python("tools", python).module(file.display().to_string());
+    Ok(Pool::start(scope, reaper, spec, PoolConfig::default()).await?)
+}
+
+/// A failed call: a tool's failure speaks for itself.
+fn call_failed(error: CallError) -> CliError {
+    match &error {
+        CallError::Tool { failure, .. } => {
+            let code = failure.code.clone();
+            let failed =
+                CliError::new(error.kind(), "tool_failed", error.to_string()).with_code(code);
+            match error.hint() {
+                Some(hint) => failed.with_hint(hint),
+                None => failed,
+            }
+        }
+        _ => error.into(),
+    }
+}
+
+async fn call_running(
+    config: &Config,
+    tool: &str,
+    values: Vec<serde_json::Value>,
+    within: Duration,
+) -> Result<serde_json::Value, CliError> {
+    #[derive(Serialize)]
+    struct Arguments {
+        args: Vec<serde_json::Value>,
+        timeout_s: f64,
+    }
+    let running = running::find(config).await?;
+    let arguments = Arguments { args: values, timeout_s: within.as_secs_f64() };
+    // The service answers at the tool's deadline; a little more is for the way back.
+    let deadline =
+        Deadline::after(tokio::time::Instant::now().into_std(), within + Duration::from_secs(5));
+    let returned: Returned = running.service().call_tool(tool, &arguments, deadline).await?;
+    Ok(returned.value)
+}
+
+/// One row of `pool ps`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Row {
+    pool: String,
+    id: u64,
+    incarnation: u64,
+    state: String,
+    pid: Option<u32>,
+    calls: u64,
+    in_flight: u64,
+    restarts: u64,
+    rss_bytes: Option<u64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Workers {
+    workers: Vec<Row>,
+}
+
+/// Lists the workers of the running `up`.
+pub(crate) async fn ps(config: &Config, out: Output) -> Result<(), CliError> {
+    let running = running::find(config).await?;
+    let workers: Workers = running.service().status(CallOptions::default().deadline).await?;
+    out.data(&workers, || {
+        let mut table = comfy_table::Table::new();
+        table.load_style(comfy_table::presets::NOTHING);
+        table.set_header(["POOL", "WORKER", "LIFE", "STATE", "PID", "CALLS", "NOW", "RSS"]);
+        for row in &workers.workers {
+            let rss = row.rss_bytes.map(|n| snakehouse_base::ByteSize(n).to_string());
+            table.add_row([
+                row.pool.clone(),
+                row.id.to_string(),
+                row.incarnation.to_string(),
+                row.state.clone(),
+                row.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+                row.calls.to_string(),
+                row.in_flight.to_string(),
+                rss.unwrap_or_else(|| "-".to_owned()),
+            ]);
+        }
+        table.to_string()
+    })
+}
