@@ -115,8 +115,8 @@ impl Kind {
     /// The exit code of the command line for a failure of this kind.
     ///
     /// 2 wrong input, 3 not found or conflict, 4 not allowed, 5 try later, 6 deadline or
-    /// cancelled, 7 a worker or tool failed, 8 the environment lacks something, 70 a bug or
-    /// corrupt data.
+    /// cancelled, 7 a worker or tool failed, 8 the environment lacks something, 9 files are damaged
+    /// or incomplete, 70 a bug.
     pub const fn exit_code(self) -> u8 {
         match self {
             Kind::InvalidInput => 2,
@@ -126,7 +126,8 @@ impl Kind {
             Kind::Deadline | Kind::Cancelled => 6,
             Kind::WorkerDied | Kind::OutcomeUnknown | Kind::Tool => 7,
             Kind::Environment => 8,
-            Kind::Corrupt | Kind::Internal => 70,
+            Kind::Corrupt => 9,
+            Kind::Internal => 70,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -132,7 +133,10 @@ fn read_file(path: &Path) -> Result<File, CliError> {
         Ok(text) => toml::from_str(&text).map_err(|error| {
             invalid(format!("{}: {}", path.display(), error.to_string().trim_end()))
         }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(File::default()),
+        // A home that is no directory is told by whoever wants to write there.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(File::default())
+        }
         Err(error) => Err(CliError::new(
             Kind::Environment,
             "config_unreadable",

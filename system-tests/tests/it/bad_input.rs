@@ -159,11 +159,11 @@ fn a_half_written_model_directory_is_refused() {
     fs::create_dir(&dir).unwrap();
     fs::write(dir.join("config.json"), "{\"model_type\": \"qwen3\"").unwrap();
     let ran = run(home.path(), &["--json", "model", "check", dir.to_str().unwrap()]);
-    assert_failure(&ran, "bad_model_directory", 2);
+    assert_failure(&ran, "bad_model_directory", 9);
 
     let model = format!("half={}", dir.display());
     let ran = run(home.path(), &["--json", "up", "--port", "0", "--model", &model]);
-    assert_failure(&ran, "bad_model_directory", 2);
+    assert_failure(&ran, "bad_model_directory", 9);
 }
 
 #[test]

@@ -95,8 +95,8 @@ impl Coded for CoreError {
             Self::Conflict { .. } => Kind::Conflict,
             Self::Saturated { .. } => Kind::Saturated,
             Self::NotReady | Self::Stopping => Kind::Unavailable,
-            Self::BadBaseModel { .. } | Self::Engine(_) => Kind::Environment,
-            Self::Corrupt(_) => Kind::Corrupt,
+            Self::Engine(_) => Kind::Environment,
+            Self::BadBaseModel { .. } | Self::Corrupt(_) => Kind::Corrupt,
             Self::Store(e) => e.kind(),
         }
     }
