@@ -61,9 +61,12 @@ class Loop:
     ) -> None:
         self._control = control
         self._doorbell = doorbell
-        self._codec = codec
-        self._tools = tools
-        self._quick = [False] * len(tools)
+        self._decode = codec.decode
+        self._encode = codec.encode
+        self._tools = [_Served(tool) for tool in tools]
+        # One look at the clock per call: the end of a call is the beginning of the next.
+        self._now = 0.0
+        self._plain = False
         self._out: list[bytes] = []
         self._partial: dict[int, _Partial] = {}
         self._held = 0
@@ -85,7 +88,7 @@ class Loop:
             got = control.recv_into(view[end:])
             if not got:
                 return
-            arrived = monotonic()
+            arrived = self._now = monotonic()
             end += got
             missing = 9
             while end - start >= 9:
@@ -137,27 +140,34 @@ class Loop:
     ) -> None:
         """Run one call and keep its answer for the next write."""
         doorbell = self._doorbell
-        if number >= len(self._tools):
+        try:
+            tool = self._tools[number]
+        except IndexError:
             message = f"the worker has no tool number {number}"
             self._refuse(stream, "not_found", "unknown_tool", message)
             return
-        if not self._quick[number]:
+        if not tool.quick and self._out:
             self._flush()
-        began = monotonic()
+            self._now = monotonic()
+        began = self._now
         if deadline is not None and began >= deadline:
             self._refuse(
                 stream, "deadline", "deadline", "the deadline passed before the call began"
             )
             return
-        tool = self._tools[number]
         try:
-            args, kwargs = self._codec.decode(body)
+            args, kwargs = self._decode(body)
             if type(args) is not list or type(kwargs) is not dict:
                 raise MalformedValue("a call's body is not [args, kwargs]")
         except (MalformedValue, TypeError, ValueError) as error:
             self._refuse(stream, "invalid_input", "malformed_value", str(error))
             return
-        current.set((deadline, session))
+        if deadline is not None or session:
+            current.set((deadline, session))
+            self._plain = False
+        elif not self._plain:
+            current.set((None, 0))
+            self._plain = True
         try:
             try:
                 doorbell.begin(stream)
@@ -166,14 +176,14 @@ class Loop:
                 doorbell.running = 0
             if self._forked:
                 os._exit(70)
-            payload = self._codec.encode(result)
+            payload = self._encode(result)
         except SystemExit:
             self._end_by_exit()
             raise
         except BaseException as error:
             if self._forked:
                 os._exit(70)
-            self._out.append(frame(KIND_ERROR, stream, self._failed(tool, error)))
+            self._out.append(frame(KIND_ERROR, stream, self._failed(tool.tool, error)))
             # The traceback holds this frame, and this frame the error: free what it holds now.
             error.__traceback__ = None
         else:
@@ -183,7 +193,8 @@ class Loop:
                 self._flush()
                 for head, piece in reply(stream, payload):
                     self._send(head, piece)
-        self._quick[number] = monotonic() - began < _QUICK
+        self._now = now = monotonic()
+        tool.quick = now - began < _QUICK
 
     def _failed(self, tool: Tool, error: BaseException) -> bytes:
         traceback = error.__traceback__
@@ -287,6 +298,17 @@ class Loop:
         self._forked = True
         self._out.clear()
         self._control.close()
+
+
+class _Served:
+    """A tool, and whether its last call was short."""
+
+    __slots__ = ("function", "quick", "tool")
+
+    def __init__(self, tool: Tool) -> None:
+        self.tool = tool
+        self.function = tool.function
+        self.quick = False
 
 
 class _Partial:

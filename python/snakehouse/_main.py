@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import io
 import os
 import socket
@@ -52,6 +53,8 @@ def main(names: list[str]) -> int:
         if failure is not None:
             return EXIT_NOT_LOADED
         doorbell.install()
+        # What is there now stays: the collector need not look at it again.
+        gc.freeze()
         Loop(control, doorbell, codec, tools).run()
     except ProtocolError as error:
         print(f"snakehouse worker: host broke the protocol: {error}", file=sys.stderr)
