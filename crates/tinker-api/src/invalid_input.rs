@@ -257,9 +257,9 @@ impl Coded for InvalidInput {
             Self::InvalidName { .. } => {
                 "use letters, digits, '-', '_' and '.', not starting with '.'".to_owned()
             }
-            Self::OutOfRange { .. }
-            | Self::UnsupportedOption { .. }
-            | Self::InconsistentFields { .. } => return None,
+            Self::OutOfRange { name, rule, .. } => format!("set {name} to a value that is {rule}"),
+            Self::UnsupportedOption { name } => format!("leave {name} out"),
+            Self::InconsistentFields { .. } => "send the request with a Tinker client".to_owned(),
         };
         Some(hint)
     }
