@@ -13,7 +13,7 @@ from tinker import types
 STEPS = 20
 PATIENCE = 240
 
-adam = types.AdamParams(learning_rate=1e-2)
+adam = types.AdamParams(learning_rate=3e-3)
 client = sdk.service()
 training = client.create_lora_training_client("tiny", rank=8, seed=7)
 tokens = sum(len(text) - 1 for text in sdk.TEXTS)
@@ -33,7 +33,7 @@ losses = []
 for number in range(STEPS):
     losses.append(step(training))
     sdk.say("step", number=number, loss=losses[-1])
-assert losses[-1] < 0.9 * losses[0], losses
+assert losses[-1] < 0.5 * losses[0], losses
 assert all(later < earlier * 1.05 for earlier, later in itertools.pairwise(losses)), losses
 
 # A new model from the saved state, optimizer included, goes on exactly as the old one.
