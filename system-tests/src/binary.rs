@@ -9,9 +9,11 @@ use std::process::{Command, Stdio};
 /// If it has not been built.
 #[expect(clippy::panic, reason = "a test cannot go on without the binary")]
 pub fn binary() -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows its own path");
-    let profile = test.ancestors().nth(2).expect("tests lie in <target>/<profile>/deps");
-    let path = profile.join("snakehouse");
+    let own = std::env::current_exe().expect("a program knows its own path");
+    // Tests lie in <target>/<profile>/deps, programs beside the binary.
+    let beside = own.parent().expect("a file has a directory");
+    let profile = if beside.ends_with("deps") { beside.parent() } else { Some(beside) };
+    let path = profile.expect("deps has a parent").join("snakehouse");
     if !path.exists() {
         panic!("{} is missing: run `cargo build -p snakehouse` first", path.display());
     }
