@@ -76,6 +76,20 @@ impl SimulatedDisk {
         state.durable_names = names;
     }
 
+    /// Gives everything in a directory another path, as mounting the disk elsewhere would.
+    pub fn move_dir(&self, from: &Path, to: &Path) {
+        let moved = |names: &BTreeMap<PathBuf, usize>| {
+            let rename = |(path, file): (&PathBuf, &usize)| match path.strip_prefix(from) {
+                Ok(inside) => (to.join(inside), *file),
+                Err(_) => (path.clone(), *file),
+            };
+            names.iter().map(rename).collect()
+        };
+        let mut state = self.state();
+        state.names = moved(&state.names);
+        state.durable_names = moved(&state.durable_names);
+    }
+
     /// How many syncs of files have been asked for.
     pub fn syncs(&self) -> u64 {
         self.state().syncs

@@ -20,7 +20,7 @@ use super::shared::{End, Model};
 use super::{Category, CoreError};
 
 impl Owner {
-    /// Runs an operation, makes its end durable and snapshots its model if that is due.
+    /// Runs an operation and makes its end durable.
     pub(super) async fn execute(&mut self, life: &mut Life, job: Job) -> Turn {
         if let Some((model, seq)) = job.model()
             && seq > 0
@@ -105,7 +105,6 @@ impl Owner {
                 self.end_done(job, reply, Some(digest), None, Extra::Nothing).await?;
                 if job.kind.changes_model() {
                     self.note_work(model, job, took);
-                    self.snapshot_if_due(life, model).await?;
                 }
                 Ok(())
             }
@@ -166,8 +165,9 @@ impl Owner {
         self.end_done(job, result, Some(digest), Some(save.op), extra).await?;
         self.set_live(life, &id, save.base, loaded.lora);
         self.note_work(&id, job, began.elapsed());
-        // From here on the model does not depend on the checkpoint, which may be overwritten.
-        self.snapshot_if_dirty(life, &id).await
+        // After a snapshot the model does not depend on the checkpoint, which may be overwritten.
+        self.work.entry(id).or_default().hurry();
+        Ok(())
     }
 
     /// The save to load, or why it cannot be loaded.
@@ -179,7 +179,7 @@ impl Owner {
     ) -> Result<Result<SaveRow, String>, Halt> {
         let path: CheckpointPath = match plan.path.parse() {
             Ok(path) => path,
-            Err(error) => return Ok(Err(format!("{error}"))),
+            Err(error) => return Ok(Err(ErrorDetail::of(&error).sentence())),
         };
         let (run, name) = (path.run, path.name);
         let save = self
@@ -187,10 +187,8 @@ impl Owner {
             .read(|c| Box::pin(async move { journal::checkpoint(c, &run, 0, name.as_str()).await }))
             .await?;
         let Some(save) = save else {
-            return Ok(Err(format!(
-                "checkpoint {} does not exist; use the path that save_weights returned",
-                plan.path
-            )));
+            let error = CoreError::UnknownCheckpoint(plan.path.clone());
+            return Ok(Err(ErrorDetail::of(&error).sentence()));
         };
         let wanted = match job.model() {
             Some((_, 0)) => plan.base.as_deref(),
@@ -199,14 +197,15 @@ impl Owner {
         if wanted.is_some_and(|wanted| wanted != save.base) {
             let wanted = wanted.unwrap_or_default();
             return Ok(Err(format!(
-                "checkpoint {} belongs to base model {}, not to {wanted}",
+                "wrong_base_model: checkpoint {} belongs to base model {}, not to {wanted} \
+                 (hint: name its own base model)",
                 plan.path, save.base
             )));
         }
         if !self.shared.sources.iter().any(|source| source.name == save.base) {
             return Ok(Err(format!(
-                "base model {} of checkpoint {} is not served; start the service with --model \
-                 {}=DIR",
+                "unknown_base_model: base model {} of checkpoint {} is not served (hint: start the \
+                 service with --model {}=DIR)",
                 save.base, plan.path, save.base
             )));
         }
@@ -228,7 +227,10 @@ impl Owner {
         };
         let name = match plan.name.as_deref().map(CheckpointName::new).transpose() {
             Ok(name) => name,
-            Err(error) => return self.end_failed(job, error.to_string(), Category::User).await,
+            Err(error) => {
+                let why = ErrorDetail::of(&error).sentence();
+                return self.end_failed(job, why, Category::User).await;
+            }
         };
         let code = kind_code(kind);
         if let (Some(name), false) = (&name, plan.overwrite) {
@@ -239,8 +241,8 @@ impl Owner {
             if taken.await?.is_some() {
                 let name = plan.name.unwrap_or_default();
                 let why = format!(
-                    "a checkpoint named {name:?} exists already; choose another name or allow \
-                     overwriting"
+                    "name_taken: a checkpoint named {name:?} exists already (hint: choose another \
+                     name or allow overwriting)"
                 );
                 return self.end_failed(job, why, Category::User).await;
             }

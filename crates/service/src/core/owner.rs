@@ -247,8 +247,13 @@ impl Owner {
 
     /// Runs one operation to its end, or finds out why not.
     async fn turn(&mut self, life: &mut Life, job: Job) -> Result<(), Halt> {
+        let model = job.model().map(|(model, _)| model.clone());
         let Err((halt, running)) = self.execute(life, job).await else {
+            // From here on the operation is over, whatever happens.
             self.ended += 1;
+            if let Some(model) = model {
+                self.snapshot_if_due(life, &model).await?;
+            }
             return self.tidy().await;
         };
         match running {
@@ -382,10 +387,16 @@ impl From<Broken> for CoreError {
 /// Who is to blame, in words for the client.
 pub(super) fn failure_of(refusal: &super::life::Refusal) -> (String, Category) {
     use snakehouse_base::Kind;
+    use snakehouse_tinker_api::json::ErrorDetail;
     let category = match refusal.kind {
         Kind::InvalidInput | Kind::NotFound | Kind::Conflict => Category::User,
         _ => Category::Server,
     };
-    let hint = refusal.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
-    (format!("{} ({}){hint}", refusal.message, refusal.code), category)
+    let detail = ErrorDetail {
+        code: refusal.code.clone(),
+        kind: refusal.kind.as_str().to_owned(),
+        message: refusal.message.clone(),
+        hint: refusal.hint.clone(),
+    };
+    (detail.sentence(), category)
 }

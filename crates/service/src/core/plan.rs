@@ -109,13 +109,10 @@ pub(super) fn plan(op: Submit, chance: &Chance) -> Result<Plan, CoreError> {
         Submit::LoadWeights { target, path, optimizer } => {
             failed = match path.parse::<CheckpointPath>() {
                 Ok(parsed) if parsed.kind == CheckpointKind::Training => None,
-                Ok(_) => Some((
-                    format!(
-                        "{path} holds weights to sample from, which cannot be trained on; load a \
-                         path that save_weights returned"
-                    ),
-                    Category::User,
-                )),
+                Ok(_) => Some(user(&InvalidInput::InvalidPath {
+                    path: path.clone(),
+                    reason: "it holds weights to sample from, which cannot be trained on",
+                })),
                 Err(e) => Some(user(&e)),
             };
             let (place, base, metadata) = match target {
@@ -193,9 +190,7 @@ fn fits(number: u64) -> Result<u64, CoreError> {
 }
 
 fn user(error: &snakehouse_tinker_api::InvalidInput) -> (String, Category) {
-    use snakehouse_base::Coded as _;
-    let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
-    (format!("{error}{hint}"), Category::User)
+    (ErrorDetail::of(error).sentence(), Category::User)
 }
 
 fn digest(what: &str, parts: &[&[u8]]) -> [u8; 32] {

@@ -20,6 +20,7 @@ pub(super) struct Work {
     ops: u64,
     bytes: u64,
     compute: Duration,
+    urgent: bool,
     /// The last operation in it, with its number.
     last: Option<(OpId, u64)>,
 }
@@ -39,14 +40,21 @@ impl Work {
 
     /// Whether it is time for a snapshot.
     pub(super) fn is_due(&self, limits: &Limits) -> bool {
-        self.ops >= limits.snapshot_ops
+        self.urgent
+            || self.ops >= limits.snapshot_ops
             || self.bytes >= limits.snapshot_bytes.0
             || self.compute >= limits.snapshot_compute
+    }
+
+    /// Makes a snapshot due.
+    pub(super) fn hurry(&mut self) {
+        self.urgent = true;
     }
 
     /// Begins counting anew without forgetting that there is unsnapshotted work.
     fn postpone(&mut self) {
         (self.ops, self.bytes, self.compute) = (0, 0, Duration::ZERO);
+        self.urgent = false;
     }
 }
 

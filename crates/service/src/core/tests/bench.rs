@@ -181,3 +181,12 @@ pub(super) async fn play(bench: &Bench, ops: Vec<Submit>) -> Vec<Outcome> {
     }
     ends
 }
+
+/// Fails with the place where two runs differ first.
+pub(super) fn assert_same(what: &str, a: &impl std::fmt::Debug, b: &impl std::fmt::Debug) {
+    let (a, b) = (format!("{a:?}"), format!("{b:?}"));
+    let same = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
+    let from =
+        |text: &str| text.chars().skip(same.saturating_sub(200)).take(300).collect::<String>();
+    assert!(a == b, "{what}:\n{}\n{}", from(&a), from(&b));
+}

@@ -314,7 +314,9 @@ impl State {
         if request.data.is_empty() {
             return Err(refused(Kind::InvalidInput, "bad_parameter", "there is no datum"));
         }
-        let forward = hash(&[model.adapter.as_bytes(), body, &[salt]]);
+        let tokens = request.data.iter().flat_map(|datum| datum.tokens.to_vec());
+        let tokens: Vec<u8> = tokens.collect();
+        let forward = hash(&[model.adapter.as_bytes(), &tokens, &[salt]]);
         if !request.forward_only {
             model.gradients = hash(&[model.gradients.as_bytes(), forward.as_bytes()]);
         }

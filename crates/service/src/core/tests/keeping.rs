@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use snakehouse_testkit::real_time;
+use snakehouse_testkit::{eventually, real_time};
 
 use super::bench::{Bench, forward_backward, optim_step, play, save, script};
 use super::fake_engine::World;
@@ -103,11 +103,8 @@ fn a_finished_sessions_models_leave_the_engine_and_its_named_saves_stay() {
         let (session, model) = bench.model().await;
         play(&bench, script(&model)).await;
         bench.core.finish_session(&session, FinishReason::Success, None).await.unwrap();
-        let gone = || bench.core.status().models == 0;
-        snakehouse_testkit::eventually("the model is unloaded", super::bench::HOLD, || {
-            gone().then_some(())
-        })
-        .await;
+        let live = || bench.core.status().models;
+        eventually("the model is unloaded", super::bench::HOLD, live, |live| *live == 0).await;
         let path = format!("tinker://{model}/weights/ck1");
         assert!(bench.core.weights_info(&path).await.is_ok());
         assert!(bench.world.rules().log.iter().any(|call| call == "unload"));
