@@ -3,8 +3,8 @@
 //! A [`FakeWorker`] speaks the real frames over any async byte stream, so a host's connection code
 //! runs unchanged over a `tokio::io::duplex` with a paused clock. It keeps a real worker's promises:
 //! one call at a time, in order, exactly one answer each, the page's `started` before a call runs.
-//! What a tool does is scripted by a [`Behaviour`]. It starts no task: the test drives [`serve`]
-//! (FakeWorker::serve) as part of its own future or scope, and kills the worker by dropping it.
+//! What a tool does is scripted by a [`Behaviour`]. It starts no task: the test drives
+//! [`serve`](FakeWorker::serve) as part of its own future or scope, and kills the worker by dropping it.
 
 use std::collections::{HashSet, VecDeque};
 use std::io;

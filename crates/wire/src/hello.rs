@@ -8,7 +8,7 @@
 //! | `protocol` | int, [`PROTOCOL_VERSION`] |
 //! | `language` | str: `python`, `rust` |
 //! | `version` | str: version of the worker package |
-//! | `runtime` | str, for people: `CPython 3.11.7` |
+//! | `runtime` | str, for people: `cpython 3.11.7` |
 //! | `pid` | int, as the worker sees it |
 //! | `codec` | str: `msgpack` (C), `python` (pure), `opaque` (the tool reads its own bytes) |
 //! | `capabilities` | list of str, see [`Hello::can`] |

@@ -28,8 +28,8 @@
 //! | [`SNAKEHOUSE_FD`](FD_VARIABLE) | number of the inherited control socket; 0 (standard input) is the usual place |
 //! | [`SNAKEHOUSE_PAGE_FD`](PAGE_FD_VARIABLE) | number of the inherited [`page`]; absent: no page |
 //!
-//! Exit statuses of a worker: 0 end of file or goaway, 76 the host broke the protocol, 78 the
-//! environment above is wrong, anything else is the tool's doing.
+//! Exit statuses of a worker: 0 end of file or goaway, 69 the hello said why it cannot serve, 76 the
+//! host broke the protocol, 78 the environment above is wrong, anything else is the tool's doing.
 
 mod assembler;
 mod failure;
