@@ -70,27 +70,31 @@ pub fn descendants(pid: u32) -> Vec<u32> {
 /// What processes have used so far, all their threads together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Time on a CPU, to the nanosecond (`/proc/PID/task/TID/schedstat`).
+    /// Time on a CPU, user and system, in the kernel's ticks (usually 10 ms).
     pub cpu: Duration,
     /// Times a thread gave its CPU up by itself, that is, waited.
     pub voluntary_switches: u64,
 }
 
 /// What the processes have used so far.
+///
+/// # Panics
+/// If the kernel does not say: a zero that means "unknown" must not pass for idleness.
 pub fn usage_of(pids: &[u32]) -> Usage {
     let mut total = Usage::default();
     for pid in pids {
-        let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
-        for thread in threads.flatten() {
-            let schedstat = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
-            let nanos = schedstat.split_whitespace().next().and_then(|n| n.parse().ok());
-            total.cpu += Duration::from_nanos(nanos.unwrap_or(0));
-            let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+        let ticks = |field| stat_field(*pid, field).expect("the kernel counts CPU time");
+        let ticks = ticks(11) + ticks(12);
+        total.cpu += Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second());
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
+        for thread in threads {
+            let path = thread.expect("threads can be listed").path().join("status");
+            let status = fs::read_to_string(path).unwrap_or_default();
             let switches = status
                 .lines()
                 .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
-                .and_then(|n| n.trim().parse::<u64>().ok());
-            total.voluntary_switches += switches.unwrap_or(0);
+                .and_then(|count| count.trim().parse::<u64>().ok());
+            total.voluntary_switches += switches.expect("the kernel counts switches");
         }
     }
     total

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     tree.push(up.pid());
 
     let before = usage_of(&tree);
+    assert!(before.cpu > Duration::ZERO, "starting up costs time, so the counters work");
     // Waits for `up` to die, which it must not: the only event in the window is the time-out.
     let pid = i32::try_from(up.pid()).ok().and_then(Pid::from_raw).expect("a pid");
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("up runs");
