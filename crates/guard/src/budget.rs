@@ -42,8 +42,8 @@ impl Budget {
         *credit = (*credit + self.earned).min(self.full);
     }
 
-    /// Asks for one retry.
-    pub(crate) fn spend(&self) -> bool {
+    /// Asks for one retry; false if there is no credit. [`Retry`](crate::Retry) asks by itself.
+    pub fn try_retry(&self) -> bool {
         let mut credit = lock(&self.credit);
         let affordable = *credit >= RETRY;
         if affordable {
@@ -63,7 +63,7 @@ mod tests {
         let mut retries = 0;
         for _ in 0..10_000 {
             budget.earn();
-            while budget.spend() {
+            while budget.try_retry() {
                 retries += 1;
             }
         }

@@ -130,7 +130,7 @@ impl Retry {
             let unit = self.chance.next_unit();
             let pause = after_failure(&bounds, &self.backoff, number, advice, now, unit);
             let pause = pause.and_then(|pause| match &self.budget {
-                Some(budget) if !budget.spend() => Err(Reason::Budget),
+                Some(budget) if !budget.try_retry() => Err(Reason::Budget),
                 _ => Ok(pause),
             });
             let pause = match pause {

@@ -1,1 +1,148 @@
-//! Being written.
+//! Every interleaving of the locks and atomics under the guards, for a few threads.
+//!
+//! `cargo test -p snakehouse-guard --features loom --test loom --release`
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use loom::thread as model_thread;
+use snakehouse_base::{Backoff, Chance, Clock as _, Jitter, ManualClock};
+use snakehouse_guard::{
+    Breaker, BreakerConfig, BreakerState, Budget, Limit, Rate, Registry, Trip, Verdict,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn now() -> Instant {
+    ManualClock::new().now()
+}
+
+fn breaker(failures: u32) -> Breaker {
+    let config = BreakerConfig {
+        trip: Trip::Consecutive(failures),
+        open: Backoff::new(SECOND, SECOND, Jitter::None).unwrap(),
+        ..BreakerConfig::default()
+    };
+    Breaker::with_chance("service", config, Chance::seeded(1)).unwrap()
+}
+
+/// CB1: no failure is lost, none counts twice.
+#[test]
+fn concurrent_failures_count_exactly() {
+    for (threads, expected) in [(2, BreakerState::Closed), (3, BreakerState::Open)] {
+        loom::model(move || {
+            let (breaker, now) = (breaker(3), now());
+            let callers: Vec<_> = (1..threads)
+                .map(|_| {
+                    let breaker = breaker.clone();
+                    model_thread::spawn(move || {
+                        breaker.try_admit_at(now).unwrap().resolve_at(Verdict::Failure, now);
+                    })
+                })
+                .collect();
+            breaker.try_admit_at(now).unwrap().resolve_at(Verdict::Failure, now);
+            for caller in callers {
+                caller.join().unwrap();
+            }
+            assert_eq!(breaker.state(), expected);
+        });
+    }
+}
+
+/// CB2 and CB3: one probe at a time, and a dropped probe gives its slot back.
+#[test]
+fn half_open_admits_one_probe_and_never_wedges() {
+    loom::model(|| {
+        let (breaker, start) = (breaker(1), now());
+        breaker.try_admit_at(start).unwrap().resolve_at(Verdict::Failure, start);
+        let later = start + SECOND;
+        let running = Arc::new(loom::sync::atomic::AtomicUsize::new(0));
+        let probe = move |breaker: Breaker, running: Arc<loom::sync::atomic::AtomicUsize>| {
+            if let Ok(permit) = breaker.try_admit_at(later) {
+                let before = running.fetch_add(1, loom::sync::atomic::Ordering::SeqCst);
+                assert_eq!(before, 0, "a second probe runs");
+                running.fetch_sub(1, loom::sync::atomic::Ordering::SeqCst);
+                drop(permit);
+            }
+        };
+        let callers: Vec<_> = (0..2)
+            .map(|_| {
+                let (breaker, running) = (breaker.clone(), running.clone());
+                model_thread::spawn(move || probe(breaker, running))
+            })
+            .collect();
+        for caller in callers {
+            caller.join().unwrap();
+        }
+        assert!(breaker.try_admit_at(later).is_ok(), "all slots are back");
+    });
+}
+
+/// CB4: the verdict of a call from before the opening changes nothing afterwards.
+#[test]
+fn verdicts_of_an_older_generation_change_nothing() {
+    loom::model(|| {
+        let (breaker, start) = (breaker(1), now());
+        let late = breaker.try_admit_at(start).unwrap();
+        let straggler = model_thread::spawn(move || late.resolve_at(Verdict::Success, start));
+        breaker.try_admit_at(start).unwrap().resolve_at(Verdict::Failure, start);
+        assert_eq!(breaker.state(), BreakerState::Open);
+        straggler.join().unwrap();
+        assert_eq!(breaker.state(), BreakerState::Open);
+    });
+}
+
+/// The limit's compare-and-swap loses and doubles nothing.
+#[test]
+fn a_limit_admits_exactly_its_burst() {
+    loom::model(|| {
+        let now = now();
+        let limit = Limit::new(Rate::new(SECOND, 2).unwrap(), now);
+        let callers: Vec<_> = (0..2)
+            .map(|_| {
+                let limit = limit.clone();
+                model_thread::spawn(move || {
+                    (0..2).filter(|_| limit.try_take(1, now).is_ok()).count()
+                })
+            })
+            .collect();
+        let admitted: usize = callers.into_iter().map(|caller| caller.join().unwrap()).sum();
+        assert_eq!(admitted, 2);
+    });
+}
+
+/// Whoever asks for a key at the same time gets the same guard, made once.
+#[test]
+fn a_registry_hands_everyone_the_same_guard() {
+    loom::model(|| {
+        let registry = Arc::new(Registry::<&str, u32, u32>::new(2, |_| true).unwrap());
+        let made = Arc::new(loom::sync::atomic::AtomicUsize::new(0));
+        let ask = {
+            let (registry, made) = (registry.clone(), made.clone());
+            move || {
+                let make = |config: &u32| {
+                    made.fetch_add(1, loom::sync::atomic::Ordering::SeqCst);
+                    Ok(*config)
+                };
+                registry.get_or_make(&"key", 7, make).unwrap()
+            }
+        };
+        let other = model_thread::spawn(ask.clone());
+        let (first, second) = (ask(), other.join().unwrap());
+        assert!(Arc::ptr_eq(&first, &second));
+        assert_eq!(made.load(loom::sync::atomic::Ordering::SeqCst), 1);
+    });
+}
+
+/// Budgets are shared by all calls to a target; nobody spends what another has spent.
+#[test]
+fn a_budget_is_spent_once() {
+    loom::model(|| {
+        let budget = Budget::new(0, 1).unwrap();
+        let other = budget.clone();
+        let rival = model_thread::spawn(move || other.try_retry());
+        let mine = budget.try_retry();
+        assert!(mine ^ rival.join().unwrap(), "exactly one retry");
+    });
+}

@@ -74,6 +74,8 @@ struct Status {
 pub(crate) struct CtxInner {
     child: Arc<ChildShared>,
     parent: Arc<ScopeInner>,
+    /// Tells this incarnation's supervisor to end it.
+    pub(crate) stop: CancellationToken,
     pub(crate) token: CancellationToken,
     pub(crate) broken: CancellationToken,
     failure: OnceLock<ScopeFailure>,
@@ -164,9 +166,11 @@ impl fmt::Debug for Child {
 
 impl ChildCtx {
     pub(crate) fn new(child: Arc<ChildShared>, parent: Arc<ScopeInner>, attempt: u64) -> Self {
+        let stop = child.stop.child_token();
         let inner = Arc::new(CtxInner {
             child,
             parent,
+            stop,
             token: CancellationToken::new(),
             broken: CancellationToken::new(),
             failure: OnceLock::new(),
@@ -219,7 +223,7 @@ impl fmt::Debug for ChildCtx {
 impl CtxInner {
     /// Waits until the child is told to stop; shows that it is stopping.
     pub(crate) async fn told_to_stop(&self) {
-        self.child.stop.cancelled().await;
+        self.stop.cancelled().await;
         self.child.set(NodeState::Stopping);
     }
 
@@ -308,6 +312,34 @@ impl ChildShared {
         });
     }
 
+    /// Waits until the current incarnation has reported readiness.
+    pub(crate) async fn became_running(&self) {
+        let mut status = self.status.subscribe();
+        // The sender lives as long as this borrow, so the wait ends with the condition.
+        let _ready = status.wait_for(|status| status.state == NodeState::Running).await;
+    }
+
+    /// Whether it has ended and is not started again.
+    pub(crate) fn is_gone_for_good(&self) -> bool {
+        matches!(self.status.borrow().state, NodeState::Stopped | NodeState::Failed)
+    }
+
+    pub(crate) fn how_it_stopped(&self) -> Stopped {
+        match self.last_exit() {
+            Some(Exit::Aborted) => Stopped::Aborted,
+            _ => Stopped::Gracefully,
+        }
+    }
+
+    pub(crate) fn log_exit(&self, scope: &str, exit: &Exit) {
+        let (child, restarts) = (&self.name, self.restarts());
+        if exit.is_failure() {
+            tracing::warn!(%scope, %child, restarts, %exit, "child ended");
+        } else {
+            tracing::debug!(%scope, %child, restarts, %exit, "child ended");
+        }
+    }
+
     fn last_exit(&self) -> Option<Exit> {
         self.status.borrow().last_exit.clone()
     }
@@ -333,12 +365,8 @@ impl Member for ChildShared {
         async move {
             self.stop.cancel();
             self.gone.cancelled().await;
-            let how = match self.last_exit() {
-                Some(Exit::Aborted) => Stopped::Aborted,
-                _ => Stopped::Gracefully,
-            };
             let mut report = StopReport::default();
-            report.add(&self.name, how);
+            report.add(&self.name, self.how_it_stopped());
             report
         }
         .boxed()

@@ -4,8 +4,9 @@
 //! it runs, who restarts it and who ends it. This crate is the only one that starts anything.
 //!
 //! **What it owns.** [`Root`] is one tree; a [`Scope`] is a branch of it and owns
-//! [supervised children](Scope::child), one-shot [tasks](Scope::task), [lanes](Lane) for blocking
-//! work and [permanent threads](thread). [`Team`] is for CPU work and [`run`] makes the runtime of a
+//! [supervised children](Scope::child), [groups](Scope::group) of them, one-shot
+//! [tasks](Scope::task), [periodic work](Scope::every), [lanes](Lane) for blocking work and
+//! [permanent threads](thread). [`Team`] is for CPU work and [`run`] makes the runtime of a
 //! process. Nothing here is process-wide: two trees never meet.
 //!
 //! **How it fails.** A panic or an error of a child is an [`Exit`]: it is logged, it stands in the
@@ -14,7 +15,7 @@
 //! members in order and fails the scope around it, up to a child whose restart repairs the branch
 //! or to the root.
 //!
-//! **How it is tested.** The decisions are pure values compared with
+//! **How it is tested.** The decisions (intensity, group strategies) are pure values compared with
 //! naive references by property tests; trees run on a virtual clock; lanes and threads run for
 //! real.
 //!
@@ -37,10 +38,12 @@
 
 mod child;
 mod exit;
+mod group;
 mod intensity;
 mod lane;
 mod member;
 mod os_thread;
+mod plan;
 mod root;
 mod runner;
 mod runtime;
@@ -54,9 +57,11 @@ mod tree;
 
 pub use child::{Child, ChildCtx, ChildError};
 pub use exit::{BoxError, Exit, ScopeFailure};
+pub use group::{Group, GroupSpec};
 pub use intensity::Intensity;
 pub use lane::{Lane, LaneError};
 pub use os_thread::{OsThread, thread};
+pub use plan::Strategy;
 pub use root::Root;
 pub use runtime::run;
 pub use scope::Scope;

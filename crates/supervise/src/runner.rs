@@ -30,7 +30,7 @@ pub(crate) async fn supervise(
         shared.set(NodeState::Starting);
         let born = Instant::now();
         let exit = live(&mut spec, ChildCtx::new(shared.clone(), scope.clone(), attempt)).await;
-        log_exit(&scope, &shared.name, attempt, &exit);
+        shared.log_exit(scope.path(), &exit);
         if shared.stop.is_cancelled() || !spec.restart.wants(&exit) {
             shared.ended(&exit, NodeState::Stopped);
             break;
@@ -126,13 +126,4 @@ async fn not_ready(bound: Option<Duration>, ctx: &CtxInner) {
         }
     }
     std::future::pending().await
-}
-
-fn log_exit(scope: &ScopeInner, child: &str, attempt: u64, exit: &Exit) {
-    let scope = scope.path();
-    if exit.is_failure() {
-        tracing::warn!(%scope, %child, attempt, %exit, "child ended");
-    } else {
-        tracing::debug!(%scope, %child, attempt, %exit, "child ended");
-    }
 }

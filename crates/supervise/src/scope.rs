@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use snakehouse_base::Chance;
@@ -14,7 +15,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::child::{Child, ChildShared, CtxInner};
-use crate::exit::{ScopeFailure, payload_text};
+use crate::exit::{BoxError, ScopeFailure, payload_text};
+use crate::group::{self, Group, GroupSpec};
 use crate::member::{BoxFuture, Member};
 use crate::runner;
 use crate::spawn;
@@ -125,6 +127,32 @@ impl Scope {
                 Child::new(u64::MAX, shared)
             }
         }
+    }
+
+    /// Starts children that belong together; see [`GroupSpec`]. Returns at once.
+    pub fn group(&self, spec: GroupSpec) -> Group {
+        let shared = spec.share(&self.inner);
+        match self.inner.add(shared.clone()) {
+            Some(leave) => {
+                let id = leave.id;
+                let run = group::coordinate(spec, shared.clone(), self.inner.clone(), leave);
+                shared.abort.arm(spawn::task(&self.inner.runtime, run).abort_handle());
+                Group::new(id, shared)
+            }
+            None => {
+                shared.never_started();
+                Group::new(u64::MAX, shared)
+            }
+        }
+    }
+
+    /// Starts periodic work as a supervised child; see [`ChildSpec::every`].
+    pub fn every<W, F>(&self, name: &str, period: Duration, work: W) -> Child
+    where
+        W: Fn() -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        self.child(ChildSpec::every(name, period, work))
     }
 
     /// Starts a one-shot task. The scope owns it: dropping the returned [`Task`] loses the result,
@@ -244,6 +272,12 @@ impl ScopeInner {
         let path = format!("{}/{name}", self.path);
         let owner = Owner::Incarnation(ctx);
         Self::new(name, &path, self.runtime.clone(), self.chance.clone(), owner)
+    }
+
+    /// A scope outside the tree, for tasks whose owner shows and stops them itself.
+    pub(crate) fn private(self: &Arc<Self>, name: &str) -> Arc<Self> {
+        let path = format!("{}/{name}", self.path);
+        Self::new(name, &path, self.runtime.clone(), self.chance.clone(), Owner::Nobody)
     }
 
     pub(crate) fn path(&self) -> &str {

@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use snakehouse_base::{Backoff, Jitter};
+use tokio::time::{Instant, sleep_until};
 
 use crate::child::ChildCtx;
 use crate::exit::{BoxError, Exit};
@@ -75,6 +77,37 @@ impl ChildSpec {
             grace: DEFAULT_GRACE,
             ready_within: None,
         }
+    }
+
+    /// A child that does `work` once per `period`, the first time after one period.
+    ///
+    /// The schedule does not drift, and work that takes longer than the period does not pile up:
+    /// missed ticks are left out. A tick that has begun is finished before the child stops (within
+    /// its grace). An error or a panic ends the incarnation; the schedule begins anew after the
+    /// back-off. A period of zero is taken as one millisecond.
+    pub fn every<W, F>(name: impl Into<String>, period: Duration, work: W) -> Self
+    where
+        W: Fn() -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        let work = Arc::new(work);
+        let period = period.max(Duration::from_millis(1));
+        Self::new(name, move |ctx| {
+            let work = work.clone();
+            async move {
+                let mut next = Instant::now() + period;
+                ctx.ready();
+                let cancelled = ctx.cancelled();
+                while cancelled.run_until_cancelled(sleep_until(next)).await.is_some() {
+                    work().await?;
+                    // The next tick that is still to come.
+                    while next <= Instant::now() {
+                        next += period;
+                    }
+                }
+                Ok(())
+            }
+        })
     }
 
     /// Which exits are followed by a restart.

@@ -67,15 +67,20 @@ pub fn real_time<T>(test: impl Future<Output = T>) -> T {
     value
 }
 
-/// Fails if a task is alive, after giving those that are ending their last turns.
+/// Fails if a task is alive, after giving those that are ending their last turns: 200 turns, then 2 s
+/// of the runtime's clock.
 fn require_no_tasks(runtime: &Runtime) {
     let alive = || runtime.metrics().num_alive_tasks();
     runtime.block_on(async {
-        for _ in 0..1000 {
+        for turn in 0..2200 {
             if alive() == 0 {
                 return;
             }
-            yield_now().await;
+            if turn < 200 {
+                yield_now().await;
+            } else {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
         }
     });
     assert_eq!(alive(), 0, "tasks outlived the test that started them");

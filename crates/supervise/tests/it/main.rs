@@ -1,7 +1,8 @@
 //! Trees as a user builds them: on a virtual clock wherever nothing blocks, for real elsewhere.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-
+mod every;
+mod group;
 mod journal;
 mod lane;
 mod restart;
