@@ -7,6 +7,7 @@ use snakehouse_base::id::{ModelId, OpId, SamplerId, SessionId};
 use snakehouse_engine_api::{
     CreateModel, LoadModel, LoadSampler, LoraSpec, Request as _, Save, SaveKind, UnloadSampler,
 };
+use snakehouse_tinker_api::json::ErrorDetail;
 use snakehouse_tinker_api::{CheckpointKind, CheckpointName, CheckpointPath};
 use tokio::time::Instant;
 

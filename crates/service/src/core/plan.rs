@@ -8,7 +8,8 @@ use snakehouse_base::id::ModelId;
 use snakehouse_engine_api::{
     CreateModel, ForwardBackward, LoraSpec, Optimize, Request as _, Sample, SampleParams,
 };
-use snakehouse_tinker_api::{CheckpointKind, CheckpointName, CheckpointPath};
+use snakehouse_tinker_api::json::ErrorDetail;
+use snakehouse_tinker_api::{CheckpointKind, CheckpointName, CheckpointPath, InvalidInput};
 
 use super::op::{OpKind, Place};
 use super::submit::{LoadTarget, SampleRequest, Submit, Target};
@@ -189,7 +190,7 @@ fn fits(number: u64) -> Result<u64, CoreError> {
     }
 }
 
-fn user(error: &snakehouse_tinker_api::InvalidInput) -> (String, Category) {
+fn user(error: &InvalidInput) -> (String, Category) {
     (ErrorDetail::of(error).sentence(), Category::User)
 }
 
