@@ -25,6 +25,6 @@ pub(crate) use elementary::{cosine, exponential, logarithm, sine};
 pub(crate) use matmul::{Into, matmul, matmul_transposed};
 pub(crate) use packed::Packed;
 pub(crate) use rows::{
-    add_into, dot_rows, highest, log_sum_exp, rms_norm, rms_norm_backward, rotate, rotate_back,
-    scale, softmax_gradient, softmax_row, swiglu, swiglu_backward,
+    adamw, add_into, dot_rows, highest, log_sum_exp, rms_norm, rms_norm_backward, rotate, scale,
+    softmax_gradient, softmax_row, swiglu, swiglu_backward,
 };

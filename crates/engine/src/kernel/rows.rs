@@ -3,6 +3,8 @@
 //! A sum over a row adds element `i` to lane `i mod 16` and then folds the lanes in halves, so that
 //! trailing zeros (masked keys) do not change it and every vector width gives the same bits.
 
+use pulp::{Simd, WithSimd};
+
 use super::Cpu;
 use super::elementary::{exp, logarithm};
 
@@ -85,20 +87,47 @@ fn exponentiate(x: &mut [f32], scale: f32, top: f32) -> f32 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "row lengths are far below 2²⁴")]
+#[inline(always)]
 fn length(x: &[f32]) -> f32 {
     x.len() as f32
 }
 
-/// Root-mean-square norm of each row of `weight.len()` numbers; keeps each row's factor.
-pub(crate) fn rms_norm(
-    cpu: Cpu,
-    x: &[f32],
-    weight: &[f32],
-    eps: f32,
-    out: &mut [f32],
-    factors: &mut [f32],
-) {
-    cpu.run(|| {
+/// Declares functions that are compiled once per instruction set.
+///
+/// A closure would do, were it sure to be inlined into the code that has the instructions; where
+/// it is not, each fused multiply-add becomes a library call.
+macro_rules! kernels {
+    ($($(#[$meta:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) -> $out:ty $body:block)*) => {
+        $(
+            $(#[$meta])*
+            pub(crate) fn $name<'a>(cpu: Cpu, $($arg: $type),*) -> $out {
+                struct Work<'a> {
+                    $($arg: $type),*
+                }
+                impl<'a> WithSimd for Work<'a> {
+                    type Output = $out;
+
+                    #[inline(always)]
+                    fn with_simd<S: Simd>(self, _: S) -> $out {
+                        let Self { $($arg),* } = self;
+                        $body
+                    }
+                }
+                cpu.run(Work { $($arg),* })
+            }
+        )*
+    };
+}
+
+kernels! {
+    /// Root-mean-square norm of each row of `weight.len()` numbers; keeps each row's factor.
+    fn rms_norm(
+        x: &'a [f32],
+        weight: &'a [f32],
+        eps: f32,
+        out: &'a mut [f32],
+        factors: &'a mut [f32],
+    ) -> () {
         let width = weight.len();
         let rows = x.chunks_exact(width).zip(out.chunks_exact_mut(width)).zip(factors);
         for ((x, out), factor) in rows {
@@ -108,19 +137,16 @@ pub(crate) fn rms_norm(
                 *out = x * f * w;
             }
         }
-    });
-}
+    }
 
-/// The gradient of [`rms_norm`]; `into` gets it added.
-pub(crate) fn rms_norm_backward(
-    cpu: Cpu,
-    gradient: &[f32],
-    x: &[f32],
-    weight: &[f32],
-    factors: &[f32],
-    into: &mut [f32],
-) {
-    cpu.run(|| {
+    /// The gradient of [`rms_norm`]; `into` gets it added.
+    fn rms_norm_backward(
+        gradient: &'a [f32],
+        x: &'a [f32],
+        weight: &'a [f32],
+        factors: &'a [f32],
+        into: &'a mut [f32],
+    ) -> () {
         let width = weight.len();
         let rows = gradient
             .chunks_exact(width)
@@ -144,61 +170,41 @@ pub(crate) fn rms_norm_backward(
                 *into += (g * w).mul_add(f, -(x * shared));
             }
         }
-    });
-}
+    }
 
-/// Rotary positions: rotates each head of row `i` by the angles of position `first + i`.
-///
-/// `cos` and `sin` hold `head/2` numbers per position; a row holds whole heads.
-pub(crate) fn rotate(
-    cpu: Cpu,
-    x: &mut [f32],
-    width: usize,
-    head: usize,
-    (cos, sin): (&[f32], &[f32]),
-) {
-    cpu.run(|| turn(x, width, head, cos, sin, 1.0));
-}
-
-/// The gradient of [`rotate`]: the opposite rotation.
-pub(crate) fn rotate_back(
-    cpu: Cpu,
-    x: &mut [f32],
-    width: usize,
-    head: usize,
-    (cos, sin): (&[f32], &[f32]),
-) {
-    cpu.run(|| turn(x, width, head, cos, sin, -1.0));
-}
-
-#[inline(always)]
-fn turn(x: &mut [f32], width: usize, head: usize, cos: &[f32], sin: &[f32], sign: f32) {
-    let half = head / 2;
-    let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
-    for (row, (cos, sin)) in x.chunks_exact_mut(width).zip(angles) {
-        for head in row.chunks_exact_mut(head) {
-            let (low, high) = head.split_at_mut(half);
-            for (((a, b), &c), &s) in low.iter_mut().zip(high).zip(cos).zip(sin) {
-                let (x, y, s) = (*a, *b, s * sign);
-                *a = x * c - y * s;
-                *b = y * c + x * s;
+    /// Rotates each head (`head` numbers) of each row (`width` numbers) by the angles of its
+    /// position: `head/2` cosines and sines per row. A `sign` of −1 rotates back, which is the
+    /// gradient.
+    fn rotate(
+        x: &'a mut [f32],
+        width: usize,
+        head: usize,
+        angles: (&'a [f32], &'a [f32]),
+        sign: f32,
+    ) -> () {
+        let half = head / 2;
+        let angles = angles.0.chunks_exact(half).zip(angles.1.chunks_exact(half));
+        for (row, (cos, sin)) in x.chunks_exact_mut(width).zip(angles) {
+            for head in row.chunks_exact_mut(head) {
+                let (low, high) = head.split_at_mut(half);
+                for (((a, b), &c), &s) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+                    let (x, y, s) = (*a, *b, s * sign);
+                    *a = x * c - y * s;
+                    *b = y * c + x * s;
+                }
             }
         }
     }
-}
 
-/// `silu(gate) · up`.
-pub(crate) fn swiglu(cpu: Cpu, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    cpu.run(|| {
+    /// `silu(gate) · up`.
+    fn swiglu(gate: &'a [f32], up: &'a [f32], out: &'a mut [f32]) -> () {
         for ((out, &g), &u) in out.iter_mut().zip(gate).zip(up) {
             *out = g / (1.0 + exp(-g)) * u;
         }
-    });
-}
+    }
 
-/// The gradient of [`swiglu`]: replaces `gate` and `up` by their gradients.
-pub(crate) fn swiglu_backward(cpu: Cpu, gradient: &[f32], gate: &mut [f32], up: &mut [f32]) {
-    cpu.run(|| {
+    /// The gradient of [`swiglu`]: replaces `gate` and `up` by their gradients.
+    fn swiglu_backward(gradient: &'a [f32], gate: &'a mut [f32], up: &'a mut [f32]) -> () {
         for ((&d, g), u) in gradient.iter().zip(gate).zip(up) {
             let s = 1.0 / (1.0 + exp(-*g));
             let silu = *g * s;
@@ -207,32 +213,29 @@ pub(crate) fn swiglu_backward(cpu: Cpu, gradient: &[f32], gate: &mut [f32], up: 
             *g = d * *u * slope;
             *u = du;
         }
-    });
-}
+    }
 
-/// Softmax numerators of `scale·x` over the first `valid` of a row; the rest become 0. Returns the
-/// largest input and the sum of the numerators.
-pub(crate) fn softmax_row(cpu: Cpu, x: &mut [f32], valid: usize, scale: f32) -> (f32, f32) {
-    cpu.run(|| {
+    /// Softmax numerators of `scale·x` over the first `valid` of a row; the rest become 0. Returns
+    /// the largest input and the sum of the numerators.
+    fn softmax_row(x: &'a mut [f32], valid: usize, scale: f32) -> (f32, f32) {
         let (seen, masked) = x.split_at_mut(valid);
         masked.fill(0.0);
         let top = maximum(seen);
         let sum = exponentiate(seen, scale, top);
         (top, sum)
-    })
-}
+    }
 
-/// Turns scores into the gradient of the scores: with `p = e^(scale·x − log_sum)`,
-/// `x ← p` and `dp ← p·(dp − mean)·scale` over the first `valid` of a row, 0 after.
-pub(crate) fn softmax_gradient(
-    cpu: Cpu,
-    x: &mut [f32],
-    dp: &mut [f32],
-    valid: usize,
-    scale: f32,
-    (top, sum, mean): (f32, f32, f32),
-) {
-    cpu.run(|| {
+    /// Turns scores into probabilities and into the gradient of the scores: with
+    /// `p = e^(scale·(x − top)) / sum`, `x ← p` and `dp ← p·(dp − mean)·scale` over the first
+    /// `valid` of a row, 0 after. `known` is `(top, sum, mean)`.
+    fn softmax_gradient(
+        x: &'a mut [f32],
+        dp: &'a mut [f32],
+        valid: usize,
+        scale: f32,
+        known: (f32, f32, f32),
+    ) -> () {
+        let (top, sum, mean) = known;
         let (seen, masked) = x.split_at_mut(valid);
         masked.fill(0.0);
         let (dp, dp_masked) = dp.split_at_mut(valid);
@@ -242,18 +245,55 @@ pub(crate) fn softmax_gradient(
             *x = exp(scale * (*x - top)) * inverse;
             *dp = *x * (*dp - mean) * scale;
         }
-    });
-}
+    }
 
-/// The largest of a row and `ln Σ e^(x − largest)`; `x` becomes the numerators.
-pub(crate) fn log_sum_exp(cpu: Cpu, x: &mut [f32]) -> (f32, f32, f32) {
-    cpu.run(|| {
+    /// The largest of a row, `Σ e^(x − largest)` and its logarithm; `x` becomes the numerators.
+    fn log_sum_exp(x: &'a mut [f32]) -> (f32, f32, f32) {
         let top = maximum(x);
         let sum = exponentiate(x, 1.0, top);
         #[expect(clippy::cast_possible_truncation, reason = "rounding to single precision")]
         let log = logarithm(f64::from(sum)) as f32;
         (top, sum, log)
-    })
+    }
+
+    /// `a · b` per row of `width` numbers that start every `stride`.
+    fn dot_rows(a: &'a [f32], b: &'a [f32], width: usize, stride: usize, out: &'a mut [f32]) -> () {
+        for ((a, b), out) in a.chunks(stride).zip(b.chunks(stride)).zip(out) {
+            *out = dot(&a[..width], &b[..width]);
+        }
+    }
+
+    /// `into += x`.
+    fn add_into(into: &'a mut [f32], x: &'a [f32]) -> () {
+        for (into, &x) in into.iter_mut().zip(x) {
+            *into += x;
+        }
+    }
+
+    /// `x ← x · factor`.
+    fn scale(x: &'a mut [f32], factor: f32) -> () {
+        for x in x {
+            *x *= factor;
+        }
+    }
+
+    /// One AdamW step over whole vectors, see the optimizer. `moments` are the first and the
+    /// second; `law` is `[β₁, 1−β₁, β₂, 1−β₂, rate, root, ε, keep, clip]`.
+    fn adamw(
+        numbers: &'a mut [f32],
+        gradient: &'a [f32],
+        moments: (&'a mut [f32], &'a mut [f32]),
+        law: [f32; 9],
+    ) -> () {
+        let [b1, r1, b2, r2, rate, root, eps, keep, clip] = law;
+        let (first, second) = moments;
+        for (((x, m), v), &g) in numbers.iter_mut().zip(first).zip(second).zip(gradient) {
+            let g = g * clip;
+            *m = b1 * *m + r1 * g;
+            *v = b2 * *v + r2 * (g * g);
+            *x = *x * keep - rate * *m / (v.sqrt() * root + eps);
+        }
+    }
 }
 
 /// Index of the largest number, the first of equals.
@@ -265,40 +305,6 @@ pub(crate) fn highest(x: &[f32]) -> usize {
         }
     }
     best
-}
-
-/// `a · b` per row of `width` numbers that start every `stride`.
-pub(crate) fn dot_rows(
-    cpu: Cpu,
-    a: &[f32],
-    b: &[f32],
-    width: usize,
-    stride: usize,
-    out: &mut [f32],
-) {
-    cpu.run(|| {
-        for ((a, b), out) in a.chunks(stride).zip(b.chunks(stride)).zip(out) {
-            *out = dot(&a[..width], &b[..width]);
-        }
-    });
-}
-
-/// `into += x`.
-pub(crate) fn add_into(cpu: Cpu, into: &mut [f32], x: &[f32]) {
-    cpu.run(|| {
-        for (into, &x) in into.iter_mut().zip(x) {
-            *into += x;
-        }
-    });
-}
-
-/// `x ← x · factor`.
-pub(crate) fn scale(cpu: Cpu, x: &mut [f32], factor: f32) {
-    cpu.run(|| {
-        for x in x {
-            *x *= factor;
-        }
-    });
 }
 
 #[cfg(test)]
@@ -350,9 +356,9 @@ mod tests {
         let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
         let x = numbers(2 * 16, 5);
         let mut y = x.clone();
-        rotate(cpu, &mut y, 16, 8, (&cos, &sin));
+        rotate(cpu, &mut y, 16, 8, (&cos, &sin), 1.0);
         assert!((weigh(&x, &x) - weigh(&y, &y)).abs() < 1e-4);
-        rotate_back(cpu, &mut y, 16, 8, (&cos, &sin));
+        rotate(cpu, &mut y, 16, 8, (&cos, &sin), -1.0);
         assert!(x.iter().zip(&y).all(|(a, b)| (a - b).abs() < 1e-5));
     }
 

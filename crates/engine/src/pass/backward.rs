@@ -4,7 +4,7 @@ use super::Pass;
 use super::attention::{Gradients, Heads, Inputs, attend_backward};
 use super::linear::{Trained, apply_backward};
 use super::tape::{LayerTape, Scratch, Workspace, sized, zeroed};
-use crate::kernel::{Into, Packed, rms_norm_backward, rotate_back, swiglu_backward};
+use crate::kernel::{Into, Packed, rms_norm_backward, rotate, swiglu_backward};
 use crate::model::Linear;
 
 impl Pass<'_> {
@@ -82,8 +82,8 @@ impl Pass<'_> {
             &mut scratch.attention,
         );
         let angles = self.base.rope.positions(0, rows);
-        rotate_back(cpu, dq, wide, config.head, angles);
-        rotate_back(cpu, dk, narrow, config.head, angles);
+        rotate(cpu, dq, wide, config.head, angles, -1.0);
+        rotate(cpu, dk, narrow, config.head, angles, -1.0);
         // Nothing below the first layer is trained: its input needs no gradient.
         let needed = i > 0;
         let dh = sized(dh, rows * config.hidden);

@@ -38,8 +38,8 @@ impl Pass<'_> {
         rms_norm(cpu, q_raw, &layer.query_norm, eps, &mut tape.q, q_factors);
         rms_norm(cpu, k_raw, &layer.key_norm, eps, &mut tape.k, k_factors);
         let angles = self.base.rope.positions(0, rows);
-        rotate(cpu, &mut tape.q, config.query_width(), config.head, angles);
-        rotate(cpu, &mut tape.k, config.key_width(), config.head, angles);
+        rotate(cpu, &mut tape.q, config.query_width(), config.head, angles, 1.0);
+        rotate(cpu, &mut tape.k, config.key_width(), config.head, angles, 1.0);
         let inputs = Inputs { q: &tape.q, k: &tape.k, v: &tape.v };
         let outputs =
             Outputs { out: &mut tape.attended, tops: &mut tape.tops, sums: &mut tape.sums };

@@ -146,8 +146,8 @@ impl Decoder {
             pass.linear(i, Linear::K, rows, normed, raw_k, z);
             rms_norm(cpu, raw_k, &layer.key_norm, eps, &mut self.k, factors);
             pass.linear(i, Linear::V, rows, normed, &mut self.v, z);
-            rotate(cpu, &mut self.q, wide, config.head, angles);
-            rotate(cpu, &mut self.k, narrow, config.head, angles);
+            rotate(cpu, &mut self.q, wide, config.head, angles, 1.0);
+            rotate(cpu, &mut self.k, narrow, config.head, angles, 1.0);
             attend(self, i);
             let (normed, factors, z) = (&mut self.normed, &mut self.factors, &mut self.z);
             let out = &mut self.raw[..rows * config.hidden];

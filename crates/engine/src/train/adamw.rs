@@ -3,7 +3,7 @@
 use snakehouse_engine_api::Adam;
 
 use crate::EngineError;
-use crate::kernel::Cpu;
+use crate::kernel::{Cpu, adamw};
 
 /// The optimizer's numbers, checked.
 #[derive(Clone, Copy, Debug)]
@@ -59,17 +59,18 @@ impl Step {
         let keep = (1.0 - learning_rate * weight_decay) as f32;
         let rate = (learning_rate / (1.0 - power(beta1, self.step))) as f32;
         let root = (1.0 / (1.0 - power(beta2, self.step)).sqrt()) as f32;
-        let (b1, r1) = (beta1 as f32, (1.0 - beta1) as f32);
-        let (b2, r2) = (beta2 as f32, (1.0 - beta2) as f32);
-        let (eps, clip) = (eps as f32, self.clip as f32);
-        cpu.run(|| {
-            for (((x, m), v), &g) in numbers.iter_mut().zip(first).zip(second).zip(gradient) {
-                let g = g * clip;
-                *m = b1 * *m + r1 * g;
-                *v = b2 * *v + r2 * (g * g);
-                *x = *x * keep - rate * *m / (v.sqrt() * root + eps);
-            }
-        });
+        let law = [
+            beta1 as f32,
+            (1.0 - beta1) as f32,
+            beta2 as f32,
+            (1.0 - beta2) as f32,
+            rate,
+            root,
+            eps as f32,
+            keep,
+            self.clip as f32,
+        ];
+        adamw(cpu, numbers, gradient, (first, second), law);
     }
 }
 

@@ -10,6 +10,7 @@ PEFT, computed in double precision, and written as they write it. Weights are ro
 first, so that the files are small and both sides start from equal numbers.
 """
 
+import copy
 import shutil
 from pathlib import Path
 
@@ -44,7 +45,8 @@ with torch.no_grad():
         else:
             p.copy_(torch.randn_like(p) / p.shape[1] ** 0.5)
         p.copy_(p.to(torch.bfloat16).to(p.dtype))
-model.to(torch.bfloat16).save_pretrained(HERE / "model", safe_serialization=True)
+# A copy: the cast would also round the rotary frequencies.
+copy.deepcopy(model).to(torch.bfloat16).save_pretrained(HERE / "model", safe_serialization=True)
 
 model = model.double()
 targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
