@@ -32,6 +32,15 @@ import signal
 import socket
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Sequence
+    from types import FrameType
+    from typing import Any, NoReturn
+
+    Prctl = Callable[[int, int], None]
+    Message = dict[str, Any]
+
 VERSION = 1
 MAX_MESSAGE = 128 * 1024
 MAX_LISTED = 64
@@ -50,13 +59,13 @@ class HostGone(Exception):
     """The host's end of the socket is closed."""
 
 
-def load_prctl():
+def load_prctl() -> Prctl:
     """``prctl(2)``, or an ImportError where this Python was built without ctypes."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
 
-    def prctl(option, value):
+    def prctl(option: int, value: int) -> None:
         if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
@@ -64,7 +73,7 @@ def load_prctl():
     return prctl
 
 
-def stat_of(pid):
+def stat_of(pid: int | str) -> tuple[int, int] | None:
     """``(parent, start time)`` of a process, or None when it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -76,9 +85,9 @@ def stat_of(pid):
     return int(fields[1]), int(fields[19])
 
 
-def processes():
+def processes() -> dict[int, tuple[int, int]]:
     """Every process in sight: ``{pid: (parent, start time)}``."""
-    found = {}
+    found: dict[int, tuple[int, int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             stat = stat_of(name)
@@ -87,23 +96,27 @@ def processes():
     return found
 
 
-def kill_exactly(pid, start):
-    """SIGKILL to the process with this pid *and* start time, never to a later owner of the pid."""
+def kill_exactly(pid: int, start: int) -> int | None:
+    """SIGKILL to the process with this pid *and* start time, never to a later owner of the pid.
+
+    Gives the pidfd of the process, or None if there is nothing to wait for.
+    """
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
-        return
+        return None
     try:
         stat = stat_of(pid)
         if stat is not None and stat[1] == start:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            return pidfd
     except OSError:
         pass
-    finally:
-        os.close(pidfd)
+    os.close(pidfd)
+    return None
 
 
-def kill_group(pid):
+def kill_group(pid: int) -> None:
     """SIGKILL to a process group whose leader is not reaped yet."""
     try:
         os.killpg(pid, signal.SIGKILL)
@@ -114,18 +127,20 @@ def kill_group(pid):
 class Reaper:
     """One loop that owns all state; every method runs on the only thread."""
 
-    def __init__(self, control, prctl):
+    def __init__(self, control: socket.socket, prctl: Prctl) -> None:
         self.control = control
         self.prctl = prctl
         self.pid = os.getpid()
-        self.workers = {}
+        # What the host calls each worker, by pid.
+        self.workers: dict[int, Any] = {}
         self.told_to_end = False
 
     # Talking with the host.
 
-    def send(self, message, fds=()):
+    def send(self, message: Message, fds: Sequence[int] = ()) -> None:
+        """One packet, with copies of these descriptors."""
         data = json.dumps(message, separators=(",", ":")).encode()
-        ancillary = []
+        ancillary: list[tuple[int, int, array.array[int]]] = []
         if fds:
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
         try:
@@ -133,7 +148,7 @@ class Reaper:
         except OSError as error:
             raise HostGone from error
 
-    def receive(self):
+    def receive(self) -> tuple[Message, list[int]]:
         """The next message and its descriptors, all of them close-on-exec."""
         space = socket.CMSG_SPACE(SCRATCH * array.array("i").itemsize)
         try:
@@ -142,7 +157,7 @@ class Reaper:
             )
         except OSError as error:
             raise HostGone from error
-        fds = array.array("i")
+        fds: array.array[int] = array.array("i")
         for level, kind, payload in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
@@ -154,12 +169,13 @@ class Reaper:
 
     # The loop.
 
-    def run(self):
+    def run(self) -> None:
+        """Serves the host until it is gone or asks for the end; leaves nothing behind."""
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_read, False)
         os.set_blocking(wake_write, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGCHLD, ignore)
         signal.signal(signal.SIGTERM, self.on_term)
         poll = select.poll()
         poll.register(self.control, select.POLLIN)
@@ -178,26 +194,31 @@ class Reaper:
         finally:
             self.end_everything()
 
-    def on_term(self, *_):
+    def on_term(self, _signal: int, _frame: FrameType | None) -> None:
+        """Asked to end."""
         self.told_to_end = True
 
-    def serve(self, message, fds):
+    def serve(self, message: Message, fds: list[int]) -> None:
+        """One request. Its descriptors are closed here in any case."""
         try:
             if message.get("op") == "spawn" and len(fds) == len(PLACES):
                 self.spawn(message, fds)
             else:
-                text = f"request {message.get('op')!r} with {len(fds)} descriptors is not understood"
+                asked = f"request {message.get('op')!r} with {len(fds)} descriptors"
+                text = f"{asked} is not understood"
                 self.refuse(message.get("id"), errno.EINVAL, text)
         finally:
             for fd in fds:
                 os.close(fd)
 
-    def refuse(self, spawn_id, code, message):
+    def refuse(self, spawn_id: Any, code: int | None, message: str) -> None:
+        """A worker that could not be started."""
         self.send({"event": "refused", "id": spawn_id, "errno": code, "message": message})
 
     # Starting.
 
-    def spawn(self, message, fds):
+    def spawn(self, message: Message, fds: list[int]) -> None:
+        """Starts a worker and says so."""
         report_read, report_write = os.pipe()
         try:
             pid = os.fork()
@@ -220,6 +241,7 @@ class Reaper:
         self.workers[pid] = message["id"]
         # Not reaped before this loop sees it, so neither call can name another process.
         stat = stat_of(pid)
+        assert stat is not None
         pidfd = os.pidfd_open(pid)
         try:
             answer = {"event": "spawned", "id": message["id"], "pid": pid, "start": stat[1]}
@@ -227,7 +249,7 @@ class Reaper:
         finally:
             os.close(pidfd)
 
-    def become_worker(self, message, fds, report):
+    def become_worker(self, message: Message, fds: list[int], report: int) -> NoReturn:
         """Between fork and exec. Never returns."""
         stage = "start"
         try:
@@ -259,7 +281,7 @@ class Reaper:
         finally:
             os._exit(127)
 
-    def place(self, fds, report):
+    def place(self, fds: list[int], report: int) -> int:
         """The worker's descriptors to their numbers, everything else closed."""
         lifted = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, SCRATCH) for fd in fds]
         report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, SCRATCH)
@@ -276,7 +298,7 @@ class Reaper:
 
     # Ending.
 
-    def reap(self):
+    def reap(self) -> None:
         """Reports and reaps the dead; kills what they left below this process."""
         any_dead = False
         while True:
@@ -306,38 +328,45 @@ class Reaper:
                 )
         if any_dead:
             ended = self.kill_children(keep=self.workers)
+            for pidfd in ended.values():
+                os.close(pidfd)
             if ended:
-                self.send({"event": "ended", "pids": ended[:MAX_LISTED]})
+                self.send({"event": "ended", "pids": list(ended)[:MAX_LISTED]})
 
-    def kill_children(self, keep=()):
-        """SIGKILL to every child that is not kept and to all below it. Returns their pids."""
+    def kill_children(self, keep: Container[int] = ()) -> dict[int, int]:
+        """SIGKILL to every child that is not kept and to all below it: ``{pid: pidfd}``."""
         table = processes()
-        below = {}
+        below: dict[int, list[int]] = {}
         for pid, (parent, _) in table.items():
             below.setdefault(parent, []).append(pid)
         doomed = [pid for pid in below.get(self.pid, ()) if pid not in keep]
         for pid in doomed:
             doomed.extend(below.get(pid, ()))
+        killed: dict[int, int] = {}
         for pid in doomed:
-            kill_exactly(pid, table[pid][1])
-        return doomed
+            pidfd = kill_exactly(pid, table[pid][1])
+            if pidfd is not None:
+                killed[pid] = pidfd
+        return killed
 
-    def end_everything(self):
+    def end_everything(self) -> None:
+        """Kills and reaps until no child is left."""
         for pid in self.workers:
             kill_group(pid)
         while True:
-            # Every child is doomed before each wait, and a child can only appear by the death of
-            # another, which ends the wait: this terminates with no process left.
-            self.kill_children()
+            # Only what was killed is waited for. What a process started while it was being killed
+            # is found in the next round, which ends with no child left.
+            for pidfd in self.kill_children().values():
+                select.select([pidfd], [], [])
+                os.close(pidfd)
             try:
-                os.waitpid(-1, 0)
                 while os.waitpid(-1, os.WNOHANG)[0] != 0:
                     pass
             except ChildProcessError:
                 return
 
 
-def arm_lifeline():
+def arm_lifeline() -> None:
     """The kernel kills this process group when the host's end of the pipe closes."""
     fcntl.fcntl(LIFELINE, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(LIFELINE, fcntl.F_SETOWN, -os.getpid())
@@ -349,7 +378,12 @@ def arm_lifeline():
         os._exit(1)
 
 
-def drain(fd):
+def ignore(_signal: int, _frame: FrameType | None) -> None:
+    """The wakeup descriptor has heard it."""
+
+
+def drain(fd: int) -> None:
+    """Empties a pipe that does not block."""
     try:
         while os.read(fd, 4096):
             pass
@@ -357,7 +391,8 @@ def drain(fd):
         pass
 
 
-def main():
+def main() -> int:
+    """Takes the host's socket from standard input and serves it."""
     control = socket.socket(fileno=os.dup(0))
     host = int(sys.argv[1])
     try:

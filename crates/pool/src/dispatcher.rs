@@ -316,6 +316,7 @@ impl Dispatcher {
             pid: seat.pid,
             calls: seat.answered,
             in_flight: seat.in_flight,
+            window: seat.window.size(),
             restarts: seat.restarts,
             rss: None,
         };

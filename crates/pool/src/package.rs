@@ -133,6 +133,8 @@ fn write_package(root: &Path) -> io::Result<()> {
     for (name, content) in FILES {
         let mut file = fs::File::create_new(package.join(name))?;
         file.write_all(content.as_bytes())?;
+        // The rename must not become durable before what it names.
+        file.sync_all()?;
     }
     Ok(())
 }

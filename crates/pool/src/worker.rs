@@ -52,6 +52,8 @@ pub struct WorkerInfo {
     pub calls: u64,
     /// Calls it has now, those sent ahead included.
     pub in_flight: usize,
+    /// Calls it may have at once: 1 until its calls are short, at most 64.
+    pub window: usize,
     /// Incarnations after the first.
     pub restarts: u64,
     /// Resident memory, while it has a process.
