@@ -11,7 +11,7 @@ on the socket and on the pipe that the signals write to; nothing is polled by ti
 
 Messages are JSON objects, one to a packet, descriptors beside them:
 
-    host    {"op": "spawn", "id", "argv", "env", "cwd"}     + control, page, lifeline, stdout, stderr
+    host    {"op": "spawn", "id", "argv", "env", "cwd"}    + control, page, lifeline, stdout, stderr
     reaper  {"event": "ready", "version", "pid"}
             {"event": "failed", "code", "message"}          the reaper cannot work here
             {"event": "spawned", "id", "pid", "start"}      + pidfd
