@@ -47,7 +47,7 @@ async fn beat(session: &SessionId, link: &Link, ended: &AtomicBool) {
         tokio::time::sleep(EVERY).await;
         let Ok(beat) = request("session_heartbeat", &body) else { return };
         let deadline = Deadline::after(Instant::now().into_std(), BEAT);
-        match link.attempt(beat, deadline).await {
+        match link.bounded(link.send(beat), "session_heartbeat", deadline).await {
             Err(ClientError::Stopped) => return,
             Ok(Ok(response)) if response.status == 410 => {
                 tracing::warn!(%session, "the service has ended the session");

@@ -1,16 +1,17 @@
 //! Requests that survive a service that is away for a while.
 //!
-//! One request is repeated, with the same idempotency key, after a broken connection and after an
-//! answer whose [kind](snakehouse_base::Kind::retry) says that a later attempt can succeed, with
-//! growing jittered pauses, until the service has been out of reach for the patience. A service
-//! that restarts is invisible. Everything the client posts carries a key of its own order, so a
-//! repeated request is the same request.
+//! One request is repeated by [`Retry`], with the same idempotency key, after a broken connection
+//! and after an answer whose [kind](snakehouse_base::Kind::retry) says that a later attempt can
+//! succeed, until the service has been out of reach for the patience. A service that restarts is
+//! invisible. Everything the client posts carries a key of its own order, so a repeated request is
+//! the same request.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use snakehouse_base::{Backoff, Chance, Deadline, Jitter, Retry};
+use snakehouse_base::{Backoff, Chance, Coded, Deadline, Jitter, Kind};
+use snakehouse_guard::{Advice, GaveUp, Reason, Retry};
 use snakehouse_supervise::CancellationToken;
 use tokio::time::Instant;
 
@@ -30,8 +31,54 @@ pub(crate) struct Link {
     transport: Arc<dyn Transport>,
     base_url: Arc<str>,
     patience: Duration,
-    chance: Arc<Chance>,
+    retry: Retry,
     stopped: CancellationToken,
+}
+
+/// Why one attempt brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// Another attempt cannot help.
+    #[error(transparent)]
+    Final(ClientError),
+    /// The service is not there, or cannot serve now.
+    #[error("{outage}")]
+    Absent {
+        /// What happened.
+        outage: Outage,
+        /// The pause that the service asks for.
+        asked: Option<Duration>,
+    },
+    /// Whoever reports it counts how often, and will report it as final.
+    #[error("{outage}")]
+    Counted {
+        /// What happened.
+        outage: Outage,
+        /// The pause that follows.
+        pause: Duration,
+    },
+}
+
+impl Coded for Failure {
+    fn kind(&self) -> Kind {
+        match self {
+            Failure::Final(error) => error.kind(),
+            Failure::Absent { .. } | Failure::Counted { .. } => Kind::Unavailable,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Failure::Final(error) => error.code(),
+            Failure::Absent { .. } | Failure::Counted { .. } => "service_unavailable",
+        }
+    }
+}
+
+impl From<TransportError> for Failure {
+    fn from(error: TransportError) -> Self {
+        Failure::Absent { outage: error.into(), asked: None }
+    }
 }
 
 impl Link {
@@ -42,7 +89,8 @@ impl Link {
         chance: Chance,
         stopped: CancellationToken,
     ) -> Self {
-        Self { transport, base_url: base_url.into(), patience, chance: Arc::new(chance), stopped }
+        let retry = Retry::new(PAUSES).chance(chance);
+        Self { transport, base_url: base_url.into(), patience, retry, stopped }
     }
 
     /// The same way, ended by another token.
@@ -50,77 +98,75 @@ impl Link {
         Self { stopped, ..self.clone() }
     }
 
-    /// One attempt: what came back, or why nothing did.
-    ///
-    /// # Errors
-    /// [`ClientError::Deadline`] and [`ClientError::Stopped`], which end a call at once.
-    pub(crate) async fn attempt(
-        &self,
-        request: Request,
-        deadline: Deadline,
-    ) -> Result<Result<Response, TransportError>, ClientError> {
-        let endpoint = request.endpoint.clone();
-        self.bounded(self.transport.send(request), &endpoint, deadline).await
+    /// The policy of everything that is repeated.
+    pub(crate) fn retry(&self) -> Retry {
+        self.retry.clone()
+    }
+
+    /// One attempt, whatever comes back.
+    pub(crate) async fn send(&self, request: Request) -> Result<Response, TransportError> {
+        self.transport.send(request).await
     }
 
     /// Repeats `request` until the service takes it or refuses it.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] for an answer that another attempt cannot change, else the errors
-    /// of [`attempt`](Self::attempt) and [`ClientError::Unreachable`].
+    /// [`ClientError::Refused`] for an answer that another attempt cannot change,
+    /// [`ClientError::Unreachable`], [`ClientError::Deadline`], [`ClientError::Stopped`].
     pub(crate) async fn call(
         &self,
-        mut request: Request,
+        request: Request,
         deadline: Deadline,
     ) -> Result<Response, ClientError> {
-        let mut absence = Absence::default();
-        loop {
-            let (last, asked) = match self.attempt(request.clone(), deadline).await? {
-                Ok(response) if response.is_success() => return Ok(response),
-                Ok(response) => {
-                    let by_table = kind_of_status(response.status).retry() != Retry::Never;
-                    if !response.should_retry.unwrap_or(by_table) {
-                        return Err(refused(&request.endpoint, &response));
-                    }
-                    (outage(&response), response.retry_after)
+        let absence = Absence::default();
+        let endpoint = request.endpoint.clone();
+        let attempt = |attempt| {
+            let request = Request { attempt, ..request.clone() };
+            let endpoint = &endpoint;
+            async move {
+                let response = self.send(request).await?;
+                if response.is_success() { Ok(response) } else { Err(judge(endpoint, &response)) }
+            }
+        };
+        let called = self.retry.run(deadline, attempt, |failure| self.advise(&absence, failure));
+        match self.until_stopped(called).await? {
+            Ok(response) => Ok(response),
+            Err(gave_up) => Err(self.give_up(gave_up, &absence, &endpoint)),
+        }
+    }
+
+    /// What a failure says about another attempt, given how long the service has been away.
+    pub(crate) fn advise(&self, absence: &Absence, failure: &Failure) -> Advice {
+        match failure {
+            Failure::Final(_) => Advice::Stop,
+            Failure::Counted { pause, .. } => Advice::RetryAfter(*pause),
+            Failure::Absent { .. } if absence.lasts(Instant::now()) >= self.patience => {
+                Advice::Stop
+            }
+            Failure::Absent { asked, .. } => asked.map_or(Advice::Retry, Advice::RetryAfter),
+        }
+    }
+
+    /// The error of a call that was given up.
+    pub(crate) fn give_up(
+        &self,
+        gave_up: GaveUp<Failure>,
+        absence: &Absence,
+        endpoint: &str,
+    ) -> ClientError {
+        match (gave_up.reason, gave_up.last) {
+            (Reason::Deadline, _) | (_, None) => {
+                ClientError::Deadline { endpoint: endpoint.to_owned() }
+            }
+            (_, Some(Failure::Final(error))) => error,
+            (_, Some(Failure::Absent { outage, .. } | Failure::Counted { outage, .. })) => {
+                ClientError::Unreachable {
+                    base_url: self.base_url.to_string(),
+                    silent_for: absence.lasts(Instant::now()),
+                    last: outage,
                 }
-                Err(error) => (Outage::Transport(error), None),
-            };
-            self.wait_out(&mut absence, last, asked, &request.endpoint, deadline).await?;
-            request.attempt = request.attempt.saturating_add(1);
+            }
         }
-    }
-
-    /// Pauses before the next attempt, or gives up because the service was away for too long.
-    pub(crate) async fn wait_out(
-        &self,
-        absence: &mut Absence,
-        last: Outage,
-        asked: Option<Duration>,
-        endpoint: &str,
-        deadline: Deadline,
-    ) -> Result<(), ClientError> {
-        let now = Instant::now();
-        let since = *absence.since.get_or_insert(now);
-        let law = PAUSES.delay(absence.failures, self.chance.next_unit());
-        let pause = asked.map_or(law, |asked| asked.max(law));
-        absence.failures = absence.failures.saturating_add(1);
-        let silent_for = now.duration_since(since);
-        if silent_for.saturating_add(pause) > self.patience {
-            let base_url = self.base_url.to_string();
-            return Err(ClientError::Unreachable { base_url, silent_for, last });
-        }
-        self.pause(pause, endpoint, deadline).await
-    }
-
-    /// Waits, but not past the deadline and not past the end of the client.
-    pub(crate) async fn pause(
-        &self,
-        pause: Duration,
-        endpoint: &str,
-        deadline: Deadline,
-    ) -> Result<(), ClientError> {
-        self.bounded(tokio::time::sleep(pause), endpoint, deadline).await
     }
 
     /// Does something, but not past the deadline and not past the end of the client.
@@ -136,11 +182,25 @@ impl Link {
                 None => std::future::pending().await,
             }
         };
+        let within = async {
+            tokio::select! {
+                biased;
+                done = work => Ok(done),
+                () = over => Err(ClientError::Deadline { endpoint: endpoint.to_owned() }),
+            }
+        };
+        self.until_stopped(within).await?
+    }
+
+    /// Does something, but not past the end of the client.
+    pub(crate) async fn until_stopped<T>(
+        &self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, ClientError> {
         tokio::select! {
             biased;
             () = self.stopped.cancelled() => Err(ClientError::Stopped),
             done = work => Ok(done),
-            () = over => Err(ClientError::Deadline { endpoint: endpoint.to_owned() }),
         }
     }
 }
@@ -148,14 +208,33 @@ impl Link {
 /// How long the service has been out of reach, as one call sees it.
 #[derive(Debug, Default)]
 pub(crate) struct Absence {
-    since: Option<Instant>,
-    failures: u32,
+    since: Mutex<Option<Instant>>,
 }
 
 impl Absence {
     /// The service answered.
-    pub(crate) fn is_over(&mut self) {
-        *self = Self::default();
+    pub(crate) fn is_over(&self) {
+        *self.since() = None;
+    }
+
+    /// How long it has lasted; begins now if it had not begun.
+    fn lasts(&self, now: Instant) -> Duration {
+        now.duration_since(*self.since().get_or_insert(now))
+    }
+
+    fn since(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sorts an answer that is no success: whether it is final is the service's own word, or follows
+/// from the kind of its status.
+pub(crate) fn judge(endpoint: &str, response: &Response) -> Failure {
+    let by_kind = kind_of_status(response.status).retry() != snakehouse_base::Retry::Never;
+    if response.should_retry.unwrap_or(by_kind) {
+        Failure::Absent { outage: outage(response), asked: response.retry_after }
+    } else {
+        Failure::Final(refused(endpoint, response))
     }
 }
 
@@ -236,7 +315,8 @@ mod tests {
                 ..
             }
         ));
-        assert!(start.elapsed() <= Duration::from_secs(30));
+        // The last pause may lead past it.
+        assert!(start.elapsed() <= Duration::from_secs(30) + PAUSES.cap());
         assert!(service.seen("ping").len() < 20, "pauses grow");
     }
 

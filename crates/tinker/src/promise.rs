@@ -5,29 +5,24 @@
 //! and that is bounded by the patience of the [`Link`]. A service that answers "not yet" without
 //! holding the poll is asked less and less often, so waiting never becomes a busy loop.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use snakehouse_base::{Backoff, Deadline, Jitter};
+use snakehouse_base::Deadline;
+use snakehouse_guard::{Poll, PollProfile, Poller};
 use snakehouse_tinker_api::json::{FutureAnswer, RetrieveFuture};
 use tokio::time::Instant;
 
-use crate::error::{ClientError, Outage};
-use crate::link::{Absence, Link, outage, refused};
+use crate::error::ClientError;
+use crate::link::{Absence, Failure, Link, judge, outage, refused};
 use crate::session::request;
-use crate::transport::Request;
+use crate::transport::{Request, Response};
 
 const ENDPOINT: &str = "retrieve_future";
-/// A poll that is answered "not yet" sooner than this was not held.
-const HELD: Duration = Duration::from_secs(1);
-/// Pauses between polls that are not held.
-const UNHELD: Backoff =
-    match Backoff::new(Duration::from_millis(20), Duration::from_secs(2), Jitter::None) {
-        Ok(law) => law,
-        Err(_) => unreachable!(),
-    };
-/// Refused polls in a row that may be an accident of the way.
+/// Refused polls in a row that may be an accident of the way, and the pause after one.
 const BAD_REQUESTS: u32 = 3;
+const BAD_REQUEST_PAUSE: Duration = Duration::from_millis(50);
 /// The pause while an account is not paid for.
 const BILLING_PAUSE: Duration = Duration::from_secs(5);
 /// How long such a pause may last.
@@ -75,8 +70,8 @@ pub(crate) struct Accepted {
     pub(crate) roundtrip: Duration,
 }
 
-/// What a poll says.
-enum Poll {
+/// What a successful answer says.
+enum Answer {
     Done(Bytes),
     Pending,
     /// There, but large: ask again for the whole.
@@ -92,79 +87,113 @@ pub(crate) async fn settle(
     accepted: &Accepted,
     deadline: Deadline,
 ) -> Result<Bytes, ClientError> {
-    let mut absence = Absence::default();
-    let mut unpaid_since: Option<Instant> = None;
-    let (mut bad_requests, mut unheld) = (0, 0);
-    let mut large = false;
-    for iteration in 0u64.. {
-        let started = Instant::now();
-        let request = poll(accepted, iteration, !large)?;
-        let response = match link.attempt(request, deadline).await? {
-            Ok(response) => response,
-            Err(error) => {
-                let last = Outage::Transport(error);
-                link.wait_out(&mut absence, last, None, ENDPOINT, deadline).await?;
-                continue;
-            }
-        };
-        if response.status != 400 {
-            bad_requests = 0;
-        }
-        if response.status != 402 {
-            unpaid_since = None;
-        }
-        match response.status {
-            408 => {}
-            200..=299 => match read(accepted, response.is_protobuf, response.body)? {
-                Poll::Done(body) => return Ok(body),
-                Poll::Pending => {}
-                Poll::Large if large => {
-                    let reason = "announced a large result twice instead of sending it";
-                    return Err(ClientError::protocol(ENDPOINT, reason));
-                }
-                Poll::Large => {
-                    large = true;
-                    absence.is_over();
-                    continue;
-                }
-            },
-            400 if bad_requests < BAD_REQUESTS => {
-                bad_requests += 1;
-                link.pause(UNHELD.delay(bad_requests, 0.0), ENDPOINT, deadline).await?;
-                continue;
-            }
-            402 if unpaid_since.get_or_insert(started).elapsed() < BILLING_PATIENCE => {
-                link.pause(BILLING_PAUSE, ENDPOINT, deadline).await?;
-                continue;
-            }
-            410 => {
-                return Err(ClientError::ResultGone {
-                    operation: accepted.operation.as_str(),
-                    request_id: accepted.request_id.clone(),
-                });
-            }
-            429 | 500.. => {
-                let (last, asked) = (outage(&response), response.retry_after);
-                link.wait_out(&mut absence, last, asked, ENDPOINT, deadline).await?;
-                continue;
-            }
-            _ => return Err(refused(ENDPOINT, &response)),
-        }
-        // Pending.
-        absence.is_over();
-        if started.elapsed() < HELD {
-            link.pause(UNHELD.delay(unheld, 0.0), ENDPOINT, deadline).await?;
-            unheld += 1;
-        } else {
-            unheld = 0;
+    let (absence, rows) = (Absence::default(), Mutex::new(Rows::default()));
+    let wait = Wait { link, accepted, absence: &absence, rows: &rows };
+    let poller = Poller::new(link.retry(), PollProfile::Paced);
+    let settled =
+        poller.run(deadline, |number| wait.poll(number), |failure| link.advise(&absence, failure));
+    match link.until_stopped(settled).await? {
+        Ok(body) => Ok(body),
+        Err(gave_up) => Err(link.give_up(gave_up, &absence, ENDPOINT)),
+    }
+}
+
+/// One operation that is waited for.
+#[derive(Clone, Copy)]
+struct Wait<'a> {
+    link: &'a Link,
+    accepted: &'a Accepted,
+    absence: &'a Absence,
+    rows: &'a Mutex<Rows>,
+}
+
+/// Answers in a row that are final only when there are too many of them.
+#[derive(Debug, Default)]
+struct Rows {
+    bad_requests: u32,
+    unpaid_since: Option<Instant>,
+}
+
+impl Wait<'_> {
+    async fn poll(self, number: u32) -> Poll<Bytes, Failure> {
+        match self.ask(number).await {
+            Ok(poll) => poll,
+            Err(failure) => Poll::Failed(failure),
         }
     }
-    unreachable!("the loop leaves by returning")
+
+    async fn ask(&self, number: u32) -> Result<Poll<Bytes, Failure>, Failure> {
+        let mut response = self.send(number, true).await?;
+        if response.is_success() {
+            let mut answer = read(self.accepted, &response).map_err(Failure::Final)?;
+            if matches!(answer, Answer::Large) {
+                response = self.send(number, false).await?;
+                if !response.is_success() {
+                    return self.judge(&response);
+                }
+                answer = read(self.accepted, &response).map_err(Failure::Final)?;
+            }
+            return match answer {
+                Answer::Done(body) => Ok(Poll::Done(body)),
+                Answer::Pending => Ok(self.pending()),
+                Answer::Large => {
+                    let reason = "announced a large result twice instead of sending it";
+                    Err(Failure::Final(ClientError::protocol(ENDPOINT, reason)))
+                }
+            };
+        }
+        self.judge(&response)
+    }
+
+    async fn send(&self, number: u32, allow_metadata_only: bool) -> Result<Response, Failure> {
+        let request = poll(self.accepted, number, allow_metadata_only).map_err(Failure::Final)?;
+        Ok(self.link.send(request).await?)
+    }
+
+    /// What an answer that is no success means here.
+    fn judge(&self, response: &Response) -> Result<Poll<Bytes, Failure>, Failure> {
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        if response.status != 400 {
+            rows.bad_requests = 0;
+        }
+        if response.status != 402 {
+            rows.unpaid_since = None;
+        }
+        match response.status {
+            408 => Ok(self.pending()),
+            429 => Ok(Poll::Throttled { after: response.retry_after }),
+            400 if rows.bad_requests < BAD_REQUESTS => {
+                rows.bad_requests += 1;
+                Err(Failure::Counted { outage: outage(response), pause: BAD_REQUEST_PAUSE })
+            }
+            402 if rows.is_unpaid_bearable(Instant::now()) => {
+                Err(Failure::Counted { outage: outage(response), pause: BILLING_PAUSE })
+            }
+            410 => Err(Failure::Final(ClientError::ResultGone {
+                operation: self.accepted.operation.as_str(),
+                request_id: self.accepted.request_id.clone(),
+            })),
+            500.. => Err(judge(ENDPOINT, response)),
+            _ => Err(Failure::Final(refused(ENDPOINT, response))),
+        }
+    }
+
+    /// Not yet: the service is there, and all answers of "not yet" are the same.
+    fn pending(&self) -> Poll<Bytes, Failure> {
+        self.absence.is_over();
+        Poll::Pending { mark: 0 }
+    }
+}
+
+impl Rows {
+    fn is_unpaid_bearable(&mut self, now: Instant) -> bool {
+        now.duration_since(*self.unpaid_since.get_or_insert(now)) < BILLING_PATIENCE
+    }
 }
 
 fn poll(
     accepted: &Accepted,
-    iteration: u64,
+    iteration: u32,
     allow_metadata_only: bool,
 ) -> Result<Request, ClientError> {
     let body = RetrieveFuture { request_id: accepted.request_id.clone(), allow_metadata_only };
@@ -180,18 +209,19 @@ fn poll(
 }
 
 /// Reads a successful answer, in the protocol's order of tests.
-fn read(accepted: &Accepted, is_protobuf: bool, body: Bytes) -> Result<Poll, ClientError> {
-    if is_protobuf {
+fn read(accepted: &Accepted, response: &Response) -> Result<Answer, ClientError> {
+    let body = &response.body;
+    if response.is_protobuf {
         return if accepted.operation.is_protobuf() {
-            Ok(Poll::Done(body))
+            Ok(Answer::Done(body.clone()))
         } else {
             Err(ClientError::protocol(ENDPOINT, "a message came where an object belongs"))
         };
     }
-    match FutureAnswer::read(&body) {
+    match FutureAnswer::read(body) {
         Err(error) => Err(ClientError::protocol(ENDPOINT, error.to_string())),
-        Ok(FutureAnswer::Pending(_)) => Ok(Poll::Pending),
-        Ok(FutureAnswer::Announced { .. }) => Ok(Poll::Large),
+        Ok(FutureAnswer::Pending(_)) => Ok(Answer::Pending),
+        Ok(FutureAnswer::Announced { .. }) => Ok(Answer::Large),
         Ok(FutureAnswer::Failed(failed)) => Err(ClientError::Failed {
             operation: accepted.operation.as_str(),
             category: failed.category,
@@ -200,7 +230,7 @@ fn read(accepted: &Accepted, is_protobuf: bool, body: Bytes) -> Result<Poll, Cli
         Ok(FutureAnswer::Done(_)) if accepted.operation.is_protobuf() => {
             Err(ClientError::protocol(ENDPOINT, "an object came where a message belongs"))
         }
-        Ok(FutureAnswer::Done(_)) => Ok(Poll::Done(body)),
+        Ok(FutureAnswer::Done(_)) => Ok(Answer::Done(body.clone())),
     }
 }
 
@@ -233,7 +263,8 @@ mod tests {
         let body = settled(&service, Operation::OptimStep).await.unwrap();
 
         assert_eq!(&body[..], br#"{"metrics":{}}"#);
-        assert_eq!(start.elapsed(), Duration::from_secs(30_000));
+        // Between two polls lies the floor of 10 ms.
+        assert_eq!(start.elapsed().as_secs() / 100, 300);
         let seen = service.seen(ENDPOINT);
         assert_eq!(seen.len(), 1001);
         assert_eq!(seen[7].header_value("x-tinker-request-iteration"), Some("7"));

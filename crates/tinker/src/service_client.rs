@@ -1,6 +1,7 @@
 //! The root of everything: a session with a training service.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use snakehouse_base::id::{ModelId, SessionId};
@@ -8,6 +9,7 @@ use snakehouse_base::{Chance, Deadline};
 use snakehouse_supervise::Scope;
 use snakehouse_tinker_api::json::{self, FinishStatus, LoraConfig};
 use snakehouse_tinker_api::{CheckpointPath, InvalidInput};
+use tokio::time::Instant;
 
 use crate::chunk::ChunkLimits;
 use crate::config::ClientConfig;
@@ -22,6 +24,9 @@ use crate::transport::{Request, Transport};
 
 /// What this client calls itself.
 const VERSION: &str = concat!("snakehouse-", env!("CARGO_PKG_VERSION"));
+
+/// How long the farewell to a service may take.
+const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 
 /// A session with a training service. Cheap to clone; clones share the session.
 ///
@@ -182,12 +187,15 @@ impl ServiceClient {
     /// fail with [`ClientError::Stopped`] from now on.
     ///
     /// # Errors
-    /// What the service or the way to it says; the heartbeat stops in any case.
+    /// What the service or the way to it says, after 10 s at the latest; the heartbeat stops in any
+    /// case.
     pub async fn close(self, how: FinishStatus) -> Result<(), ClientError> {
         let endpoint = format!("sessions/{}/finish", self.session.id);
         let body = json::FinishSession { reason: json::FinishReason { status: how }, detail: None };
+        // A service that is away must not keep a program from ending.
+        let deadline = Deadline::after(Instant::now().into_std(), CLOSE_WITHIN);
         let told = match request(&endpoint, &body) {
-            Ok(request) => self.session.link.call(request, self.session.deadline()).await,
+            Ok(request) => self.session.link.call(request, deadline).await,
             Err(error) => Err(error),
         };
         self.session.scope.stop().await;
