@@ -23,7 +23,7 @@ use snakehouse_tinker::FinishStatus;
 use stage::Stage;
 
 /// Enough to learn the shipped text.
-const STEPS: u32 = 120;
+const STEPS: u32 = 240;
 
 /// Runs the demo and prints its report.
 pub(crate) async fn run(config: &Config, args: DemoArgs, out: Output) -> Result<(), CliError> {

@@ -18,13 +18,13 @@ const HELD_OUT: &str = include_str!("../../../../examples/data/heldout.jsonl");
 /// Questions that are asked before and after.
 const ASKED: usize = 20;
 /// Rank of the adapters.
-const RANK: u32 = 16;
+const RANK: u32 = 32;
 /// Seed of the adapters, so that every run learns the same.
 const SEED: i64 = 1;
 /// Pairs per step.
 const BATCH: usize = 32;
 /// Step size at the start; it falls in a line to a tenth.
-const LEARNING_RATE: f64 = 1e-2;
+const LEARNING_RATE: f64 = 3e-3;
 
 /// Trains `tiny` for so many steps and reports everything but the shutdown.
 pub(crate) async fn run(stage: &Stage, steps: u32, out: Output) -> Result<Report, CliError> {
