@@ -13,12 +13,11 @@ pub(crate) struct Rule {
 }
 
 /// Every rule.
-pub(crate) const RULES: [Rule; 7] = [
+pub(crate) const RULES: [Rule; 6] = [
     Rule { name: "spawn", find: spawn },
     Rule { name: "unbounded", find: unbounded },
     Rule { name: "sleep", find: sleep },
     Rule { name: "length", find: length },
-    Rule { name: "allow", find: allow },
     Rule { name: "unfinished", find: unfinished },
     Rule { name: "deadline", find: deadline },
 ];
@@ -82,13 +81,6 @@ fn length(source: &Source) -> Vec<(usize, String)> {
     (lines > LONGEST).then_some((0, message)).into_iter().collect()
 }
 
-/// An exception names its reason and disappears with its cause.
-fn allow(source: &Source) -> Vec<(usize, String)> {
-    tokens(source, &["#[allow(", "#![allow("], |_| true)
-        .map(|(n, _)| (n, "use #[expect(.., reason = \"..\")] instead of allow".to_owned()))
-        .collect()
-}
-
 /// Nothing is left for later in the code.
 fn unfinished(source: &Source) -> Vec<(usize, String)> {
     let marks = ["TODO", "FIXME", "XXX", "HACK"];
@@ -150,7 +142,6 @@ mod tests {
             ("fn a() { tokio::spawn(x) }", "spawn"),
             ("let (a, b) = mpsc::unbounded_channel();", "unbounded"),
             ("std::thread::sleep(SECOND);", "sleep"),
-            ("#[allow(dead_code)]", "allow"),
             ("x(); // TODO later", "unfinished"),
             ("call(Deadline::never())", "deadline"),
         ];

@@ -17,6 +17,8 @@ pub struct Backoff {
 pub enum Jitter {
     /// Exactly the delay.
     None,
+    /// Uniform between three quarters of the delay and all of it.
+    Quarter,
     /// Uniform between half of the delay and all of it.
     Half,
     /// Uniform between zero and the delay.
@@ -56,6 +58,7 @@ impl Backoff {
         let chance = if chance.is_nan() { 0.0 } else { chance.clamp(0.0, 1.0) };
         match self.jitter {
             Jitter::None => full,
+            Jitter::Quarter => full.mul_f64(0.75 + 0.25 * chance),
             Jitter::Half => full.mul_f64(0.5 + 0.5 * chance),
             Jitter::Full => full.mul_f64(chance),
         }
@@ -78,7 +81,7 @@ mod tests {
         fn a_delay_stays_within_its_bounds(attempt: u32, chance in 0.0f64..1.0) {
             let base = Duration::from_millis(10);
             let cap = Duration::from_secs(5);
-            for jitter in [Jitter::None, Jitter::Half, Jitter::Full] {
+            for jitter in [Jitter::None, Jitter::Quarter, Jitter::Half, Jitter::Full] {
                 let delay = Backoff::new(base, cap, jitter).unwrap().delay(attempt, chance);
                 prop_assert!(delay <= cap);
                 if jitter != Jitter::Full {

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use snakehouse_base::{Backoff, Chance, Coded, Deadline};
+use snakehouse_base::{Backoff, Chance, Coded, Deadline, Jitter};
 use tokio::time::Instant;
 
 use crate::budget::Budget;
@@ -27,7 +27,20 @@ pub struct Retry {
     chance: Arc<Chance>,
 }
 
+/// Pauses towards a service on another machine: 500 ms doubling to 10 s, less up to a quarter.
+const REMOTE: Backoff =
+    match Backoff::new(Duration::from_millis(500), Duration::from_secs(10), Jitter::Quarter) {
+        Ok(law) => law,
+        Err(_) => unreachable!(),
+    };
+
 impl Retry {
+    /// The policy for calls to a service on another machine: pauses of 500 ms doubling to 10 s, less
+    /// up to a quarter by chance.
+    pub fn remote() -> Self {
+        Self::new(REMOTE)
+    }
+
     /// A policy with these pauses.
     pub fn new(backoff: Backoff) -> Self {
         Self {

@@ -42,13 +42,13 @@ mod tests {
     /// The rules as they read, one member at a time.
     fn reference(strategy: Strategy, done: &[bool], failed: usize) -> Plan {
         let (mut stop, mut start) = (Vec::new(), Vec::new());
-        for n in 0..done.len() {
+        for (n, is_done) in done.iter().enumerate() {
             let concerned = match strategy {
                 Strategy::OneForOne => n == failed,
                 Strategy::OneForAll => true,
                 Strategy::RestForOne => n >= failed,
             };
-            if concerned && !done[n] {
+            if concerned && !is_done {
                 start.push(n);
                 if n != failed {
                     stop.insert(0, n);

@@ -6,7 +6,8 @@
 //! test, real processes and files, waiting on conditions with [`wait_until`] or [`eventually`].
 //!
 //! **What it owns.** Runtimes of tests, the [`LeakProbe`], the [`Process`] probe, [seeds](for_each_seed),
-//! [own processes](in_own_process) for tests of process-wide things, [poll counting](counted).
+//! [own processes](in_own_process) for tests of process-wide things, [poll counting](counted), and
+//! a [`Transport`] in memory that lives through a [`Timeline`] of outages and keeps a [`Ledger`].
 //!
 //! **How it fails.** By panicking with a sentence that names the culprit: it is only ever a
 //! development dependency.
@@ -21,6 +22,8 @@ mod process;
 mod race;
 mod runtime;
 mod seed;
+mod timeline;
+mod transport;
 mod wait;
 
 pub use counted::{Counted, Polls, counted};
@@ -30,4 +33,6 @@ pub use process::Process;
 pub use race::race;
 pub use runtime::{real_time, virtual_time};
 pub use seed::for_each_seed;
+pub use timeline::{Timeline, Weather};
+pub use transport::{Entry, Fate, Ledger, Transport, TransportError};
 pub use wait::{eventually, settle, wait_until};

@@ -5,6 +5,7 @@ mod breaker;
 mod dispatch;
 mod failure;
 mod limit;
+mod outages;
 mod permits;
 mod poller;
 mod retry;

@@ -29,6 +29,7 @@ fn a_thousand_waiters_cost_nothing_for_an_hour_and_are_served_in_order() {
             .unzip();
         // Each waiter is a task of its own, so that a wake-up of one is a poll of one.
         let local = tokio::task::LocalSet::new();
+        // audit(spawn): the set is dropped, with its tasks, right here
         let tasks: Vec<_> = waiters.into_iter().map(|waiter| local.spawn_local(waiter)).collect();
         local
             .run_until(async {
