@@ -76,9 +76,10 @@ impl Core {
         Ok(dir.record_port(port)?)
     }
 
-    /// Whether the engine serves every base model.
+    /// Whether an engine has served every base model.
     ///
-    /// Stays true while a dead engine is being replaced: requests are accepted all the time.
+    /// Models that a death interrupted may still be on their way back. Stays true while a dead
+    /// engine is being replaced: requests are accepted all the time.
     pub fn ready(&self) -> bool {
         matches!(*self.shared.readiness.borrow(), Readiness::Ready)
     }

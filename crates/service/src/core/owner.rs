@@ -91,6 +91,8 @@ impl Owner {
         let mut engines = sources.engines.lock().await;
         let mut commands = sources.commands.lock().await;
         self.wanted.extend(self.shared.state().queue.ready_models().cloned());
+        // What a death interrupted comes back at once; the rest when it is asked for.
+        self.wanted.extend(self.shared.db.read(|c| Box::pin(journal::unsnapshotted(c))).await?);
         while !self.stop.is_cancelled() {
             let served = self.serve(&ctx, &mut **engines, &mut commands).await;
             match served {
@@ -140,6 +142,8 @@ impl Owner {
         self.shared.note_engine(&*engine);
         let mut life = Life::new(engine, self.stop.clone(), call, fault);
         self.load_bases(&mut life).await?;
+        self.shared.readiness.send_replace(Readiness::Ready);
+        ctx.ready();
         self.revive_wanted(&mut life).await?;
         {
             let mut status = self.shared.status();
@@ -147,8 +151,6 @@ impl Owner {
             status.recovered_ms = millis(self.down_since.elapsed());
             status.engine = EngineState::Idle;
         }
-        self.shared.readiness.send_replace(Readiness::Ready);
-        ctx.ready();
         let served = self.turns(&mut life, commands).await;
         if matches!(served, Err(Halt::Died(_))) {
             self.wanted.extend(life.models.drain());

@@ -57,6 +57,21 @@ pub(in crate::core) async fn snapshots_of(
     Ok(rows.iter().map(read).collect())
 }
 
+/// Live models of open sessions that have taken effects since their last snapshot.
+pub(in crate::core) async fn unsnapshotted(
+    c: &mut SqliteConnection,
+) -> Result<Vec<ModelId>, sqlx::Error> {
+    let ids: Vec<String> = sqlx::query_scalar(
+        "SELECT m.id FROM model m JOIN session s ON m.session = s.id
+         WHERE m.state = 1 AND s.finished IS NULL AND EXISTS (
+             SELECT 1 FROM operation o WHERE o.model = m.id AND o.effect = 1 AND o.seq >
+                 coalesce((SELECT max(p.seq) FROM snapshot p WHERE p.model = m.id), -1))",
+    )
+    .fetch_all(c)
+    .await?;
+    Ok(ids.into_iter().map(ModelId::new).collect())
+}
+
 pub(in crate::core) async fn drop_snapshots(
     c: &mut SqliteConnection,
     ops: &[OpId],
