@@ -30,6 +30,8 @@ enum Life {
 }
 
 /// Runs the host once. `patience` ends it from outside after so many microseconds.
+#[expect(clippy::disallowed_methods, reason = "the moment of the kill is what is being chosen")]
+#[expect(clippy::panic, reason = "a test's verdict is a panic")]
 fn live(home: &Path, place: &Place, rounds: &str, extra: &[String], patience: Option<u64>) -> Life {
     let mut child = Command::new(env!("CARGO_BIN_EXE_core_host"))
         .arg(home)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use snakehouse_base::id::{ModelId, SamplerId, SessionId};
 use tokio::time::Instant;
 
+use super::departure::room_for_model;
 use super::fault::FaultPoint;
 use super::journal::{self, Inserted, ModelState, NewModel, NewOp};
 use super::op::{Job, Place};
@@ -41,8 +42,10 @@ pub(super) async fn accept(shared: Arc<Shared>, op: Submit) -> Result<Promise, C
         Ok(room) => room,
         Err(full) => return repeated(&shared, &planned).await?.ok_or(full),
     };
-    if standing.makes.is_some() {
-        check_model_limit(&shared)?;
+    if standing.makes.is_some()
+        && let Err(full) = room_for_model(&shared).await
+    {
+        return repeated(&shared, &planned).await?.ok_or(full);
     }
     shared.at(FaultPoint::BeforeAccept).await;
     record(&shared, planned, standing, room).await
@@ -157,16 +160,6 @@ fn conflict(place: &Place, sample_seq: u64) -> CoreError {
         Place::Sampler(sampler) => format!("seq_id {sample_seq} of sampling session {sampler}"),
     };
     CoreError::Conflict { key }
-}
-
-fn check_model_limit(shared: &Shared) -> Result<(), CoreError> {
-    let limit = shared.limits.models;
-    match shared.state().models.len() < limit {
-        true => Ok(()),
-        false => {
-            Err(CoreError::Saturated { what: "the number of live models", limit: limit as u64 })
-        }
-    }
 }
 
 /// Checks that everything an operation names exists.

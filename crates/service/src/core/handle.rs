@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::accept::{accept, require_base, require_session};
+use super::departure::{self, room_for_session};
 use super::execute::kind_code;
 use super::journal::{self, ModelState, SamplerRow};
 use super::open::open;
@@ -36,8 +37,6 @@ impl Core {
     const COMMANDS: usize = 64;
     /// A stop waits this long for the running operation and the last snapshots.
     const GRACE: Duration = Duration::from_secs(30);
-    /// A session that has been silent for this long may be ended to make room for a new one.
-    const ABANDONED: Duration = Duration::from_secs(600);
 
     /// Opens the state directory and begins to bring back what it holds. Returns once requests can
     /// be accepted; [`ready`](Core::ready) tells when the engine serves.
@@ -47,6 +46,17 @@ impl Core {
     /// written by a newer version; [`CoreError::Engine`] if no engine can be started.
     pub async fn start(scope: &Scope, config: CoreConfig) -> Result<Self, CoreError> {
         let scope = scope.open("core");
+        match Self::start_in(scope.clone(), config).await {
+            Ok(core) => Ok(core),
+            Err(error) => {
+                // Lets go of the state directory at once.
+                scope.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_in(scope: Scope, config: CoreConfig) -> Result<Self, CoreError> {
         let engines = config.engine.clone();
         let shared = Arc::new(open(&scope.open("store"), config).await?);
         let engines = engines.open(&scope.open("engine")).await;
@@ -112,7 +122,7 @@ impl Core {
     /// # Errors
     /// [`CoreError::Saturated`], [`CoreError::Store`].
     pub async fn create_session(&self, new: NewSession) -> Result<SessionId, CoreError> {
-        self.make_room_for_session().await?;
+        room_for_session(&self.shared).await?;
         let id = SessionId::fresh();
         let info = serde_json::to_string(&new).map_err(|e| CoreError::BadName(e.to_string()))?;
         let row = id.clone();
@@ -125,26 +135,6 @@ impl Core {
         state.queue.touch(&id, now);
         state.sessions.insert(id.clone(), Session { last_seen: now });
         Ok(id)
-    }
-
-    /// Ends the session that has been silent longest, if there are too many and it is abandoned.
-    async fn make_room_for_session(&self) -> Result<(), CoreError> {
-        let limit = self.shared.limits.sessions;
-        let oldest = {
-            let state = self.shared.state();
-            if state.sessions.len() < limit {
-                return Ok(());
-            }
-            let oldest = state.sessions.iter().min_by_key(|(_, session)| session.last_seen);
-            oldest.map(|(id, session)| (id.clone(), session.last_seen.elapsed()))
-        };
-        match oldest {
-            Some((id, silent)) if silent >= Self::ABANDONED => {
-                let why = Some("its client was silent".to_owned());
-                self.finish_session(&id, FinishReason::Interrupted, why).await
-            }
-            _ => Err(CoreError::Saturated { what: "the number of sessions", limit: limit as u64 }),
-        }
     }
 
     /// Says that a session's client is there.
@@ -165,37 +155,7 @@ impl Core {
         reason: FinishReason,
         detail: Option<String>,
     ) -> Result<(), CoreError> {
-        match require_session(&self.shared, session).await {
-            Err(CoreError::SessionFinished(_)) => return Ok(()),
-            other => other?,
-        }
-        let reason = match reason {
-            FinishReason::Success => "success",
-            FinishReason::Errored => "errored",
-            FinishReason::Interrupted => "interrupted",
-        };
-        let id = session.clone();
-        self.shared
-            .db
-            .write(move |c| {
-                Box::pin(
-                    async move { journal::finish_session(c, &id, reason, detail.as_deref()).await },
-                )
-            })
-            .await?;
-        {
-            let mut state = self.shared.state();
-            state.sessions.remove(session);
-            state.queue.finish_session(session);
-            let ended = state.models.iter().filter(|(_, model)| model.session == *session);
-            let ended: Vec<ModelId> = ended.map(|(id, _)| id.clone()).collect();
-            if ended.is_empty() {
-                state.queue.forget_session(session);
-            }
-            state.retired.extend(ended);
-        }
-        self.shared.wake.notify_one();
-        Ok(())
+        departure::finish_session(&self.shared, session, reason, detail).await
     }
 
     /// Accepts an operation. It is durable when this returns, and stays so if the future is dropped

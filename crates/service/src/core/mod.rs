@@ -20,6 +20,7 @@
 
 mod accept;
 mod config;
+mod departure;
 mod engine;
 mod error;
 mod execute;

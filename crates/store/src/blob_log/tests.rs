@@ -159,7 +159,7 @@ fn pruning_spares_what_is_referenced_pinned_or_open() {
             .map(|(name, _)| u64::from_str_radix(&name[..16], 16).unwrap())
             .collect();
         assert!(left.contains(&kept.segment) && left.contains(&pinned.at.segment));
-        assert_eq!(removed as usize + left.len(), 5);
+        assert_eq!(removed + left.len() as u64, 5);
         root.stop().await;
     });
 }
