@@ -1,7 +1,7 @@
 //! A directory that appears whole or not at all.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::EngineError;
@@ -82,8 +82,8 @@ fn remove_abandoned(parent: &Path, prefix: &str) {
         let Some(pid) = name.to_str().and_then(|n| n.strip_prefix(prefix)) else { continue };
         let alive = pid != std::process::id().to_string() && Path::new("/proc").join(pid).exists();
         if !alive {
-            let gone = fs::remove_dir_all(entry.path());
-            debug_assert!(gone.is_ok() || gone.is_err_and(|e| e.kind() == io::ErrorKind::NotFound));
+            // Best effort: what stays costs room, nothing else.
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
 }

@@ -50,7 +50,7 @@ pub(crate) fn matmul_transposed(
 }
 
 fn product(cpu: Cpu, p: Product<'_>) {
-    debug_assert!(p.k <= p.b.k() && p.n <= p.b.n(), "a prefix of the packed matrix");
+    assert!(p.k <= p.b.k() && p.n <= p.b.n(), "a prefix of the packed matrix");
     if p.m > 0 && p.n > 0 {
         cpu.run(p);
     }

@@ -63,7 +63,7 @@ impl Segment {
     /// Counts rows that were written to every layer.
     pub(super) fn advance(&mut self, rows: usize) {
         self.len += rows;
-        debug_assert!(self.len <= self.capacity, "a segment is not overfilled");
+        assert!(self.len <= self.capacity, "a segment is not overfilled");
     }
 }
 
