@@ -1,12 +1,14 @@
 //! Checks of the repository itself.
 //!
 //! `cargo xtask edges` compares the dependencies between crates with the table in
-//! `crates/README.md`. `cargo xtask audit` looks for what no lint can see. Each prints one line per
+//! `crates/README.md`. `cargo xtask audit` looks for what no lint can see. `cargo xtask planted`
+//! breaks the foundation on purpose and requires its tests to notice. Each prints one line per
 //! finding and exits with 1 if there is one.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
 mod audit;
 mod edges;
+mod planted;
 mod rules;
 mod source;
 
@@ -25,7 +27,8 @@ fn main() -> ExitCode {
     let outcome = match command.as_str() {
         "edges" => edges::check(root),
         "audit" => audit::check(root),
-        _ => Err("usage: cargo xtask <edges|audit>".to_owned()),
+        "planted" => planted::check(root),
+        _ => Err("usage: cargo xtask <edges|audit|planted>".to_owned()),
     };
     match outcome {
         Ok(findings) if findings.is_empty() => {

@@ -272,8 +272,12 @@ impl ChildShared {
 
     /// The supervisor has left, in whatever way.
     pub(crate) fn left(&self) {
-        // The context points back here; a supervisor that was dropped has not cleared it.
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        // A supervisor that was dropped has left an incarnation behind, perhaps with a scope; and
+        // the context points back here.
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(scope) = current.and_then(|ctx| ctx.scope.get().cloned()) {
+            scope.abort();
+        }
         self.gone.cancel();
     }
 

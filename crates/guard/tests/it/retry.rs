@@ -251,3 +251,26 @@ fn a_budget_bounds_the_load_of_retries_when_everything_fails() {
         assert!(calls.get() >= 1000 + 190, "the budget is used");
     });
 }
+
+#[test]
+fn a_busy_pool_says_nothing_about_another() {
+    virtual_time(async {
+        let start = Instant::now();
+        let (busy, stuck) = (Progress::default(), Progress::default());
+        let busy = Retry::new(plain()).progress(busy);
+        let stuck = Retry::new(plain()).progress(stuck);
+        let work = async {
+            loop {
+                sleep(MINUTE).await;
+                assert!(busy.run(Deadline::never(), |_| async { Ok(()) }, by_table).await.is_ok());
+            }
+        };
+        let hanging = stuck.run(Deadline::never(), |_| pending::<Result<(), Failure>>(), by_table);
+        let gave_up = tokio::select! {
+            () = work => unreachable!("it goes on"),
+            outcome = hanging => outcome.unwrap_err(),
+        };
+        assert_eq!(gave_up.reason, Reason::NoProgress);
+        assert_eq!(start.elapsed(), 120 * MINUTE);
+    });
+}

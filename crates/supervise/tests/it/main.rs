@@ -7,4 +7,5 @@ mod journal;
 mod lane;
 mod restart;
 mod stop;
+mod stress;
 mod thread;
