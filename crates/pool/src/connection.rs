@@ -288,19 +288,22 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// The caller is gone: the frame says it to any worker, the page and the bell to one that is
-    /// in the middle of the call.
+    /// The caller is gone. The page says it to a worker that looks while it works, the bell makes
+    /// it look, and the frame is for one that has no page.
     fn cancel(&mut self, id: u64, now: Instant) {
         let Some(sent) = self.sent.iter_mut().find(|sent| sent.id == id) else { return };
         let stream = sent.stream;
         sent.call = None;
         sent.overdue = self.cancel_grace.map(|grace| now + grace);
         Message::Cancel { stream }.encode(&mut self.small);
+        let told = self.process.page.cancel(stream).and_then(|()| match self.can_cancel {
+            true => self.process.pidfd.ring(),
+            false => Ok(()),
+        });
+        if let Err(error) = told {
+            tracing::warn!(worker = %worker_id(self.place), %error, "cancel not told");
+        }
         if self.can_cancel {
-            let rung = self.process.page.cancel(stream).and_then(|()| self.process.pidfd.ring());
-            if let Err(error) = rung {
-                tracing::warn!(worker = %worker_id(self.place), %error, "doorbell not rung");
-            }
             sent.ring_again = Some((now + RING_AGAIN, 2 * RING_AGAIN));
         }
     }

@@ -50,7 +50,7 @@ impl WorkerSpec {
         }
     }
 
-    /// A program that speaks the frames itself, such as one built on `snakehouse_wire::serve`.
+    /// A program that speaks the frames itself, such as one built on `snakehouse_wire::worker::serve`.
     ///
     /// `path` is absolute. A cancelled call is left to finish, unless
     /// [`cancel_grace`](Self::cancel_grace) says otherwise.

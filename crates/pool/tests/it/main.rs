@@ -16,6 +16,7 @@ mod host;
 mod interpreters;
 mod measurements;
 mod processes;
+mod programs;
 mod reaper;
 mod sessions;
 mod support;
