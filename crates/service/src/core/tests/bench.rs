@@ -62,6 +62,14 @@ impl Bench {
         self.core.wait(&promise.request_id, HOLD).await.unwrap()
     }
 
+    /// Waits for an end that an outage may forbid.
+    pub(super) async fn end_or_never(&self, promise: &Promise) {
+        match self.core.wait(&promise.request_id, HOLD).await {
+            Ok(_) => {}
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     pub(super) async fn done(&self, promise: &Promise) -> crate::core::OpResult {
         match self.end(promise).await {
             Outcome::Done(result) => result,

@@ -276,3 +276,49 @@ fn samples_draw_from_the_base_or_from_saved_weights() {
         bench.stop().await;
     });
 }
+
+#[test]
+fn a_client_that_goes_away_loses_nothing_and_leaves_nothing() {
+    real_time(async {
+        let home = tempfile::tempdir().unwrap();
+        let world = World::new();
+        let bench = Bench::with(home.path(), world.clone(), |_| ()).await;
+        let (_, model) = bench.model().await;
+        world.rules().gated = true;
+        // Polled once, then dropped: it was handed over, so it is done.
+        let submit = bench.core.submit(optim_step(&model, 1));
+        tokio::select! {
+            biased;
+            _ = submit => {}
+            () = std::future::ready(()) => {}
+        }
+        let second = bench.core.submit(optim_step(&model, 2)).await.unwrap();
+        for _ in 0..100 {
+            let poll = bench.core.wait(&second.request_id, HOLD);
+            let dropped = tokio::time::timeout(Duration::from_micros(50), poll).await;
+            assert!(dropped.is_err());
+        }
+        world.rules().gated = false;
+        world.gate.add_permits(1);
+        let end = bench.end(&second).await;
+        assert!(matches!(end, Outcome::Done(OpResult::Optimized(o)) if o.step == 2), "{end:?}");
+        bench.stop().await;
+    });
+}
+
+#[test]
+fn many_polls_of_one_result_all_wake() {
+    real_time(async {
+        let home = tempfile::tempdir().unwrap();
+        let world = World::new();
+        let bench = Bench::with(home.path(), world.clone(), |_| ()).await;
+        let (_, model) = bench.model().await;
+        world.rules().gated = true;
+        let promise = bench.core.submit(optim_step(&model, 1)).await.unwrap();
+        let polls = futures_util::future::join_all((0..200).map(|_| bench.end(&promise)));
+        let (ends, ()) = tokio::join!(polls, async { world.gate.add_permits(1) });
+        assert!(ends.iter().all(|end| matches!(end, Outcome::Done(_))));
+        world.rules().gated = false;
+        bench.stop().await;
+    });
+}
