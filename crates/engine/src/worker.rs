@@ -48,27 +48,35 @@ impl Handler for Worker {
     }
 
     fn call(&mut self, tool: &str, body: Bytes, _: &CallContext) -> Result<Bytes, Failure> {
-        let engine = &mut self.engine;
-        match tool {
-            LoadBase::TOOL => answer(&body, |ask| engine.load_base(ask)),
-            CreateModel::TOOL => answer(&body, |ask| engine.create_model(ask)),
-            LoadModel::TOOL => answer(&body, |ask| engine.load_model(ask)),
-            ForwardBackward::TOOL => answer(&body, |ask| engine.forward_backward(ask)),
-            Optimize::TOOL => answer(&body, |ask| engine.optimize(ask)),
-            Save::TOOL => answer(&body, |ask| engine.save(ask)),
-            Snapshot::TOOL => answer(&body, |ask| engine.snapshot(ask)),
-            Restore::TOOL => answer(&body, |ask| engine.restore(ask)),
-            Digest::TOOL => answer(&body, |ask| engine.digest(ask)),
-            Unload::TOOL => answer(&body, |ask: &Unload| Ok(engine.unload(ask))),
-            LoadSampler::TOOL => answer(&body, |ask| engine.load_sampler(ask)),
-            UnloadSampler::TOOL => {
-                answer(&body, |ask: &UnloadSampler| Ok(engine.unload_sampler(ask)))
-            }
-            Sample::TOOL => answer(&body, |ask| engine.sample(ask)),
-            other => {
-                let message = format!("the engine has no tool `{other}`");
-                Err(Failure::new(Kind::NotFound, code::BAD_REQUEST, message))
-            }
+        call(&mut self.engine, tool, &body)
+    }
+}
+
+/// Runs the tool of this name.
+fn call(engine: &mut Engine, tool: &str, body: &[u8]) -> Result<Bytes, Failure> {
+    match tool {
+        LoadBase::TOOL => answer(body, |ask| engine.load_base(ask)),
+        CreateModel::TOOL => answer(body, |ask| engine.create_model(ask)),
+        LoadModel::TOOL => answer(body, |ask| engine.load_model(ask)),
+        ForwardBackward::TOOL => answer(body, |ask| engine.forward_backward(ask)),
+        Optimize::TOOL => answer(body, |ask| engine.optimize(ask)),
+        Save::TOOL => answer(body, |ask| engine.save(ask)),
+        Snapshot::TOOL => answer(body, |ask| engine.snapshot(ask)),
+        Restore::TOOL => answer(body, |ask| engine.restore(ask)),
+        Digest::TOOL => answer(body, |ask| engine.digest(ask)),
+        Unload::TOOL => answer(body, |ask: &Unload| {
+            engine.unload(ask);
+            Ok(())
+        }),
+        LoadSampler::TOOL => answer(body, |ask| engine.load_sampler(ask)),
+        UnloadSampler::TOOL => answer(body, |ask: &UnloadSampler| {
+            engine.unload_sampler(ask);
+            Ok(())
+        }),
+        Sample::TOOL => answer(body, |ask| engine.sample(ask)),
+        other => {
+            let message = format!("the engine has no tool `{other}`");
+            Err(Failure::new(Kind::NotFound, code::BAD_REQUEST, message))
         }
     }
 }
@@ -95,5 +103,42 @@ fn failure(error: &EngineError) -> Failure {
     match error.hint() {
         Some(hint) => failure.with_hint(hint),
         None => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use snakehouse_base::id::ModelId;
+
+    use super::*;
+
+    fn engine() -> Engine {
+        Engine::new(EngineConfig { threads: 1, fault: None })
+    }
+
+    #[test]
+    fn every_announced_tool_is_served() {
+        let worker = Worker { engine: engine() };
+        for tool in worker.tools() {
+            // Not a request: the tool is found and says so.
+            let failure = call(&mut engine(), &tool, b"").unwrap_err();
+            assert_eq!(
+                (failure.code.as_str(), failure.kind),
+                (code::BAD_REQUEST, Kind::InvalidInput)
+            );
+        }
+        assert_eq!(call(&mut engine(), "nothing", b"").unwrap_err().kind, Kind::NotFound);
+    }
+
+    #[test]
+    fn a_refusal_keeps_kind_code_and_hint() {
+        let ask = Digest { model: ModelId::new("nobody") };
+        let failure = call(&mut engine(), Digest::TOOL, &ask.encode().unwrap()).unwrap_err();
+        assert_eq!((failure.code.as_str(), failure.kind), (code::UNKNOWN_MODEL, Kind::NotFound));
+        assert!(failure.message.contains("nobody"));
+        let ask = LoadBase { name: "b".to_owned(), dir: "/nowhere/at/all".to_owned() };
+        let failure = call(&mut engine(), LoadBase::TOOL, &ask.encode().unwrap()).unwrap_err();
+        assert_eq!(failure.code, code::BAD_DIRECTORY);
+        assert!(failure.hint.is_some());
     }
 }

@@ -143,7 +143,7 @@ impl Packed {
         if self.data.len() < size + LINE {
             self.data = vec![0.0; size + LINE];
             self.start = self.data.as_ptr().align_offset(64).min(LINE);
-        } else if !same && n % width != 0 {
+        } else if !same && !n.is_multiple_of(width) {
             self.data[self.start..self.start + size].fill(0.0);
         }
     }

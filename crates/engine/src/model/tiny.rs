@@ -132,7 +132,9 @@ fn normal(seed: u64, stream: u64, count: usize, spread: f32) -> Vec<f32> {
     // Four uniforms on [-½, ½] have variance ⅓.
     let unit = spread * 3.0f32.sqrt() / 65_536.0;
     let draw = |bits: u64| {
-        let sum: u32 = (0..4).map(|i| (bits >> (16 * i)) as u16).map(u32::from).sum();
+        let parts = bits.to_le_bytes();
+        let parts = parts.as_chunks::<2>().0.iter();
+        let sum: u32 = parts.map(|part| u32::from(u16::from_le_bytes(*part))).sum();
         #[expect(clippy::cast_precision_loss, reason = "eighteen bits")]
         let centred = sum as f32 - 131_070.0;
         centred * unit

@@ -111,6 +111,7 @@ pub(super) struct Gradients<'a> {
 }
 
 /// The gradients of [`attend`], from its inputs, its outputs and the gradient of its output.
+#[expect(clippy::too_many_arguments, reason = "all that attention reads and writes")]
 pub(super) fn attend_backward(
     cpu: Cpu,
     heads: Heads,

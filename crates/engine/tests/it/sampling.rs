@@ -1,8 +1,6 @@
 //! Sampling against the training pass, and against itself in other company.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use snakehouse_engine_api::{
     ForwardBackward, Loss, SampleParams, Save, SaveKind, Stop, StopReason,
 };

@@ -1,11 +1,9 @@
 //! Against an independent implementation: `tests/golden/recipe.py` says how the files were made.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use common::*;
+use crate::common::*;
 use safetensors::SafeTensors;
 use snakehouse_engine::{Engine, EngineConfig};
 use snakehouse_engine_api::{Adam, Datum, LoadModel, Optimize, Snapshot};

@@ -4,9 +4,7 @@
 //! loss, answers training questions exactly and carries over to questions it never saw. The numbers
 //! of the recipe stand in `examples/data/README.md`; `demo` uses the same.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use snakehouse_engine::{Engine, EngineConfig, TINY_SEED, make_tiny};
 use snakehouse_engine_api::{
     Adam, Datum, ForwardBackward, LoraSpec, Loss, Optimize, SampleParams, Save, SaveKind, Stop,

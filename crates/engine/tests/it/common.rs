@@ -1,7 +1,5 @@
 //! What the engine's gates share: a small model, data, and short ways to ask.
 
-#![allow(dead_code, reason = "each test program uses its own part of it")]
-
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;

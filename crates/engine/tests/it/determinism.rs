@@ -1,8 +1,6 @@
 //! Equal bits: whatever the threads, the cut of the data, the neighbours, the restarts.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use snakehouse_engine::{Engine, EngineConfig, bench_config, make_random};
 use snakehouse_engine_api::{LoadModel, Restore, Save, SaveKind, Snapshot, Unload};
 
