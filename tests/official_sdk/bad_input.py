@@ -59,6 +59,11 @@ long = types.Datum(
     model_input=types.ModelInput.from_ints([1] * 1_000_000),
     loss_fn_inputs={"target_tokens": [1] * 1_000_000, "weights": [1.0] * 1_000_000},
 )
+many = 4_500_000  # 72 MB as protobuf
+huge = types.Datum(
+    model_input=types.ModelInput.from_ints([1] * many),
+    loss_fn_inputs={"target_tokens": [1] * many, "weights": [1.0] * many},
+)
 empty = types.Datum(
     model_input=types.ModelInput.from_ints([]),
     loss_fn_inputs={"target_tokens": [], "weights": []},
@@ -106,12 +111,18 @@ expect(
     forward_backward(changed(advantages=weights)),
 )
 expect("too long", "context_exceeded", forward_backward(long))
+expect("too large", "body_too_large", forward_backward(huge))
 expect("empty", "empty_input", forward_backward(empty))
 expect("image", "unsupported_chunk", forward_backward(image))
 expect(
-    "NaN learning rate",
+    "negative learning rate",
     "out_of_range",
     lambda: training.optim_step(types.AdamParams(learning_rate=-1.0)).result(timeout=WAIT),
+)
+expect(
+    "NaN learning rate",  # JSON has no word for it, so it arrives as nothing at all
+    "malformed_body",
+    lambda: training.optim_step(types.AdamParams(learning_rate=math.nan)).result(timeout=WAIT),
 )
 expect(
     "name of a checkpoint",

@@ -36,6 +36,14 @@ for number in range(STEPS):
 assert losses[-1] < 0.5 * losses[0], losses
 assert all(later < earlier * 1.05 for earlier, later in itertools.pairwise(losses)), losses
 
+# More datums than one request may have: the SDK splits them and posts the pieces out of order.
+many = [sdk.datum(f"{number % 7}, again and again") for number in range(1500)]
+scored = training.forward(many, "cross_entropy").result(timeout=PATIENCE).loss_fn_outputs
+logprobs = [output["logprobs"].tolist() for output in scored]
+assert len(logprobs) == len(many), len(logprobs)
+assert all(row == logprobs[number % 7] for number, row in enumerate(logprobs))
+assert logprobs[0] != logprobs[1], logprobs[:2]
+
 # A new model from the saved state, optimizer included, goes on exactly as the old one.
 path = training.save_state("after-training").result(timeout=PATIENCE).path
 sdk.say("saved", path=path.rsplit("/", 2)[-2:])

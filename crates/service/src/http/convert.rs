@@ -15,6 +15,7 @@ use snakehouse_tinker_api::{
     ForwardBackwardRequest, InvalidInput, ModelBounds, proto,
 };
 
+use super::body::NumberedBody;
 use crate::core::{self, BaseModel, LoraRequest, SampleRequest, Submit, Target};
 
 /// What can be checked against a base model.
@@ -26,9 +27,17 @@ pub(crate) fn bounds(base: &BaseModel) -> ModelBounds {
 }
 
 /// An operation that breaks a rule, to be recorded as failed under its key.
-pub(crate) fn invalid(target: Target, error: &InvalidInput, content: Bytes) -> Submit {
+pub(crate) fn invalid(target: Target, error: &impl Coded, content: Bytes) -> Submit {
     tracing::debug!(code = error.code(), %error, "invalid operation");
     Submit::Invalid { target, message: ErrorDetail::of(error).sentence(), content }
+}
+
+/// What a numbered body asks for; one that cannot be read keeps its place.
+pub(crate) fn numbered<T>(body: NumberedBody<T>, read: impl FnOnce(&T, Bytes) -> Submit) -> Submit {
+    match body {
+        NumberedBody::Read { value, bytes } => read(&value, bytes),
+        NumberedBody::Unreadable { place, error, bytes } => invalid(place, &error, bytes),
+    }
 }
 
 /// The place of a numbered operation of a model.

@@ -129,3 +129,71 @@ fn protobuf_or<T: Serialize>(
 pub(crate) async fn cancel(_: State<Api>, _: JsonBody<CancelFuture>) -> Json<serde_json::Value> {
     Json(serde_json::json!({}))
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use serde_json::{Value, json};
+    use snakehouse_base::id::{ModelId, SamplerId};
+    use snakehouse_engine_api as engine;
+
+    use super::*;
+
+    async fn told(outcome: Outcome, protobuf: bool) -> (u16, String, Bytes) {
+        let response = answer(outcome, protobuf).unwrap();
+        let status = response.status().as_u16();
+        let kind = response.headers()[CONTENT_TYPE].to_str().unwrap().to_owned();
+        (status, kind, response.into_body().collect().await.unwrap().to_bytes())
+    }
+
+    async fn json_of(outcome: Outcome) -> (u16, Value) {
+        let (status, kind, body) = told(outcome, false).await;
+        assert_eq!(kind, "application/json");
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    fn trained() -> Outcome {
+        let logprobs = [-1.0f32, -0.5].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let outputs = vec![engine::DatumOutput { logprobs }];
+        let output = engine::ForwardBackwardOutput { outputs, loss_sum: 1.5 };
+        Outcome::Done(OpResult::ForwardBackward(output))
+    }
+
+    #[tokio::test]
+    async fn a_failed_operation_is_a_200_and_an_unfinished_one_a_408() {
+        let failed = Outcome::Failed { error: "no".to_owned(), category: core::Category::Server };
+        assert_eq!(json_of(failed).await, (200, json!({"error": "no", "category": "server"})));
+        assert_eq!(json_of(Outcome::Pending).await, (408, json!({"queue_state": "active"})));
+    }
+
+    #[tokio::test]
+    async fn tensors_are_protobuf_when_asked_for_and_json_otherwise() {
+        let (status, kind, body) = told(trained(), true).await;
+        assert_eq!((status, kind.as_str()), (200, PROTOBUF));
+        let read = ForwardBackwardOutput::decode(body).unwrap();
+        assert_eq!(read.outputs[0]["logprobs"].as_float32().unwrap(), [-1.0, -0.5]);
+        let (_, json) = json_of(trained()).await;
+        assert_eq!(json["metrics"]["loss:sum"], 1.5);
+        assert_eq!(
+            json["loss_fn_outputs"][0]["logprobs"],
+            json!({"data": [-1.0, -0.5], "dtype": "float32", "shape": [2]})
+        );
+    }
+
+    #[tokio::test]
+    async fn no_result_looks_like_a_failure_or_a_pending_answer() {
+        for result in [
+            OpResult::ModelCreated { model_id: ModelId::new("s:train:0") },
+            OpResult::Optimized(engine::OptimizeOutput { step: 1, grad_norm: 0.0 }),
+            OpResult::Saved { path: "tinker://s/weights/x".to_owned() },
+            OpResult::SamplerSaved { sampler: SamplerId::new("x") },
+            OpResult::Loaded { model_id: ModelId::new("m"), path: "p".to_owned() },
+        ] {
+            let (status, json) = json_of(Outcome::Done(result)).await;
+            assert_eq!(status, 200);
+            for key in ["error", "type", "status"] {
+                assert!(json.get(key).is_none(), "{json}");
+            }
+        }
+    }
+}

@@ -7,11 +7,11 @@ use snakehouse_base::id::ModelId;
 use snakehouse_tinker_api::json::{CreateModel, GetInfo, ModelData, ModelInfo, OptimStep, Promise};
 use snakehouse_tinker_api::{limits, proto};
 
-use super::body::{JsonBody, ProtobufBody};
+use super::body::{Arrived, JsonBody, NumberedBody, ProtobufBody};
 use super::convert;
 use super::refusal::Refusal;
 use super::routes::Api;
-use crate::core::Submit;
+use crate::core::{Submit, Target};
 
 /// Bodies above this are decoded in the lane; below, the hand-over costs more than the work.
 const LARGE: usize = 64 << 10;
@@ -59,6 +59,18 @@ pub(crate) async fn forward_backward(
     State(api): State<Api>,
     ProtobufBody(body): ProtobufBody<{ limits::FORWARD_BACKWARD_BODY }>,
 ) -> Result<Json<Promise>, Refusal> {
+    let body = match body {
+        Arrived::Whole(body) => body,
+        Arrived::TooLarge { beginning, error } => {
+            return match proto::ForwardBackwardHeader::of_beginning(&beginning) {
+                Ok((model, seq)) => {
+                    let place = Target::Model(model, seq);
+                    submit(&api, convert::invalid(place, &error, beginning)).await
+                }
+                Err(_) => Err(error.into()),
+            };
+        }
+    };
     let (model, seq) = proto::ForwardBackwardHeader::of(&body)?;
     let info = api.core.model_info(&model).await?;
     let bounds = convert::bounds(&api.base_model(&info.base_model).await?);
@@ -73,7 +85,7 @@ pub(crate) async fn forward_backward(
 
 pub(crate) async fn optim_step(
     State(api): State<Api>,
-    body: JsonBody<OptimStep>,
+    body: NumberedBody<OptimStep>,
 ) -> Result<Json<Promise>, Refusal> {
-    submit(&api, convert::optim_step(&body.value, body.bytes)).await
+    submit(&api, convert::numbered(body, convert::optim_step)).await
 }

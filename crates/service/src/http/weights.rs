@@ -7,7 +7,7 @@ use snakehouse_tinker_api::json::{
     LoadWeights, Promise, SaveWeights, SaveWeightsForSampler, WeightsInfo, WeightsInfoRequest,
 };
 
-use super::body::JsonBody;
+use super::body::{JsonBody, NumberedBody};
 use super::convert;
 use super::refusal::Refusal;
 use super::routes::Api;
@@ -15,16 +15,16 @@ use super::training::submit;
 
 pub(crate) async fn save(
     State(api): State<Api>,
-    body: JsonBody<SaveWeights>,
+    body: NumberedBody<SaveWeights>,
 ) -> Result<Json<Promise>, Refusal> {
-    submit(&api, convert::save_weights(&body.value, body.bytes)).await
+    submit(&api, convert::numbered(body, convert::save_weights)).await
 }
 
 pub(crate) async fn save_for_sampler(
     State(api): State<Api>,
-    body: JsonBody<SaveWeightsForSampler>,
+    body: NumberedBody<SaveWeightsForSampler>,
 ) -> Result<Json<Promise>, Refusal> {
-    submit(&api, convert::save_for_sampler(&body.value, body.bytes)).await
+    submit(&api, convert::numbered(body, convert::save_for_sampler)).await
 }
 
 pub(crate) async fn load(

@@ -57,6 +57,25 @@ impl ForwardBackwardHeader {
             .read()
     }
 
+    /// Reads whose request it is of which only the beginning is there, as for a body that was too
+    /// large to keep. Encoders write these two fields first.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] when the beginning does not say it.
+    pub fn of_beginning(beginning: &[u8]) -> Result<(ModelId, SeqId), InvalidInput> {
+        use prost::encoding::{DecodeContext, decode_key};
+        let malformed =
+            |e: prost::DecodeError| InvalidInput::MalformedBody { reason: e.to_string() };
+        let (mut header, mut rest) = (Self::default(), beginning);
+        while header.model_id.is_empty() || header.seq_id == 0 {
+            let (tag, wire_type) = decode_key(&mut rest).map_err(malformed)?;
+            header
+                .merge_field(tag, wire_type, &mut rest, DecodeContext::default())
+                .map_err(malformed)?;
+        }
+        header.read()
+    }
+
     /// The ids.
     ///
     /// # Errors

@@ -129,6 +129,17 @@ fn a_sample_response_equals_the_clients() {
 }
 
 #[test]
+fn the_beginning_of_a_body_says_whose_it_is() {
+    let golden = bytes(FORWARD_BACKWARD);
+    // Two bytes of tag and length, the name, the number.
+    let read = proto::ForwardBackwardHeader::of_beginning(&golden[..5]).unwrap();
+    assert_eq!(read, (ModelId::new("m"), SeqId(1)));
+    for end in 0..5 {
+        assert!(proto::ForwardBackwardHeader::of_beginning(&golden[..end]).is_err(), "{end}");
+    }
+}
+
+#[test]
 fn cut_or_random_bytes_are_an_error_not_a_crash() {
     let golden = bytes(FORWARD_BACKWARD);
     for end in 1..golden.len() {
