@@ -266,7 +266,7 @@ fn a_checkpoint_of_another_kind_or_base_is_refused() {
     assert_eq!(engine.save(&wrong).unwrap_err().code(), code::BAD_DIRECTORY);
 
     snakehouse_engine::make_tiny(&home.path("other"), 2).unwrap();
-    load(&mut engine, "other", &home.path("other")).unwrap();
+    crate::common::load(&mut engine, "other", &home.path("other")).unwrap();
     load.base = "other".to_owned();
     let error = engine.load_model(&load).unwrap_err();
     assert!(error.to_string().contains("another base model"), "{error}");
