@@ -134,7 +134,10 @@ impl Db {
             })
         }));
         self.writes.send(job).await.map_err(|_| StoreError::Closed)?;
-        answer.await.map_err(|_| StoreError::Closed)?
+        answer.await.map_err(|_| match self.writes.is_closed() {
+            true => StoreError::Closed,
+            false => StoreError::NotCommitted("it could not begin".into()),
+        })?
     }
 
     /// Runs queries on a reading connection, waiting for a free one in order. Cancel safe.

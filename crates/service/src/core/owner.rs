@@ -88,6 +88,9 @@ impl Owner {
         if ctx.attempt() > 0 {
             load(&self.shared).await?;
         }
+        if let Err(Halt::Broken(error)) = self.forget().await {
+            return Err(error.into());
+        }
         let mut engines = sources.engines.lock().await;
         let mut commands = sources.commands.lock().await;
         self.wanted.extend(self.shared.state().queue.ready_models().cloned());

@@ -62,6 +62,7 @@ impl EngineConnector for PoolConnector {
                 kill(&last);
                 last.lost().await;
             }
+            // audit(deadline): the owner waits for an engine for as long as the service runs
             let session = self.pool.session(Deadline::never()).await;
             let session = session.map_err(|e| EngineError::Unavailable(e.to_string()))?;
             let session = Arc::new(session);

@@ -63,6 +63,8 @@ impl Owner {
     const KEPT: usize = 2;
     /// Operations after which old rows and files are looked for.
     const TIDY_EVERY: u64 = 1024;
+    /// The same when the log is more than half full.
+    const TIDY_EVERY_WHEN_FULL: u64 = 16;
 
     pub(super) async fn snapshot_if_due(
         &mut self,
@@ -150,11 +152,15 @@ impl Owner {
         Ok(())
     }
 
-    /// From time to time, forgets what nobody will ask for any more.
+    /// From time to time, and more often when the log fills up, forgets what nobody will ask for.
     pub(super) async fn tidy(&mut self) -> Result<(), Halt> {
-        if !self.ended.is_multiple_of(Self::TIDY_EVERY) {
-            return Ok(());
-        }
+        let half_full = self.shared.vault.log.size().0 > self.shared.limits.log_bytes.0 / 2;
+        let every = if half_full { Self::TIDY_EVERY_WHEN_FULL } else { Self::TIDY_EVERY };
+        if self.ended.is_multiple_of(every) { self.forget().await } else { Ok(()) }
+    }
+
+    /// Forgets ended operations past the bounds, and the files that only they needed.
+    pub(super) async fn forget(&mut self) -> Result<(), Halt> {
         let (rows, bytes) = (self.shared.limits.kept_results, self.shared.limits.kept_result_bytes);
         self.shared.db.write(move |c| Box::pin(journal::trim(c, rows, bytes.0))).await?;
         prune_files(&self.shared).await?;

@@ -92,9 +92,9 @@ pub(in crate::core) async fn insert(
         Place::Sampler(sampler) => (None, None, Some(sampler.as_str()), Some(sql(new.sample_seq))),
     };
     if let Some(made) = &new.makes {
-        query(
+        let done = query(
             "INSERT INTO model (id, session, base, metadata, state, next_seq)
-             VALUES (?1, ?2, ?3, ?4, 0, 0)",
+             VALUES (?1, ?2, ?3, ?4, 0, 0) ON CONFLICT DO NOTHING",
         )
         .bind(made.id.as_str())
         .bind(made.session.as_str())
@@ -102,6 +102,10 @@ pub(in crate::core) async fn insert(
         .bind(&made.metadata)
         .execute(&mut *c)
         .await?;
+        if done.rows_affected() == 0 {
+            // Made so long ago that the operation is forgotten; the number stays taken.
+            return Ok(Inserted::Other);
+        }
     }
     let (bytes, segment, offset, len) = new.body.columns();
     let (state, category, error) = match &new.failed {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use snakehouse_base::{ByteSize, Coded as _};
 use snakehouse_testkit::{eventually, real_time};
 
 use super::bench::{Bench, forward_backward, optim_step, play, save, script};
@@ -39,18 +40,24 @@ fn snapshots_and_segments_stay_few() {
             config.limits.snapshot_ops = 10;
             config.limits.inline_bytes = 0;
             config.limits.kept_results = 20;
+            // Far less than all bodies and results together.
+            config.limits.log_bytes = ByteSize::kib(200);
         })
         .await;
         let (_, model) = bench.model().await;
+        let mut first = None;
         for seq in 1..=2100 {
-            assert!(matches!(bench.run(optim_step(&model, seq)).await, Outcome::Done(_)));
+            let promise = bench.core.submit(optim_step(&model, seq)).await.unwrap();
+            assert!(matches!(bench.end(&promise).await, Outcome::Done(_)));
+            first.get_or_insert(promise.request_id);
         }
         let status = bench.core.status();
         assert_eq!(status.snapshots, 210);
         assert_eq!(entries(&home.path().join("snapshots")), 2);
         assert!(entries(&home.path().join("log")) <= 4);
-        let first = bench.core.submit(optim_step(&model, 1)).await;
-        assert!(first.is_err() || bench.end(&first.unwrap()).await != Outcome::Pending);
+        assert!(status.log_bytes <= ByteSize::kib(200).0);
+        let gone = bench.core.wait(&first.unwrap(), super::bench::HOLD).await.unwrap_err();
+        assert_eq!(gone.code(), "result_gone");
         bench.stop().await;
     });
 }
