@@ -2,7 +2,9 @@
 //!
 //! A bug is a patch in `crates/<crate>/tests/planted/`. Its first lines say what it breaks and which
 //! test must fail. The patch is applied to a copy of the repository below `target/`, so the working
-//! tree and its build are never touched.
+//! tree is never touched. The packages of the copy have another version, so
+//! that what is built from it can never be taken for a build of the working tree, while compiled
+//! third-party dependencies are shared.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -75,7 +77,10 @@ fn refresh(root: &Path, copy: &Path) -> Result<(), String> {
     for path in String::from_utf8_lossy(&listed.stdout).split('\0').filter(|path| !path.is_empty())
     {
         let (from, to) = (root.join(path), copy.join(path));
-        let Ok(wanted) = std::fs::read(&from) else { continue };
+        let Ok(mut wanted) = std::fs::read(&from) else { continue };
+        if path == "Cargo.toml" {
+            wanted = rename(wanted)?;
+        }
         // Unchanged files keep their time, so that nothing is compiled again for them.
         if std::fs::read(&to).is_ok_and(|there| there == wanted) {
             continue;
@@ -89,6 +94,16 @@ fn refresh(root: &Path, copy: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// Gives every package of the workspace another version.
+fn rename(manifest: Vec<u8>) -> Result<Vec<u8>, String> {
+    const OURS: &str = "version = \"0.1.0\"";
+    let text = String::from_utf8(manifest).map_err(|error| error.to_string())?;
+    if !text.contains(OURS) {
+        return Err(format!("the root manifest does not say {OURS}"));
+    }
+    Ok(text.replace(OURS, "version = \"0.1.0-planted\"").into_bytes())
+}
+
 fn test(root: &Path, copy: &Path, bug: &Bug) -> Result<Output, String> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     Command::new(cargo)
@@ -96,9 +111,7 @@ fn test(root: &Path, copy: &Path, bug: &Bug) -> Result<Output, String> {
         .arg(format!("snakehouse-{}", bug.krate))
         .args(&bug.test)
         .current_dir(copy)
-        // A target directory of its own: cargo takes the copy for the same workspace, so a shared
-        // one would hand planted artifacts to the next build.
-        .env("CARGO_TARGET_DIR", root.join("target/planted-build"))
+        .env("CARGO_TARGET_DIR", root.join("target"))
         .output()
         .map_err(|error| format!("failed to start cargo: {error}"))
 }
