@@ -40,6 +40,7 @@ fn main() -> Result<(), Failure> {
         let text = dir.to_str().ok_or("a path that is text")?.to_owned();
         engine.load_base(&LoadBase { name: "base".to_owned(), dir: text })?;
         training(&mut engine, &config)?;
+        println!("  peak memory so far: {} MB", peak_megabytes()?);
         sampling(&mut engine)?;
     }
     Ok(())
@@ -80,6 +81,22 @@ fn datum(config: &ModelConfig, tokens: usize, salt: usize) -> Datum {
     }
 }
 
+/// Processor time of this process so far, of all threads; in steps of 10 ms.
+fn cpu_seconds() -> Result<f64, Failure> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let after_name = stat.rsplit_once(')').ok_or("a process has a name")?.1;
+    let fields: Vec<&str> = after_name.split_whitespace().collect();
+    let ticks = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
+    Ok(ticks / 100.0)
+}
+
+/// Largest resident memory so far.
+fn peak_megabytes() -> Result<u64, Failure> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM")).ok_or("Linux reports VmHWM")?;
+    Ok(line.split_whitespace().nth(1).ok_or("a number")?.parse::<u64>()? / 1024)
+}
+
 fn training(engine: &mut Engine, config: &ModelConfig) -> Result<(), Failure> {
     let model = ModelId::new("m");
     let lora =
@@ -102,20 +119,24 @@ fn training(engine: &mut Engine, config: &ModelConfig) -> Result<(), Failure> {
         };
         let repeats = if data * tokens > 2048 { 7 } else { 25 };
         let mut times = Vec::new();
+        let before = cpu_seconds()?;
         for _ in 0..repeats {
             let start = Instant::now();
             engine.forward_backward(&request)?;
             engine.optimize(&Optimize { model: model.clone(), adam })?;
             times.push(start.elapsed().as_secs_f64());
         }
+        let cpu = (cpu_seconds()? - before) / f64::from(repeats);
         times.sort_by(f64::total_cmp);
         let median = times[times.len() / 2];
         #[allow(clippy::cast_precision_loss, reason = "a count for printing")]
         let rate = (data * tokens) as f64 / median;
         println!(
-            "  train {data} x {tokens}: {:.2} ms (best {:.2}), {rate:.0} tok/s, {:.0} GFLOP/s",
+            "  train {data} x {tokens}: {:.2} ms (best {:.2}, CPU {:.1}), {rate:.0} tok/s, \
+             {:.0} GFLOP/s",
             median * 1e3,
             times[0] * 1e3,
+            cpu * 1e3,
             work(config, data, tokens, 8) / median / 1e9,
         );
     }

@@ -109,11 +109,14 @@ fn samples_that_make_no_sense_are_refused() {
     }
 }
 
+/// Spoils a directory.
+type Damage<'a> = &'a dyn Fn(&std::path::Path);
+
 /// Each way in which a model directory can be half-written.
 #[test]
 fn half_written_model_directories_say_what_is_missing() {
     let home = Home::new();
-    let spoil: [(&str, &dyn Fn(&std::path::Path)); 9] = [
+    let spoil: [(&str, Damage<'_>); 9] = [
         ("config.json is missing", &|d| std::fs::remove_file(d.join("config.json")).unwrap()),
         ("tokenizer.json is missing", &|d| std::fs::remove_file(d.join("tokenizer.json")).unwrap()),
         ("model.safetensors is missing", &|d| {
