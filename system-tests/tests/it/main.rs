@@ -3,3 +3,4 @@
 mod bad_input;
 mod chaos;
 mod lifecycle;
+mod rust_client;
