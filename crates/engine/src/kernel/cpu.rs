@@ -17,6 +17,20 @@ impl Cpu {
         Self { arch: Arch::new() }
     }
 
+    /// Every instruction set that this machine has, software included.
+    #[cfg(test)]
+    pub(crate) fn available() -> Vec<Self> {
+        let mut sets = vec![Arch::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        {
+            sets.extend(pulp::x86::V3::try_new().map(Arch::V3));
+            sets.extend(pulp::x86::V4::try_new().map(Arch::V4));
+        }
+        #[cfg(target_arch = "aarch64")]
+        sets.extend(pulp::aarch64::Neon::try_new().map(Arch::Neon));
+        sets.into_iter().map(|arch| Self { arch }).collect()
+    }
+
     /// The name of the instruction set, for people.
     pub(crate) fn name(self) -> &'static str {
         #[cfg(target_arch = "x86_64")]

@@ -176,3 +176,21 @@ fn a_longer_text_does_not_change_what_came_before() {
         assert_eq!(part, whole[..tokens as usize]);
     }
 }
+
+/// Law 11 across machines: what AVX-512 computes, AVX2 and software compute.
+#[test]
+fn every_instruction_set_gives_the_same_bits() {
+    let config = small();
+    let base = base(&config);
+    let packed = PackedAdapter::new(&adapter(&config, 3), true);
+    let data = data(66);
+    let run = |cpu: &Cpu| {
+        let pass = Pass { cpu: *cpu, base: &base, adapter: Some(&packed) };
+        let mut gradient = vec![0.0; packed.layout.len()];
+        let logprobs =
+            pass.forward_backward(&data.example(), &mut Workspace::default(), &mut gradient);
+        (logprobs, gradient, crate::checkpoint::fingerprint(*cpu))
+    };
+    let all: Vec<_> = Cpu::available().iter().map(run).collect();
+    assert!(all.iter().all(|bits| *bits == all[0]));
+}
