@@ -131,6 +131,7 @@ fn measure_an_idle_minute() {
             (tree.iter().map(|&pid| cpu(pid)).sum(), tree.iter().map(|&pid| switches(pid)).sum())
         };
         let before = read();
+        // audit(sleep): the minute of idleness is what is measured
         tokio::time::sleep(Duration::from_secs(60)).await;
         let after = read();
         println!(
