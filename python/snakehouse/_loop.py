@@ -2,8 +2,8 @@
 
 One thread, the main one. It reads what is there, runs the calls of it in the order in which their
 bodies became complete, and answers each exactly once. Answers of quick calls that came together
-leave together; before a call that may take long, everything is written. Nothing but ``SystemExit``
-from a tool, the end of the socket, a goaway or a broken protocol ends it.
+leave together, up to sixteen; before a call that may take long, everything is written. Nothing but
+``SystemExit`` from a tool, the end of the socket, a goaway or a broken protocol ends it.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 _BUFFER = 256 << 10
 # A reply longer than this is written without being copied into a batch.
 _BATCH = 64 << 10
+# Answers in one write. With all of a full window in one, host and worker only work by turns.
+_TOGETHER = 16
 # A tool whose last call took longer (seconds) gets everything written before its next one.
 _QUICK = 200e-6
 
@@ -188,7 +190,10 @@ class Loop:
             error.__traceback__ = None
         else:
             if len(payload) <= _BATCH:
-                self._out.append(HEAD.pack(len(payload), KIND_LAST, stream) + payload)
+                out = self._out
+                out.append(HEAD.pack(len(payload), KIND_LAST, stream) + payload)
+                if len(out) >= _TOGETHER:
+                    self._flush()
             else:
                 self._flush()
                 for head, piece in reply(stream, payload):
