@@ -10,6 +10,8 @@ mod processes;
 mod up;
 
 pub use binary::{Ran, binary, run};
-pub use http::{Response, get, post_json};
-pub use processes::{Survivor, Usage, descendants, survivors, usage_of, wait_gone};
+pub use http::{InFlight, Response, begin_post, get, post_json};
+pub use processes::{
+    Survivor, Usage, descendants, survivors, usage_of, wait_gone, wait_no_survivors,
+};
 pub use up::Up;

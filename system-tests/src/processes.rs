@@ -29,6 +29,19 @@ pub fn survivors(run_token: &str) -> Vec<Survivor> {
         .collect()
 }
 
+/// Looks until no process carries the run token, for at most `bound`. Returns those that still do.
+pub fn wait_no_survivors(run_token: &str, bound: Duration) -> Vec<Survivor> {
+    let clock = snakehouse_base::SystemClock;
+    let start = snakehouse_base::Clock::now(&clock);
+    loop {
+        let left = survivors(run_token);
+        if left.is_empty() || snakehouse_base::Clock::now(&clock) - start > bound {
+            return left;
+        }
+        std::thread::yield_now();
+    }
+}
+
 /// Waits until none of `pids` exists, at most `bound`. Returns those that do.
 pub fn wait_gone(pids: &[u32], bound: Duration) -> Vec<Survivor> {
     let mut left = bound;

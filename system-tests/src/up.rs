@@ -7,6 +7,7 @@ use std::process::{Child, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::binary::command;
+use crate::processes::descendants;
 
 /// A `snakehouse up` that is ready. Killed when dropped.
 #[derive(Debug)]
@@ -47,6 +48,34 @@ impl Up {
         let port = url.rsplit(':').next().and_then(|p| p.parse().ok()).expect("the url has a port");
         let run_token = ready["run_token"].as_str().expect("ready names the token").to_owned();
         Self { child, url, port, run_token }
+    }
+
+    /// Starts `up`, kills it (SIGKILL) as soon as `processes` processes are below it, ready or not,
+    /// and reaps it. Returns what was below it at that moment.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn kill_while_starting(home: &Path, extra: &[&str], processes: usize) -> Vec<u32> {
+        let mut child = command(home)
+            .args(["up", "--json", "--port", "0"])
+            .args(extra)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start up: {error}"));
+        let below = loop {
+            let below = descendants(child.id());
+            let ended = child.try_wait().expect("up can be looked at").is_some();
+            if below.len() >= processes || ended {
+                break below;
+            }
+            std::thread::yield_now();
+        };
+        // Ended by itself is as good as killed.
+        let _ = child.kill();
+        child.wait().expect("up can be reaped");
+        below
     }
 
     /// The pid of `up` itself.

@@ -24,6 +24,17 @@ def escape() -> int:
 
 
 @tool
+def churn(rounds: int) -> int:
+    """Work for a while: compute, and start short processes."""
+    total = 0
+    for number in range(rounds):
+        total += sum(range(20_000))
+        if number % 8 == 0:
+            subprocess.run(["true"], check=True)
+    return total
+
+
+@tool
 def raises() -> None:
     """Raise."""
     raise ValueError("this tool always raises")

@@ -1,12 +1,10 @@
-//! The state directory of the command line: what lies where, and what a crash left running.
+//! The state directory of the command line: what lies where.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use snakehouse_base::Kind;
-use snakehouse_base::id::RunToken;
-use snakehouse_pool::{Ended, sweep};
 
 use crate::error::CliError;
 
@@ -40,27 +38,11 @@ impl Home {
         self.root.join("models")
     }
 
-    /// Ends and returns what a run that could not clean up left, then records this run.
-    ///
-    /// Call only while holding the state directory's lock, so that no other run is alive.
-    pub(crate) fn begin_run(&self, token: &RunToken) -> Result<Vec<Ended>, CliError> {
-        let path = self.run_file();
-        let ended = match fs::read_to_string(&path) {
-            Ok(old) => sweep(&RunToken::new(old.trim())),
-            Err(_) => Vec::new(),
-        };
-        fs::write(&path, token.as_str()).map_err(|error| not_writable(&path, &error))?;
-        Ok(ended)
-    }
-
-    /// Records that this run ended and left nothing.
-    pub(crate) fn end_run(&self) {
-        // A file that stays costs the next start one look at /proc, nothing else.
-        let _ = fs::remove_file(self.run_file());
-    }
-
-    fn run_file(&self) -> PathBuf {
-        self.root.join("run-token")
+    /// Records of the runs that use this directory.
+    pub(crate) fn runs(&self) -> Result<PathBuf, CliError> {
+        let dir = self.root.join("runs");
+        make_private(&dir)?;
+        Ok(dir)
     }
 }
 

@@ -15,6 +15,7 @@ mod doctor;
 mod home;
 mod model;
 mod pool;
+mod run;
 mod running;
 mod stop_signal;
 mod up;

@@ -10,12 +10,14 @@ use snakehouse_pool::{
     Args, CallError, CallOptions, Interpreter, Pool, PoolConfig, Reaper, ReaperConfig, WorkerSpec,
     from_json, to_json,
 };
-use snakehouse_supervise::{Root, Scope};
+use snakehouse_supervise::{Lane, Root, Scope};
 
 use crate::args::PoolCallArgs;
 use crate::config::Config;
 use crate::error::CliError;
+use crate::home::Home;
 use crate::output::Output;
+use crate::run::Run;
 use crate::running;
 
 /// What `pool call` prints.
@@ -33,8 +35,20 @@ pub(crate) async fn call(config: &Config, args: PoolCallArgs, out: Output) -> Re
     let value = match &args.tools {
         Some(file) => {
             let root = Root::new("pool-call");
-            let called = call_here(root.scope(), config, file, &args.tool, values, within).await;
+            let lane = Lane::new(root.scope(), "start", 1, 1);
+            let place = config.clone();
+            let (python, run) = lane
+                .run(move || {
+                    let python = Interpreter::find(place.python.value.as_deref())?;
+                    let (run, _) = Run::begin(&Home::open(&place.home.value)?)?;
+                    Ok::<_, CliError>((python, run))
+                })
+                .await??;
+            let token = run.token().clone();
+            let called =
+                call_here(root.scope(), python, token, file, &args.tool, values, within).await;
             root.stop().await;
+            run.end();
             called?
         }
         None => call_running(config, &args.tool, values, within).await?,
@@ -54,15 +68,14 @@ fn parse(text: &str) -> Result<serde_json::Value, CliError> {
 
 async fn call_here(
     scope: &Scope,
-    config: &Config,
+    python: Interpreter,
+    run_token: RunToken,
     file: &Path,
     tool: &str,
     values: Vec<serde_json::Value>,
     within: Duration,
 ) -> Result<serde_json::Value, CliError> {
     let options = CallOptions::within(within);
-    let python = Interpreter::find(config.python.value.as_deref())?;
-    let run_token = RunToken::fresh();
     let reaper =
         Reaper::start(scope, ReaperConfig { python: python.clone(), run_token, cache: None })
             .await?;

@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use snakehouse_base::Kind;
-use snakehouse_base::id::RunToken;
 use snakehouse_pool::{Ended, Interpreter, Reaper, ReaperConfig, WorkerSpec};
 use snakehouse_service::core::{CoreConfig, Fault, FaultPoint, ModelSource, PoolEngine, Victim};
 use snakehouse_service::http::Workers;
 use snakehouse_service::{Service, ServiceConfig};
-use snakehouse_supervise::{Root, Scope};
+use snakehouse_supervise::{Lane, Root, Scope};
 
 use crate::args::{EngineWorkerArgs, UpArgs};
 use crate::config::Config;
@@ -22,6 +21,7 @@ use crate::home::Home;
 use crate::model;
 use crate::output::Output;
 use crate::pool;
+use crate::run::Run;
 use crate::stop_signal;
 
 /// The line that says that the service serves.
@@ -41,47 +41,73 @@ struct Ready {
 /// Serves until SIGINT or SIGTERM.
 pub(crate) async fn run(config: &Config, args: UpArgs, out: Output) -> Result<(), CliError> {
     let stop = stop_signal::listen()?;
-    let home = Home::open(&config.home.value)?;
-    let models = models(config, &home, &args.models)?;
     let root = Root::new("up");
-    let served = tokio::select! {
-        served = serve(root.scope(), config, &home, models, &args, out) => served,
-        () = stop => Ok(()),
+    let prepared = prepare(root.scope(), config, &args).await;
+    let served = match &prepared {
+        Ok(start) => tokio::select! {
+            served = serve(root.scope(), config, start, &args, out) => served,
+            () = stop => Ok(()),
+        },
+        Err(_) => Ok(()),
     };
     root.stop().await;
-    served?;
-    home.end_run();
-    Ok(())
+    prepared?.run.end();
+    served
+}
+
+/// What is known before anything is started.
+struct Start {
+    home: Home,
+    run: Run,
+    ended: Vec<Ended>,
+    python: Interpreter,
+    models: Vec<ModelSource>,
+}
+
+/// Everything that touches files and other processes, off the async threads.
+async fn prepare(scope: &Scope, config: &Config, args: &UpArgs) -> Result<Start, CliError> {
+    let lane = Lane::new(scope, "start", 1, 1);
+    let (config, flags) = (config.clone(), args.models.clone());
+    lane.run(move || {
+        let home = Home::open(&config.home.value)?;
+        let models = models(&config, &home, &flags)?;
+        let python = Interpreter::find(config.python.value.as_deref())?;
+        let (run, ended) = Run::begin(&home)?;
+        Ok(Start { home, run, ended, python, models })
+    })
+    .await?
 }
 
 async fn serve(
     scope: &Scope,
     config: &Config,
-    home: &Home,
-    models: Vec<ModelSource>,
+    start: &Start,
     args: &UpArgs,
     out: Output,
 ) -> Result<(), CliError> {
-    let python = Interpreter::find(config.python.value.as_deref())?;
-    let run_token = RunToken::fresh();
-    let reaper = ReaperConfig { python: python.clone(), run_token: run_token.clone(), cache: None };
+    let reaper = ReaperConfig {
+        python: start.python.clone(),
+        run_token: start.run.token().clone(),
+        cache: None,
+    };
     let reaper = Reaper::start(scope, reaper).await?;
 
-    let mut core =
-        core_config(&reaper, &home.state(), models.clone(), args.engine_fault.as_deref())?;
+    let engine_fault = args.engine_fault.as_deref();
+    let mut core = core_config(&reaper, &start.home.state(), start.models.clone(), engine_fault)?;
     core.fault = args.fault.as_deref().map(fault).transpose()?;
     let mut service = ServiceConfig::new(address(config.port.value), core);
     let tools_scope = scope.open("tools");
     let tools = match &args.tools {
-        Some(file) => Some(pool::tool_pool(&tools_scope, reaper.clone(), python, file).await?),
+        Some(file) => {
+            let python = start.python.clone();
+            Some(pool::tool_pool(&tools_scope, reaper.clone(), python, file).await?)
+        }
         None => None,
     };
     let tool_names =
         tools.as_ref().map(|pool| pool.tools().iter().map(|tool| tool.name.clone()).collect());
     service.workers = Some(Workers { reaper, tools });
     let service = Service::start(scope, service).await?;
-    // Holding the state directory's lock, so no other run is alive.
-    let ended = home.begin_run(&run_token)?;
     service.wait_ready().await?;
 
     let ready = Ready {
@@ -89,10 +115,10 @@ async fn serve(
         url: format!("http://{}", service.local_addr()),
         pid: std::process::id(),
         home: config.home.value.clone(),
-        run_token: run_token.to_string(),
-        models: models.into_iter().map(|model| model.name).collect(),
+        run_token: start.run.token().to_string(),
+        models: start.models.iter().map(|model| model.name.clone()).collect(),
         tools: tool_names,
-        ended: ended.iter().map(named).collect(),
+        ended: start.ended.iter().map(named).collect(),
     };
     out.data(&ready, || ready.text())?;
     let failure = scope.failed().await;
