@@ -7,7 +7,6 @@ use std::process::{Command, Stdio};
 ///
 /// # Panics
 /// If it has not been built.
-#[expect(clippy::panic, reason = "a test cannot go on without the binary")]
 pub fn binary() -> PathBuf {
     let own = std::env::current_exe().expect("a program knows its own path");
     // Tests lie in <target>/<profile>/deps, programs beside the binary.

@@ -4,7 +4,10 @@
 //! Every wait is on a condition (a line of output, an exit, an empty process list) with a bound;
 //! nothing sleeps for a fixed time and hopes.
 
+#![expect(clippy::panic, reason = "a harness fails its test by panicking")]
+
 mod binary;
+pub mod chaos;
 mod http;
 mod processes;
 mod up;

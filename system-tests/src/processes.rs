@@ -68,7 +68,7 @@ pub fn wait_gone(pids: &[u32], bound: Duration) -> Vec<Survivor> {
 pub fn descendants(pid: u32) -> Vec<u32> {
     let parents: Vec<(u32, u32)> = pids()
         .into_iter()
-        .filter_map(|p| stat_field(p, 1).map(|parent| (p, parent as u32)))
+        .filter_map(|p| Some((p, u32::try_from(stat_field(p, 1)?).ok()?)))
         .collect();
     let mut found = vec![pid];
     let mut next = 0;

@@ -186,7 +186,8 @@ fn an_unknown_configuration_key_is_an_error() {
 
 fn script(dir: &Path, name: &str, text: &str) -> PathBuf {
     let path = dir.join(name);
-    fs::write(&path, text).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(&path, text).expect("the script can be written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+        .expect("the script can be made executable");
     path
 }

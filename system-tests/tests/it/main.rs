@@ -1,6 +1,5 @@
 //! Whole-system tests, one binary: the real `snakehouse`, real processes, real Python.
 
 mod bad_input;
-mod chaos;
 mod lifecycle;
 mod rust_client;
