@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::event::Happening;
 use crate::exit::{Exit, ScopeFailure};
 use crate::member::{BoxFuture, Member};
 use crate::scope::{Scope, ScopeInner};
@@ -178,6 +179,7 @@ impl ChildCtx {
             attempt,
             scope: OnceLock::new(),
         });
+        inner.parent.tell(&inner.child.name, || Happening::Started(attempt));
         *inner.child.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(inner.clone());
         Self { inner }
     }
@@ -191,6 +193,7 @@ impl ChildCtx {
     pub fn ready(&self) {
         if !self.inner.ready.swap(true, Ordering::SeqCst) {
             self.inner.child.became_ready();
+            self.inner.parent.tell(&self.inner.child.name, || Happening::Ready);
         }
     }
 
@@ -244,7 +247,12 @@ impl CtxInner {
     /// Stops the incarnation's own scope, and keeps it from getting one later: a context may
     /// outlive its incarnation.
     pub(crate) async fn stop_scope(self: &Arc<Self>) {
-        self.scope.get_or_init(|| Scope::from(self.new_scope())).stop().await;
+        let none = || {
+            let scope = self.new_scope();
+            scope.close_empty();
+            Scope::from(scope)
+        };
+        self.scope.get_or_init(none).stop().await;
     }
 
     fn new_scope(self: &Arc<Self>) -> Arc<ScopeInner> {
@@ -335,7 +343,9 @@ impl ChildShared {
         }
     }
 
-    pub(crate) fn log_exit(&self, scope: &str, exit: &Exit) {
+    pub(crate) fn log_exit(&self, scope: &ScopeInner, exit: &Exit) {
+        scope.tell(&self.name, || Happening::Ended(exit.clone()));
+        let scope = scope.path();
         let (child, restarts) = (&self.name, self.restarts());
         if exit.is_failure() {
             tracing::warn!(%scope, %child, restarts, %exit, "child ended");

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::child::{Child, ChildCtx, ChildError, ChildShared};
+use crate::event::Happening;
 use crate::exit::{Exit, ScopeFailure};
 use crate::intensity::Intensity;
 use crate::member::{BoxFuture, Member};
@@ -247,12 +248,12 @@ struct Coordinator {
 }
 
 /// Runs a group for its whole life.
-pub(crate) async fn coordinate(
+pub(crate) fn coordinate(
     spec: GroupSpec,
     shared: Arc<GroupShared>,
     scope: Arc<ScopeInner>,
     leave: Leave,
-) {
+) -> impl Future<Output = ()> + Send {
     let members: Vec<_> = spec
         .children
         .into_iter()
@@ -265,6 +266,7 @@ pub(crate) async fn coordinate(
             done: false,
         })
         .collect();
+    // Made here and not below: one that is dropped before its first turn reports that it is gone.
     let mut coordinator = Coordinator {
         pending: (0..members.len()).collect(),
         shared,
@@ -277,11 +279,13 @@ pub(crate) async fn coordinate(
         starting: None,
         resume_at: None,
     };
-    let end = coordinator.run().await;
-    coordinator.stop_all().await;
-    coordinator.shared.state.send_replace(end);
-    coordinator.shared.tasks.stop().await;
-    drop(leave);
+    async move {
+        let end = coordinator.run().await;
+        coordinator.stop_all().await;
+        coordinator.shared.state.send_replace(end);
+        coordinator.shared.tasks.stop().await;
+        drop(leave);
+    }
 }
 
 impl Coordinator {
@@ -360,7 +364,7 @@ impl Coordinator {
             self.starting = None;
         }
         let child = self.shared.children[n].clone();
-        child.log_exit(self.scope.path(), &exit);
+        child.log_exit(&self.scope, &exit);
         if !wants {
             child.ended(&exit, NodeState::Stopped);
             child.left();
@@ -390,6 +394,7 @@ impl Coordinator {
         }
         let pause = backoff.delay(member.streak, self.scope.chance().next_unit());
         member.streak = member.streak.saturating_add(1);
+        self.scope.tell(&child.name, || Happening::Restarting(pause));
         let resume_at = Instant::now() + pause;
         self.resume_at = Some(self.resume_at.map_or(resume_at, |known| known.max(resume_at)));
         None

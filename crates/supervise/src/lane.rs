@@ -249,9 +249,15 @@ impl LaneShared {
         if self.alive.fetch_sub(1, Ordering::SeqCst) == 1 {
             // Only a lane without any thread can still hold jobs here; refuse them.
             self.close();
-            self.jobs().queue.clear();
+            self.discard();
             self.gone.cancel();
         }
+    }
+
+    /// Drops what is queued, outside the lock: destructors may use the lane.
+    fn discard(&self) {
+        let jobs = std::mem::take(&mut self.jobs().queue);
+        drop(jobs);
     }
 
     fn push(&self, job: Job) -> Result<(), LaneError> {
@@ -315,6 +321,6 @@ impl Member for LaneShared {
 
     fn abort(&self) {
         self.close();
-        self.jobs().queue.clear();
+        self.discard();
     }
 }

@@ -37,6 +37,7 @@
 //! ```
 
 mod child;
+mod event;
 mod exit;
 mod group;
 mod intensity;
@@ -56,6 +57,7 @@ mod team;
 mod tree;
 
 pub use child::{Child, ChildCtx, ChildError};
+pub use event::{Event, Happening};
 pub use exit::{BoxError, Exit, ScopeFailure};
 pub use group::{Group, GroupSpec};
 pub use intensity::Intensity;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use snakehouse_base::Chance;
 use tokio::runtime::Handle;
 
+use crate::event::Events;
 use crate::scope::{Owner, Scope, ScopeInner};
 use crate::stop::StopReport;
 
@@ -31,7 +32,8 @@ impl Root {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn with_chance(name: &str, chance: Chance) -> Self {
-        let inner = ScopeInner::new(name, name, Handle::current(), Arc::new(chance), Owner::Nobody);
+        let (runtime, chance) = (Handle::current(), Arc::new(chance));
+        let inner = ScopeInner::new(name, name, runtime, chance, Events::new(), Owner::Nobody);
         Self { scope: Scope::from(inner) }
     }
 

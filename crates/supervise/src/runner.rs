@@ -10,6 +10,7 @@ use futures_util::future::join;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::child::{ChildCtx, ChildShared, CtxInner};
+use crate::event::Happening;
 use crate::exit::{BoxError, Exit, ScopeFailure, chain_text, payload_text};
 use crate::member::BoxFuture;
 use crate::scope::{Leave, ScopeInner};
@@ -17,20 +18,33 @@ use crate::spec::ChildSpec;
 use crate::tree::NodeState;
 
 /// Runs a child for its whole life.
-pub(crate) async fn supervise(
+pub(crate) fn supervise(
+    spec: ChildSpec,
+    shared: Arc<ChildShared>,
+    scope: Arc<ScopeInner>,
+    leave: Leave,
+) -> impl Future<Output = ()> + Send {
+    // Made here and not in the loop: a supervisor that is dropped before its first turn reports too.
+    let gone = Gone(shared.clone());
+    async move {
+        incarnations(spec, shared, scope, leave).await;
+        drop(gone);
+    }
+}
+
+async fn incarnations(
     mut spec: ChildSpec,
     shared: Arc<ChildShared>,
     scope: Arc<ScopeInner>,
     leave: Leave,
 ) {
-    let gone = Gone(shared.clone());
     // Failures in a row, for the back-off.
     let mut streak = 0;
     for attempt in 0u64.. {
         shared.set(NodeState::Starting);
         let born = Instant::now();
         let exit = live(&mut spec, ChildCtx::new(shared.clone(), scope.clone(), attempt)).await;
-        shared.log_exit(scope.path(), &exit);
+        shared.log_exit(&scope, &exit);
         if shared.stop.is_cancelled() || !spec.restart.wants(&exit) {
             shared.ended(&exit, NodeState::Stopped);
             break;
@@ -52,6 +66,7 @@ pub(crate) async fn supervise(
         let pause = spec.backoff.delay(streak, scope.chance().next_unit());
         streak = streak.saturating_add(1);
         shared.ended(&exit, NodeState::BackingOff);
+        scope.tell(&shared.name, || Happening::Restarting(pause));
         tracing::info!(scope = %scope.path(), child = %shared.name, ?pause, "restart scheduled");
         if timeout(pause, shared.stop.cancelled()).await.is_ok() {
             shared.set(NodeState::Stopped);
@@ -59,7 +74,6 @@ pub(crate) async fn supervise(
         }
     }
     drop(leave);
-    drop(gone);
 }
 
 /// Reports, when dropped, that a child is gone for good.

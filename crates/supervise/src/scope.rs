@@ -10,11 +10,12 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use snakehouse_base::Chance;
 use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::child::{Child, ChildShared, CtxInner};
+use crate::event::{Event, Events, Happening};
 use crate::exit::{BoxError, ScopeFailure, payload_text};
 use crate::group::{self, Group, GroupSpec};
 use crate::member::{BoxFuture, Member};
@@ -50,6 +51,7 @@ pub(crate) struct ScopeInner {
     path: String,
     runtime: Handle,
     chance: Arc<Chance>,
+    events: Events,
     owner: Owner,
     token: CancellationToken,
     members: Mutex<Members>,
@@ -102,6 +104,7 @@ impl Scope {
             &format!("{}/{name}", parent.path),
             parent.runtime.clone(),
             parent.chance.clone(),
+            parent.events.clone(),
             owner,
         );
         match parent.add(nested.clone()) {
@@ -223,6 +226,12 @@ impl Scope {
         self.inner.node(0)
     }
 
+    /// Everything that happens in the whole tree from now on. Lossy: a receiver that is more than
+    /// 256 events behind is told how many it has missed.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.inner.events.listen()
+    }
+
     /// The name it was opened with.
     pub fn name(&self) -> &str {
         &self.inner.name
@@ -252,6 +261,7 @@ impl ScopeInner {
         path: &str,
         runtime: Handle,
         chance: Arc<Chance>,
+        events: Events,
         owner: Owner,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -259,6 +269,7 @@ impl ScopeInner {
             path: path.to_owned(),
             runtime,
             chance,
+            events,
             owner,
             token: CancellationToken::new(),
             members: Mutex::default(),
@@ -271,17 +282,24 @@ impl ScopeInner {
     pub(crate) fn of_incarnation(self: &Arc<Self>, name: &str, ctx: Weak<CtxInner>) -> Arc<Self> {
         let path = format!("{}/{name}", self.path);
         let owner = Owner::Incarnation(ctx);
-        Self::new(name, &path, self.runtime.clone(), self.chance.clone(), owner)
+        let (runtime, chance) = (self.runtime.clone(), self.chance.clone());
+        Self::new(name, &path, runtime, chance, self.events.clone(), owner)
     }
 
     /// A scope outside the tree, for tasks whose owner shows and stops them itself.
     pub(crate) fn private(self: &Arc<Self>, name: &str) -> Arc<Self> {
         let path = format!("{}/{name}", self.path);
-        Self::new(name, &path, self.runtime.clone(), self.chance.clone(), Owner::Nobody)
+        let (runtime, chance) = (self.runtime.clone(), self.chance.clone());
+        Self::new(name, &path, runtime, chance, self.events.clone(), Owner::Nobody)
     }
 
     pub(crate) fn path(&self) -> &str {
         &self.path
+    }
+
+    /// Tells whoever listens what happened to a member.
+    pub(crate) fn tell(&self, member: &str, what: impl FnOnce() -> Happening) {
+        self.events.tell(&self.path, member, what);
     }
 
     pub(crate) fn chance(&self) -> &Chance {
@@ -316,6 +334,7 @@ impl ScopeInner {
             return;
         }
         tracing::error!(scope = %self.path, %failure, "scope failed");
+        self.tell("", || Happening::ScopeFailed);
         self.begin_stop();
         match &self.owner {
             Owner::Nobody => {}
@@ -338,11 +357,13 @@ impl ScopeInner {
             return;
         }
         self.phase.send_replace(Phase::Stopping);
+        self.tell("", || Happening::ScopeStopping);
         let scope = self.clone();
         spawn::task(&self.runtime, async move {
             let report = scope.stop_members().await;
             let leave = scope.members().leave.take();
             drop(leave);
+            scope.tell("", || Happening::ScopeStopped);
             scope.phase.send_replace(Phase::Stopped(Arc::new(report)));
         });
     }
@@ -359,7 +380,9 @@ impl ScopeInner {
             }
             let ended = member.stop(told.unwrap_or_else(Instant::now)).await;
             report.ended.extend(ended.ended);
-            self.members().by_id.remove(&id);
+            // Outside the lock: the last owner of a nested scope may take the lock again.
+            let gone = self.members().by_id.remove(&id);
+            drop(gone);
         }
         self.token.cancel();
         report
@@ -379,8 +402,8 @@ impl ScopeInner {
         }
     }
 
-    /// Marks a scope that could not be added anywhere as stopped.
-    fn close_empty(&self) {
+    /// Marks a scope in which nothing was ever started as stopped.
+    pub(crate) fn close_empty(&self) {
         self.members().closed = true;
         self.token.cancel();
         self.phase.send_replace(Phase::Stopped(Arc::default()));
@@ -468,6 +491,7 @@ impl Leave {
             let member = scope.members().by_id.get(&self.id).cloned();
             let name = member.map(|member| member.node(self.id).name).unwrap_or_default();
             tracing::error!(scope = %scope.path, task = %name, panic = what, "task panicked");
+            scope.tell(&name, || Happening::Panicked(what.to_owned()));
             scope.members().last_panic = Some(format!("{name} panicked: {what}"));
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use snakehouse_base::{Backoff, Chance, Jitter};
-use snakehouse_supervise::{BoxError, ChildSpec, Exit, NodeState, Restart, Root};
+use snakehouse_supervise::{BoxError, ChildSpec, Exit, Happening, NodeState, Restart, Root};
 use snakehouse_testkit::{settle, virtual_time};
 use tokio::time::sleep;
 
@@ -273,5 +273,47 @@ fn a_stop_during_the_back_off_ends_the_child_at_once() {
         assert!(before.elapsed() < SECOND);
         assert_eq!(journal.lines().len(), 1);
         root.stop().await;
+    });
+}
+
+#[test]
+fn the_events_of_a_tree_tell_its_story_in_order() {
+    virtual_time(async {
+        let root = Root::new("root");
+        let mut events = root.scope().events();
+        let spec = ChildSpec::new("fragile", |ctx| async move {
+            if ctx.attempt() == 0 {
+                return Err("broken".into());
+            }
+            ctx.ready();
+            ctx.cancelled().cancelled().await;
+            Ok(())
+        });
+        let child = root.scope().child(spec.backoff(steps(Jitter::None)));
+        child.wait_ready().await.unwrap();
+        let panicked = root.scope().task("task", async { panic!("no marbles") }).await;
+        assert!(Result::<(), _>::is_err(&panicked));
+        root.stop().await;
+        let mut story = Vec::new();
+        while let Ok(event) = events.try_recv() {
+            assert_eq!(&*event.scope, "root");
+            story.push((event.member, event.what));
+        }
+        let fragile = |what| ("fragile".to_owned(), what);
+        let pause = Duration::from_millis(100);
+        assert_eq!(
+            story,
+            [
+                fragile(Happening::Started(0)),
+                fragile(Happening::Ended(Exit::Failed("broken".into()))),
+                fragile(Happening::Restarting(pause)),
+                fragile(Happening::Started(1)),
+                fragile(Happening::Ready),
+                ("task".to_owned(), Happening::Panicked("no marbles".into())),
+                (String::new(), Happening::ScopeStopping),
+                fragile(Happening::Ended(Exit::Stopped)),
+                (String::new(), Happening::ScopeStopped),
+            ]
+        );
     });
 }

@@ -1,7 +1,7 @@
 //! Many threads start, fail, abort and stop at once, for real: everything ends and nothing is left.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -13,14 +13,17 @@ use tokio::task::yield_now;
 
 /// Counts what is alive.
 #[derive(Clone, Default)]
-struct Alive(Arc<AtomicI64>);
+struct Alive {
+    lives: Arc<AtomicI64>,
+    steps: Arc<AtomicU64>,
+}
 
 struct Life(Arc<AtomicI64>);
 
 impl Alive {
     fn life(&self) -> Life {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        Life(self.0.clone())
+        self.lives.fetch_add(1, Ordering::SeqCst);
+        Life(self.lives.clone())
     }
 }
 
@@ -39,9 +42,10 @@ fn restless(alive: &Alive, chance: &Arc<Chance>) -> ChildSpec {
         let (life, inner, chance) = (alive.life(), alive.life(), chance.clone());
         async move {
             let _life = life;
+            let told = ctx.scope().cancelled();
             drop(ctx.scope().task("inner", async move {
                 let _life = inner;
-                std::future::pending::<()>().await;
+                told.cancelled().await;
             }));
             ctx.ready();
             for _ in 0..chance.next_u64() % 20 {
@@ -65,6 +69,7 @@ fn restless(alive: &Alive, chance: &Arc<Chance>) -> ChildSpec {
 fn churn(scope: Scope, alive: Alive, chance: Arc<Chance>, depth: u32) -> BoxFuture<'static, ()> {
     async move {
         for _ in 0..20 {
+            alive.steps.fetch_add(1, Ordering::SeqCst);
             match chance.next_u64() % 6 {
                 0 if depth > 0 => {
                     let nested = scope.open("nested");
@@ -119,10 +124,16 @@ fn a_tree_under_churn_stops_completely() {
             let root = Root::new("root");
             let scope = root.scope().clone();
             let chance = Arc::new(chance);
+            let steps = alive.steps.clone();
             let churning = scope.task("churn", churn(scope.clone(), alive, chance.clone(), 3));
-            for _ in 0..chance.next_u64() % 300 {
-                yield_now().await;
-            }
+            let enough = chance.next_u64() % 200;
+            let churned = async {
+                while steps.load(Ordering::SeqCst) < enough {
+                    yield_now().await;
+                }
+            };
+            // Churn may run out of steps before.
+            let _ = tokio::time::timeout(Duration::from_millis(50), churned).await;
             if chance.next_u64().is_multiple_of(3) {
                 drop(root);
             } else {
@@ -131,6 +142,6 @@ fn a_tree_under_churn_stops_completely() {
             drop(churning.await);
         });
         // The runtime is gone, and with it every task; what counts is that it found none alive.
-        assert_eq!(counted.0.load(Ordering::SeqCst), 0);
+        assert_eq!(counted.lives.load(Ordering::SeqCst), 0);
     });
 }
