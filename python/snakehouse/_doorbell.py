@@ -34,7 +34,7 @@ _MAX_WANTED = 4096
 class Doorbell:
     """The worker's end of the page, or of none."""
 
-    __slots__ = ("_page", "_seen", "_started", "_words", "running", "wanted")
+    __slots__ = ("_page", "_seen", "_started", "_words", "is_muffled", "running", "wanted")
 
     def __init__(self, fd: int | None) -> None:
         """Map the page behind a descriptor.
@@ -51,6 +51,8 @@ class Doorbell:
         self._seen = self._words[_WORD_CANCELS]
         self._started = 0
         self.running = 0
+        # While it is set the bell is not heard; whoever unsets it looks himself.
+        self.is_muffled = False
         self.wanted: set[int] = set()
 
     def install(self) -> None:
@@ -67,7 +69,7 @@ class Doorbell:
         words = self._words
         words[_WORD_STARTED] = stream
         if self._seen != words[_WORD_CANCELS]:
-            self._look()
+            self.look()
         if self.wanted and stream in self.wanted:
             self.wanted.discard(stream)
             raise Cancelled
@@ -79,9 +81,11 @@ class Doorbell:
             self.wanted.add(stream)
 
     def _ring(self, _signal: int, _frame: FrameType | None) -> None:
-        self._look()
+        if not self.is_muffled:
+            self.look()
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Take note of the cancels in the page; raises ``Cancelled`` if one is for this call."""
         # May be entered again by a second signal at any point: then entries are looked at twice,
         # which changes nothing, and never left out.
         words = self._words

@@ -9,6 +9,7 @@ leave together, up to sixteen; before a call that may take long, everything is w
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from time import monotonic
 
@@ -41,6 +42,7 @@ from snakehouse._frames import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import FrameType
     from typing import Any
 
     from snakehouse._codec import Codec
@@ -51,8 +53,11 @@ _BUFFER = 256 << 10
 _BATCH = 64 << 10
 # Answers in one write. With all of a full window in one, host and worker only work by turns.
 _TOGETHER = 16
-# A tool whose last call took longer (seconds) gets everything written before its next one.
-_QUICK = 200e-6
+# A call is short if it takes less (seconds). A tool is quick after so many short calls in a row.
+_SHORT = 200e-6
+_QUICK = 16
+# No answer is held longer (seconds) by a call that the interpreter can interrupt.
+_HOLD = 1e-3
 
 
 class Loop:
@@ -73,6 +78,14 @@ class Loop:
         self._partial: dict[int, _Partial] = {}
         self._held = 0
         self._forked = False
+        # Whether a tool's code, and no line of the loop, is what a signal interrupts.
+        self._inside = False
+        # When the timer was set, or 0.0.
+        self._armed = 0.0
+        self._overdue = self._write_overdue
+        self._may_hold = signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+        if self._may_hold:
+            signal.signal(signal.SIGALRM, self._overdue)
         os.register_at_fork(after_in_child=self._leave_to_parent)
 
     def run(self) -> None:
@@ -148,7 +161,7 @@ class Loop:
             message = f"the worker has no tool number {number}"
             self._refuse(stream, "not_found", "unknown_tool", message)
             return
-        if not tool.quick and self._out:
+        if self._out and (tool.short < _QUICK or not (self._armed or self._arm())):
             self._flush()
             self._now = monotonic()
         began = self._now
@@ -157,22 +170,21 @@ class Loop:
                 stream, "deadline", "deadline", "the deadline passed before the call began"
             )
             return
-        try:
-            args, kwargs = self._decode(body)
-            if type(args) is not list or type(kwargs) is not dict:
-                raise MalformedValue("a call's body is not [args, kwargs]")
-        except (MalformedValue, TypeError, ValueError) as error:
-            self._refuse(stream, "invalid_input", "malformed_value", str(error))
-            return
         if deadline is not None or session:
             current.set((deadline, session))
             self._plain = False
         elif not self._plain:
             current.set((None, 0))
             self._plain = True
+        is_decoded = False
+        self._inside = True
         try:
             try:
                 doorbell.begin(stream)
+                args, kwargs = self._decode(body)
+                if type(args) is not list or type(kwargs) is not dict:
+                    raise MalformedValue("a call's body is not [args, kwargs]")
+                is_decoded = True
                 result = tool.function(*args, **kwargs)
             finally:
                 doorbell.running = 0
@@ -180,26 +192,27 @@ class Loop:
                 os._exit(70)
             payload = self._encode(result)
         except SystemExit:
+            self._inside = False
             self._end_by_exit()
             raise
         except BaseException as error:
+            self._inside = False
             if self._forked:
                 os._exit(70)
-            self._out.append(frame(KIND_ERROR, stream, self._failed(tool.tool, error)))
+            content = self._failed(tool.tool, error) if is_decoded else _not_decoded(error)
+            self._out.append(frame(KIND_ERROR, stream, content))
             # The traceback holds this frame, and this frame the error: free what it holds now.
             error.__traceback__ = None
         else:
+            self._inside = False
             if len(payload) <= _BATCH:
-                out = self._out
-                out.append(HEAD.pack(len(payload), KIND_LAST, stream) + payload)
-                if len(out) >= _TOGETHER:
-                    self._flush()
+                self._out.append(HEAD.pack(len(payload), KIND_LAST, stream) + payload)
             else:
                 self._flush()
                 for head, piece in reply(stream, payload):
                     self._send(head, piece)
         self._now = now = monotonic()
-        tool.quick = now - began < _QUICK
+        tool.short = tool.short + 1 if now - began < _SHORT else 0
 
     def _failed(self, tool: Tool, error: BaseException) -> bytes:
         traceback = error.__traceback__
@@ -285,10 +298,64 @@ class Loop:
             self._flush()
 
     def _flush(self) -> None:
+        if self._armed:
+            self._disarm()
         if self._out:
             batch = b"".join(self._out)
             self._out.clear()
             self._control.sendall(batch)
+
+    def _arm(self) -> bool:
+        """Set the timer; false if nothing may be held because the timer is a tool's."""
+        if self._may_hold and signal.getsignal(signal.SIGALRM) is self._overdue:
+            left, interval = signal.setitimer(signal.ITIMER_REAL, _HOLD)
+            if not left:
+                self._armed = monotonic()
+                return True
+            signal.setitimer(signal.ITIMER_REAL, left, interval)
+        self._may_hold = False
+        return False
+
+    def _disarm(self) -> None:
+        """Stop the timer, unless a tool has taken it; then it is the tool's for good."""
+        armed, self._armed = self._armed, 0.0
+        if signal.getsignal(signal.SIGALRM) is not self._overdue:
+            self._may_hold = False
+            return
+        left, interval = signal.setitimer(signal.ITIMER_REAL, 0.0)
+        if left > _HOLD:
+            signal.setitimer(signal.ITIMER_REAL, left, interval)
+            self._may_hold = False
+        elif not left and monotonic() - armed < _HOLD:
+            # Stopped, and not by its end.
+            self._may_hold = False
+
+    def _write_overdue(self, _signal: int, _frame: FrameType | None) -> None:
+        """The timer ended: write what is held, if it is a tool that was interrupted.
+
+        Else the loop was: it may be about to start a tool, so the timer is set again.
+        """
+        if not self._armed:
+            return
+        self._armed = monotonic()
+        signal.setitimer(signal.ITIMER_REAL, _HOLD)
+        if not self._inside:
+            return
+        # A cancel must not hit the write: half a frame would be the end of the connection.
+        doorbell = self._doorbell
+        doorbell.is_muffled = True
+        try:
+            self._flush()
+        except OSError:
+            # The host is gone. The loop finds that out when the call is over.
+            pass
+        except BaseException:
+            # Raised by another handler of the tool's, perhaps within a frame.
+            self._control.shutdown(socket.SHUT_RDWR)
+            raise
+        finally:
+            doorbell.is_muffled = False
+        doorbell.look()
 
     def _send(self, head: bytes, piece: bytes | memoryview) -> None:
         sent = self._control.sendmsg((head, piece))
@@ -301,19 +368,20 @@ class Loop:
     def _leave_to_parent(self) -> None:
         # A child that a tool forked must not speak in the worker's name.
         self._forked = True
+        self._armed = 0.0
         self._out.clear()
         self._control.close()
 
 
 class _Served:
-    """A tool, and whether its last call was short."""
+    """A tool, and how many calls of it in a row were short."""
 
-    __slots__ = ("function", "quick", "tool")
+    __slots__ = ("function", "short", "tool")
 
     def __init__(self, tool: Tool) -> None:
         self.tool = tool
         self.function = tool.function
-        self.quick = False
+        self.short = 0
 
 
 class _Partial:
@@ -325,6 +393,18 @@ class _Partial:
         self.call = call
         self.body = bytearray()
         self.refused = False
+
+
+def _not_decoded(error: BaseException) -> bytes:
+    """The failure of a call whose tool never ran."""
+    if isinstance(error, Cancelled):
+        content = _failure.from_exception(error, skip=1)
+    elif isinstance(error, (MalformedValue, TypeError, ValueError)):
+        content = _failure.failure("invalid_input", "malformed_value", str(error))
+    else:
+        message = f"{type(error).__name__} while the call's body was decoded: {error}"
+        content = _failure.failure("invalid_input", "body_not_decoded", message)
+    return _failure.encode(content)
 
 
 def _is_ours(error: UnsupportedValue) -> bool:

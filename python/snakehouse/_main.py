@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import gc
 import io
 import os
 import socket
 import sys
+import traceback
 
 from snakehouse import _codec, _failure, _load
 from snakehouse._doorbell import Doorbell
@@ -17,7 +19,7 @@ from snakehouse._version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
     from snakehouse._tool import Tool
 
@@ -26,14 +28,23 @@ EXIT_PROTOCOL = 76
 EXIT_ENVIRONMENT = 78
 
 
-def main(names: list[str]) -> int:
-    """Serve the tools of these modules; gives the exit status."""
-    faulthandler.enable()
+def main(names: list[str]) -> NoReturn:
+    """Serve the tools of these modules, then end this process, whatever its threads do."""
+    control: socket.socket | None = None
     try:
-        control = _take_socket()
-        doorbell, has_page = _take_page()
-    except (ValueError, OSError, KeyError) as error:
-        return _complain(f"this program is started by a Snakehouse host: {error}")
+        faulthandler.enable()
+        control, doorbell, has_page = _take()
+        status = _serve(control, doorbell, has_page, names)
+    except SystemExit as end:
+        status = _status(end.code)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    _leave(control, status)
+
+
+def _serve(control: socket.socket, doorbell: Doorbell, has_page: bool, names: list[str]) -> int:
+    """Until there is nothing more to serve; gives the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A line is worth more in the log now than in a buffer that dies with the process.
         sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportUnknownMemberType]
@@ -63,6 +74,15 @@ def main(names: list[str]) -> int:
     except (BrokenPipeError, ConnectionResetError):
         pass
     return 0
+
+
+def _take() -> tuple[socket.socket, Doorbell, bool]:
+    try:
+        return _take_socket(), *_take_page()
+    except (ValueError, OSError, KeyError) as error:
+        message = f"snakehouse worker: this program is started by a Snakehouse host: {error}"
+        print(message, file=sys.stderr)
+        raise SystemExit(EXIT_ENVIRONMENT) from error
 
 
 def _take_socket() -> socket.socket:
@@ -131,9 +151,39 @@ def _own_frames(error: BaseException) -> int:
     return count
 
 
-def _complain(message: str) -> int:
-    print(f"snakehouse worker: {message}", file=sys.stderr)
-    return EXIT_ENVIRONMENT
+def _status(code: object) -> int:
+    """What ``sys.exit(code)`` makes of its argument."""
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code & 0xFF
+    print(code, file=sys.stderr)
+    return 1
+
+
+def _leave(control: socket.socket | None, status: int) -> NoReturn:
+    """End this process: tell the host, run what is registered for the exit, write what is printed.
+
+    The interpreter's own way out waits for every thread that is no daemon. A thread that a tool
+    started would keep a process alive that serves nobody, and its host in doubt.
+    """
+    if control is not None:
+        try:
+            control.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            # Closed already: by the host, or because this is a child that a tool forked.
+            pass
+    try:
+        atexit._run_exitfuncs()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    except BaseException:
+        traceback.print_exc()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            # There is none, or nobody reads it.
+            pass
+    os._exit(status)
 
 
 def _say_goodbye(control: socket.socket, reason: str) -> None:

@@ -11,7 +11,8 @@ The arguments are modules by dotted name (the working directory is importable) o
 Both are taken out of the environment, and neither descriptor reaches what a tool executes.
 Standard output and standard error are the tools' own. Exit statuses: 0 the host hung up or said
 goaway, 69 the tools could not be loaded (the hello said why), 76 the host broke the protocol, 78
-the environment is wrong, anything else is a tool's doing.
+the environment is wrong, anything else is a tool's doing. On every way out the socket is closed
+first, then what ``atexit`` knows is run; threads are not waited for.
 """
 
 import os
@@ -28,4 +29,4 @@ from snakehouse._main import main
 __all__ = ["main"]
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 from collections.abc import Callable
@@ -98,6 +99,59 @@ def test_a_slow_call_does_not_hold_back_the_answers_before_it(host: Host) -> Non
     assert host.reply()[0] == slow
 
 
+@pytest.mark.parametrize("before", [0, 100])
+def test_a_finished_answer_never_waits_for_a_call_that_takes_long(
+    host: Host, tmp_path: Path, before: int
+) -> None:
+    """Two answers of a tool that was quick so far arrive while its third call runs."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    for _ in range(before):
+        host.call("until_released", "")
+    frames = [host.open_frames("until_released", path) for path in ("", "", str(gate))]
+    # The two are held only if one read brings all three.
+    host.send(b"".join(data for _, data in frames))
+    for stream, _ in frames[:2]:
+        assert host.reply() == (stream, (_frames.KIND_LAST, ""))
+    gate.write_text("")
+    assert host.reply() == (frames[2][0], (_frames.KIND_LAST, str(gate)))
+
+
+def test_a_tool_with_an_alarm_of_its_own_keeps_it(host: Host, tmp_path: Path) -> None:
+    """The loop's timer is the process's only one: a tool that uses it is let alone."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+
+    def batch() -> None:
+        frames = [host.open_frames("alarm", 1000.0) for _ in range(100)]
+        host.send(b"".join(data for _, data in frames))
+        for stream, _ in frames:
+            answered, (kind, left) = host.reply()
+            assert (answered, kind) == (stream, _frames.KIND_LAST)
+            assert 900 < left <= 1000
+
+    batch()
+    batch()
+    frames = [host.open_frames("alarm", 1000.0), host.open_frames("until_released", str(gate))]
+    host.send(b"".join(data for _, data in frames))
+    assert host.reply()[0] == frames[0][0]
+    gate.write_text("")
+    assert host.reply()[0] == frames[1][0]
+
+
+def test_an_alarm_that_a_tool_leaves_behind_stays_set(host: Host) -> None:
+    warm = [host.open_frames("time_left")[1] for _ in range(40)]
+    late = [host.open_frames("leave_an_alarm", 1000.0)[1]]
+    after = [host.open_frames("time_left")[1] for _ in range(40)]
+    host.send(b"".join(warm + late + after))
+    for _ in range(41):
+        host.reply()
+    for _ in range(40):
+        assert 900 < host.reply()[1][1] <= 1000
+    for _ in range(40):
+        assert 900 < host.call("time_left") <= 1000
+
+
 def test_an_exception_keeps_its_shape(host: Host) -> None:
     failure = host.fail("fail", "chain")
     assert (failure["kind"], failure["code"]) == ("tool", "tool_raised")
@@ -167,6 +221,46 @@ def test_a_malformed_body_fails_one_call(host: Host, body: bytes) -> None:
     assert (stream, kind) == (1000, _frames.KIND_ERROR)
     assert failure["kind"] == "invalid_input"
     assert host.call("echo", 1) == 1
+
+
+@pytest.mark.parametrize("raised", ["MemoryError", "RecursionError", "RuntimeError"])
+def test_whatever_decoding_raises_fails_a_call_that_has_started(
+    start_host: Callable[..., Host], tmp_path: Path, raised: str
+) -> None:
+    """A body can be too much for the worker: it dies or fails with a call that has begun."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    odd = tmp_path / "odd.py"
+    odd.write_text(
+        "import snakehouse\n"
+        "from snakehouse import _loop\n"
+        "class Loop(_loop.Loop):\n"
+        "    def __init__(self, *parts):\n"
+        "        super().__init__(*parts)\n"
+        "        plain = self._decode\n"
+        "        def decode(body):\n"
+        "            args, kwargs = plain(body)\n"
+        "            if kwargs:\n"
+        "                open(kwargs['gate']).read()\n"
+        f"                raise {raised}('too much')\n"
+        "            return args, kwargs\n"
+        "        self._decode = decode\n"
+        "from snakehouse import _main\n"
+        "_main.Loop = Loop\n"
+        "@snakehouse.tool\n"
+        "def same(x):\n    return x\n"
+    )
+    host = start_host("odd", cwd=tmp_path).greet()
+    host.call("same", 1)
+    stream = host.start("same", 2, gate=str(gate))
+    # Opening the pipe waits for the worker, which is in the middle of the body.
+    with gate.open("w"):
+        assert host.started == stream
+    answered, (kind, failure) = host.reply()
+    assert (answered, kind) == (stream, _frames.KIND_ERROR)
+    assert (failure["kind"], failure["code"]) == ("invalid_input", "body_not_decoded")
+    assert failure["message"] == f"{raised} while the call's body was decoded: too much"
+    assert host.call("same", 3) == 3
 
 
 def test_the_deadline_is_the_tools_to_see(host: Host) -> None:

@@ -51,6 +51,20 @@ def test_sys_exit_ends_the_worker_after_earlier_answers(
     assert host.started == last
 
 
+@pytest.mark.parametrize(("status", "code"), [(3, 3), (None, 0), ("bye", 1), (259, 3)])
+def test_no_thread_of_a_tool_holds_up_its_exit(host: Host, status: object, code: int) -> None:
+    host.start("leave_a_thread", status)
+    assert host.eof()
+    done, out, err = host.outcome()
+    assert (done, out) == (code, "no newline at exit\n")
+    assert err == ("bye\n" if status == "bye" else "")
+
+
+def test_no_thread_of_a_tool_holds_up_the_end(host: Host) -> None:
+    host.call("go_on_in_a_thread")
+    assert host.end() == (0, "", "")
+
+
 def test_a_crash_is_seen_and_explained(host: Host) -> None:
     stream = host.start("crash")
     assert host.eof()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -79,6 +82,51 @@ def refused_inside() -> None:
 @snakehouse.tool
 def leave(status: Any) -> None:
     sys.exit(status)
+
+
+@snakehouse.tool
+def leave_a_thread(status: Any) -> None:
+    atexit.register(print, "at exit")
+    threading.Thread(target=threading.Event().wait).start()
+    sys.stdout.write("no newline ")
+    sys.exit(status)
+
+
+@snakehouse.tool
+def go_on_in_a_thread() -> None:
+    threading.Thread(target=threading.Event().wait).start()
+
+
+@snakehouse.tool
+def until_released(path: str) -> str:
+    """Waits for a writer of a pipe; as quick as any when there is none to wait for."""
+    if path:
+        with open(path) as pipe:
+            pipe.read()
+    return path
+
+
+@snakehouse.tool
+def alarm(seconds: float) -> float:
+    """What a tool does that has a time limit of its own."""
+    before = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        return signal.getitimer(signal.ITIMER_REAL)[0]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@snakehouse.tool
+def leave_an_alarm(seconds: float) -> float:
+    signal.signal(signal.SIGALRM, lambda _signal, _frame: print("alarm", flush=True))
+    return signal.setitimer(signal.ITIMER_REAL, seconds)[0]
+
+
+@snakehouse.tool
+def time_left() -> float:
+    return signal.getitimer(signal.ITIMER_REAL)[0]
 
 
 @snakehouse.tool
