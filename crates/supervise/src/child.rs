@@ -247,12 +247,21 @@ impl CtxInner {
     /// Stops the incarnation's own scope, and keeps it from getting one later: a context may
     /// outlive its incarnation.
     pub(crate) async fn stop_scope(self: &Arc<Self>) {
-        let none = || {
+        self.last_scope().stop().await;
+    }
+
+    /// Drops the incarnation's own scope without waiting; for one that was dropped itself.
+    pub(crate) fn abort_scope(self: &Arc<Self>) {
+        self.last_scope().abort();
+    }
+
+    /// The incarnation's own scope, or from now on one in which nothing starts.
+    fn last_scope(self: &Arc<Self>) -> &Scope {
+        self.scope.get_or_init(|| {
             let scope = self.new_scope();
             scope.close_empty();
             Scope::from(scope)
-        };
-        self.scope.get_or_init(none).stop().await;
+        })
     }
 
     fn new_scope(self: &Arc<Self>) -> Arc<ScopeInner> {
@@ -280,12 +289,8 @@ impl ChildShared {
 
     /// The supervisor has left, in whatever way.
     pub(crate) fn left(&self) {
-        // A supervisor that was dropped has left an incarnation behind, perhaps with a scope; and
-        // the context points back here.
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(scope) = current.and_then(|ctx| ctx.scope.get().cloned()) {
-            scope.abort();
-        }
+        // The context points back here; a supervisor that was dropped has not cleared it.
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.gone.cancel();
     }
 

@@ -85,9 +85,19 @@ impl Drop for Gone {
     }
 }
 
+/// Takes the incarnation's own scope with it when it is dropped in the middle.
+struct Incarnation(Arc<CtxInner>);
+
+impl Drop for Incarnation {
+    fn drop(&mut self) {
+        self.0.abort_scope();
+    }
+}
+
 /// Runs one incarnation to its end, its own scope included.
 pub(crate) async fn live(spec: &mut ChildSpec, ctx: ChildCtx) -> Exit {
     let inner = ctx.inner().clone();
+    let _incarnation = Incarnation(inner.clone());
     let start = &mut spec.start;
     let exit = match catch_unwind(AssertUnwindSafe(|| start(ctx))) {
         Ok(future) => drive(spec.grace, spec.ready_within, &inner, future).await,
