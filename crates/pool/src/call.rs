@@ -87,14 +87,17 @@ pub enum Where {
 #[non_exhaustive]
 pub enum CallError {
     /// The worker died while it ran the call.
-    #[error("worker {worker} died during the call: {cause}")]
+    #[error("worker {worker} died {}: {cause}", match .started {
+        true => "during the call",
+        false => "with the call before it could start, like those before it",
+    })]
     WorkerDied {
         /// The worker.
         worker: WorkerId,
         /// Which of its lives.
         incarnation: Incarnation,
-        /// Whether the call had started. A call that had not is sent to another worker instead of
-        /// failing, so this is true unless nobody could know.
+        /// Whether the call had started. One that had not is sent to another worker instead of
+        /// failing, unless four in a row died with it before they ran anything.
         started: bool,
         /// How it died.
         cause: Death,
@@ -114,6 +117,13 @@ pub enum CallError {
     Deadline {
         /// Where the call was then.
         at: Where,
+    },
+    /// The deadline passed in the queue of a pool none of whose workers lived. The call had no
+    /// effect.
+    #[error("the deadline passed while no worker lived to run the call: {cause}")]
+    NoWorker {
+        /// How the last one ended.
+        cause: String,
     },
     /// The worker stopped the call because it was asked to.
     #[error("the call was cancelled")]
@@ -171,7 +181,7 @@ impl Coded for CallError {
         match self {
             Self::WorkerDied { .. } => Kind::WorkerDied,
             Self::OutcomeUnknown { .. } => Kind::OutcomeUnknown,
-            Self::Deadline { .. } => Kind::Deadline,
+            Self::Deadline { .. } | Self::NoWorker { .. } => Kind::Deadline,
             Self::Cancelled => Kind::Cancelled,
             Self::Saturated { .. } => Kind::Saturated,
             Self::Tool { failure, .. } => failure.kind,
@@ -187,6 +197,7 @@ impl Coded for CallError {
             Self::WorkerDied { .. } => "worker_died",
             Self::OutcomeUnknown { .. } => "outcome_unknown",
             Self::Deadline { .. } => "deadline",
+            Self::NoWorker { .. } => "no_worker",
             Self::Cancelled => "cancelled",
             Self::Saturated { .. } => "saturated",
             Self::Tool { .. } => "tool_failed",
@@ -200,7 +211,15 @@ impl Coded for CallError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::WorkerDied { .. } => Some(
+            Self::WorkerDied { started: false, .. } => Some(
+                "nothing of it ran; the call itself may be what ends them: try smaller arguments"
+                    .to_owned(),
+            ),
+            Self::NoWorker { .. } => Some(
+                "workers are started again by themselves; look for the cause in their output"
+                    .to_owned(),
+            ),
+            Self::WorkerDied { started: true, .. } => Some(
                 "a new incarnation starts by itself; repeat the call if repeating is harmless"
                     .to_owned(),
             ),
@@ -238,10 +257,17 @@ pub(crate) struct Call {
     pub(crate) options: CallOptions,
     /// The session's number; 0 is none. A call of a session never changes its worker.
     pub(crate) session: u64,
+    /// Workers that died with it as the next call to start.
+    pub(crate) deaths: u32,
     pub(crate) reply: oneshot::Sender<Result<Bytes, CallError>>,
 }
 
 impl Call {
+    /// Whether nobody waits for the outcome any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
     /// Gives the caller the one outcome. A caller that is gone does not mind.
     pub(crate) fn finish(self, outcome: Result<Bytes, CallError>) {
         let _ = self.reply.send(outcome);

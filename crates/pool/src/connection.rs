@@ -11,8 +11,9 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use snakehouse_base::id::Incarnation;
 use snakehouse_supervise::CancellationToken;
-use snakehouse_wire::{Assembler, Failure, Frame, Hello, Message, OpenHead};
+use snakehouse_wire::{Assembler, Failure, Frame, FrameKind, Hello, Message, OpenHead};
 use tokio::io::Interest;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::call::{Call, CallError};
@@ -39,6 +40,15 @@ const STATUS_WITHIN: Duration = Duration::from_millis(100);
 /// After the end of the socket the process is dead within this, or it is killed.
 const DEAD_WITHIN: Duration = Duration::from_millis(100);
 
+/// Bytes read before everything else has its turn. A busy worker's answers are far fewer.
+const READ_AT_ONCE: usize = 256 * 1024;
+
+/// What a dead worker's socket can still hold is less than this.
+const READ_AFTER_DEATH: usize = 16 * 1024 * 1024;
+
+/// Pongs that wait for a worker that does not read them.
+const MAX_PONGS: usize = 32 * 1024;
+
 /// A call that was sent.
 struct Sent {
     stream: u32,
@@ -47,6 +57,8 @@ struct Sent {
     call: Option<Call>,
     /// When a cancelled call has had its grace.
     overdue: Option<Instant>,
+    /// Whether it was seen running after its cancel.
+    seen_running: bool,
     /// When the doorbell rings again, and how long it waits after that.
     ring_again: Option<(Instant, Duration)>,
 }
@@ -74,6 +86,10 @@ pub(crate) struct Connection<'a> {
     sent: VecDeque<Sent>,
     next_stream: u32,
     answered: usize,
+    /// Whether it ever answered a call.
+    has_answered: bool,
+    /// Pongs in `small` and `output`.
+    pongs: usize,
     /// Since when the worker has been working without an answer.
     busy_since: Instant,
     kill: Option<KillReason>,
@@ -95,6 +111,8 @@ impl<'a> Connection<'a> {
             sent: VecDeque::new(),
             next_stream: 1,
             answered: 0,
+            has_answered: false,
+            pongs: 0,
             busy_since: Instant::now(),
             kill: None,
             shared,
@@ -162,7 +180,7 @@ impl<'a> Connection<'a> {
             self.exchange();
             if self.flush().is_err() {
                 // What the worker wrote before it went is still to be read.
-                self.read_all();
+                self.read(READ_AFTER_DEATH);
                 self.expect_death().await;
                 break;
             }
@@ -173,17 +191,21 @@ impl<'a> Connection<'a> {
             let timers =
                 self.sent.iter().flat_map(|sent| [sent.overdue, sent.ring_again.map(|r| r.0)]);
             let wake = timers.flatten().chain(stop_by).min();
+            // In no certain order, so that a worker that never stops writing delays nothing else.
             tokio::select! {
-                biased;
                 ready = self.process.control.ready(interest) => {
-                    if ready.is_err() || self.read_all() == Read::Ended {
-                        self.expect_death().await;
-                        break;
+                    match ready.map(|_| self.read(READ_AT_ONCE)) {
+                        Ok(Read::Nothing) => {}
+                        Ok(Read::Some) => yield_now().await,
+                        Ok(Read::Ended) | Err(_) => {
+                            self.expect_death().await;
+                            break;
+                        }
                     }
                 }
                 () = bell.notified() => {}
                 () = self.process.pidfd.dead() => {
-                    self.read_all();
+                    self.read(READ_AFTER_DEATH);
                     break;
                 }
                 () = stop.cancelled(), if stop_by.is_none() => {
@@ -205,16 +227,19 @@ impl<'a> Connection<'a> {
         self.death().await
     }
 
-    /// Whether it ever had a call.
-    pub(crate) fn had_calls(&self) -> bool {
-        self.next_stream > 1
+    /// Whether it ever started a call. That calls were sent to it says nothing about the worker.
+    pub(crate) fn was_of_use(&self) -> bool {
+        self.has_answered || self.process.page.started().is_ok_and(|started| started != 0)
     }
 
     /// The calls that the dead worker had: those that fail with it, and those that it never started.
+    /// If it ran none, the first one that waited may be what ended it, and is marked.
     pub(crate) fn settle(mut self, incarnation: Incarnation, death: &Death) -> Settled {
         let worker = worker_id(self.place);
         let started = self.process.page.started().ok().filter(|_| self.tells_started);
         let mut settled = Settled::default();
+        let ran_one =
+            self.sent.iter().any(|sent| started.is_none_or(|last| is_started(sent.stream, last)));
         for sent in self.sent.drain(..) {
             let Some(call) = sent.call else { continue };
             let cause = death.clone();
@@ -228,6 +253,12 @@ impl<'a> Connection<'a> {
                     .failed
                     .push((call, CallError::OutcomeUnknown { worker, incarnation, cause })),
             }
+        }
+        if !ran_one
+            && *death != Death::ReaperDied
+            && let Some(first) = settled.unstarted.first_mut()
+        {
+            first.deaths += 1;
         }
         settled
     }
@@ -273,6 +304,7 @@ impl<'a> Connection<'a> {
             id: call.id,
             call: Some(call),
             overdue: None,
+            seen_running: false,
             ring_again: None,
         });
         let message = Message::Open { stream, head, body };
@@ -291,9 +323,11 @@ impl<'a> Connection<'a> {
     /// The caller is gone. The page says it to a worker that looks while it works, the bell makes
     /// it look, and the frame is for one that has no page.
     fn cancel(&mut self, id: u64, now: Instant) {
+        let last = self.last_started();
         let Some(sent) = self.sent.iter_mut().find(|sent| sent.id == id) else { return };
         let stream = sent.stream;
         sent.call = None;
+        sent.seen_running = last == Some(stream);
         sent.overdue = self.cancel_grace.map(|grace| now + grace);
         Message::Cancel { stream }.encode(&mut self.small);
         let told = self.process.page.cancel(stream).and_then(|()| match self.can_cancel {
@@ -312,29 +346,44 @@ impl<'a> Connection<'a> {
     /// system call blocks is noticed only when that returns. Ever more rarely, until the answer or
     /// the end of the grace.
     fn ring_again(&mut self, now: Instant) {
+        let last = self.last_started();
         for sent in &mut self.sent {
             let Some((_, wait)) = sent.ring_again.filter(|(at, _)| *at <= now) else { continue };
             sent.ring_again = Some((now + wait, 2 * wait));
+            sent.seen_running |= last == Some(sent.stream);
             if let Err(error) = self.process.pidfd.ring() {
                 tracing::warn!(worker = %worker_id(self.place), %error, "doorbell not rung again");
             }
         }
     }
 
-    /// Kills a worker whose running call was cancelled and did not come back. A call that still
-    /// waits behind others is given more time.
+    /// Kills a worker that still runs a cancelled call after the grace. A call that waits behind
+    /// others is given more time, and so is one that was answered into a batch that is not written
+    /// yet: the call that runs then is another one, and innocent. Running means seen so before: a
+    /// cancelled call that starts at this very moment is about to end.
     fn kill_if_overdue(&mut self, now: Instant) {
-        let last = self.process.page.started().unwrap_or_default();
+        let last = self.last_started();
         let grace = self.cancel_grace.unwrap_or_default();
         let mut ignored = false;
         for sent in &mut self.sent {
             if sent.overdue.is_some_and(|by| by <= now) {
-                ignored |= !self.tells_started || is_started(sent.stream, last);
+                let runs = last == Some(sent.stream);
+                ignored |= runs && sent.seen_running;
+                sent.seen_running = runs;
                 sent.overdue = Some(now + grace);
             }
         }
         if ignored {
             self.kill_for(KillReason::CancelIgnored);
+        }
+    }
+
+    /// The call that was started last, which is the one that runs if any does. A worker that does
+    /// not say it runs the oldest it has.
+    fn last_started(&self) -> Option<u32> {
+        match self.tells_started {
+            true => self.process.page.started().ok(),
+            false => self.sent.front().map(|sent| sent.stream),
         }
     }
 
@@ -345,6 +394,10 @@ impl<'a> Connection<'a> {
                 self.finish(stream, |call| call.failed(Failure::decode(&body)))
             }
             Message::Ping { token } => {
+                self.pongs += 1;
+                if self.pongs > MAX_PONGS {
+                    return Err("it pings and does not read the answers".to_owned());
+                }
                 Message::Pong { token }.encode(&mut self.small);
                 Ok(())
             }
@@ -362,6 +415,7 @@ impl<'a> Connection<'a> {
         };
         let call = self.sent.remove(place).and_then(|sent| sent.call);
         self.answered += 1;
+        self.has_answered = true;
         match call {
             Some(call) => outcome(call),
             None => tracing::trace!(stream, "answer of a cancelled call dropped"),
@@ -371,27 +425,41 @@ impl<'a> Connection<'a> {
 
     // Input and output.
 
-    /// Reads and handles everything there is.
-    fn read_all(&mut self) -> Read {
+    /// Reads and handles what there is, about so many bytes at most; `Some` if there may be more.
+    fn read(&mut self, mut most: usize) -> Read {
         loop {
+            let before = self.input.len();
             let read = self.read_some();
+            most = most.saturating_sub(self.input.len() - before);
             while self.kill.is_none() {
                 let handled = match Frame::decode(&mut self.input) {
                     Ok(None) => break,
-                    Ok(Some(frame)) => match self.assembler.push(frame) {
-                        Ok(Some(message)) => self.handle(message),
-                        Ok(None) => Ok(()),
-                        Err(error) => Err(error.to_string()),
-                    },
+                    Ok(Some(frame)) => self.take(frame),
                     Err(error) => Err(error.to_string()),
                 };
                 if let Err(error) = handled {
                     self.kill_for(KillReason::Garbage(error));
                 }
             }
-            if read != Read::Some || self.kill.is_some() {
+            if read != Read::Some || self.kill.is_some() || most == 0 {
                 return read;
             }
+        }
+    }
+
+    fn take(&mut self, frame: Frame) -> Result<(), String> {
+        // The assembler holds pieces for whoever they are; calls that are not here have none.
+        if frame.kind == FrameKind::Data
+            && !self.sent.iter().any(|sent| sent.stream == frame.stream)
+        {
+            return Err(format!(
+                "a piece of an answer on stream {}, which is not open",
+                frame.stream
+            ));
+        }
+        match self.assembler.push(frame).map_err(|error| error.to_string())? {
+            Some(message) => self.handle(message),
+            None => Ok(()),
         }
     }
 
@@ -431,6 +499,7 @@ impl<'a> Connection<'a> {
                 self.output.pop_front();
             }
         }
+        self.pongs = 0;
         Ok(())
     }
 

@@ -25,6 +25,10 @@ use crate::worker::{Life, WorkerInfo, WorkerRef, WorkerState};
 #[cfg(test)]
 mod tests;
 
+/// A call that had to be given out again so often, because its worker died before it ran anything,
+/// is not given out once more.
+const MOST_DEATHS: u32 = 3;
+
 /// The state of a pool.
 #[derive(Debug)]
 pub(crate) struct Dispatcher {
@@ -36,6 +40,8 @@ pub(crate) struct Dispatcher {
     /// Calls that wait, those of sessions included.
     count: usize,
     seats: Vec<Seat>,
+    /// Why the last worker ended.
+    last_end: Option<String>,
     stopped: bool,
 }
 
@@ -53,7 +59,8 @@ struct Seat {
     /// Calls of sessions on the current incarnation.
     pinned: BTreeMap<u64, Call>,
     outbox: Vec<Call>,
-    /// Calls to be cancelled, by id. At most one entry per call that its connection has.
+    /// Calls to be cancelled, by id. Nobody here knows which connection has a call, so every one
+    /// that has any is told; those that do not have it ignore it. Emptied by the next exchange.
     cancels: Vec<u64>,
     numbers: HashMap<String, u16>,
     tools: Arc<[ToolInfo]>,
@@ -104,6 +111,7 @@ impl Dispatcher {
             waiting: BTreeMap::new(),
             count: 0,
             seats: std::iter::repeat_with(seat).take(workers).collect(),
+            last_end: None,
             stopped: false,
         }
     }
@@ -274,7 +282,7 @@ impl Dispatcher {
         seat.pid = None;
         seat.in_flight = 0;
         seat.sessions = 0;
-        seat.cancels.clear();
+        let cancels = std::mem::take(&mut seat.cancels);
         if let Some(life) = seat.life.take() {
             life.end(death.clone());
         }
@@ -287,10 +295,17 @@ impl Dispatcher {
         self.count -= pinned.len();
         after.fail.extend(pinned.into_values().map(|call| (call, lost.clone())));
         for call in std::mem::take(&mut seat.outbox).into_iter().chain(unstarted) {
-            if call.session != 0 {
+            if cancels.contains(&call.id) || call.is_abandoned() {
+                // The cancel came too late for the connection.
+            } else if call.session != 0 {
                 after.fail.push((call, lost.clone()));
             } else if self.stopped {
                 after.fail.push((call, CallError::Stopped));
+            } else if call.deaths > MOST_DEATHS {
+                let (worker, incarnation) = (worker_id(place), seat.incarnation);
+                let cause = death.clone();
+                let error = CallError::WorkerDied { worker, incarnation, started: false, cause };
+                after.fail.push((call, error));
             } else {
                 self.count += 1;
                 self.waiting.insert(call.id, call);
@@ -299,7 +314,18 @@ impl Dispatcher {
         self.hand_out(after);
     }
 
+    /// An incarnation ended, or could not begin, for this reason.
+    pub(crate) fn ended(&mut self, why: String) {
+        self.last_end = Some(why);
+    }
+
     // What others see.
+
+    /// Why the last worker ended, if none serves now. `None` also while the first ones start.
+    pub(crate) fn why_none_serves(&self) -> Option<&str> {
+        let serves = |seat: &Seat| matches!(seat.state, SeatState::Serving | SeatState::Stopping);
+        self.last_end.as_deref().filter(|_| !self.seats.iter().any(serves))
+    }
 
     /// Every worker, without its memory.
     pub(crate) fn workers(&self) -> Vec<WorkerInfo> {
@@ -364,6 +390,9 @@ impl Dispatcher {
     fn give(&mut self, place: usize, call: Option<(u64, Call)>, after: &mut After) {
         let Some((_, mut call)) = call else { return };
         self.count -= 1;
+        if call.is_abandoned() {
+            return;
+        }
         let seat = &mut self.seats[place];
         let Some(&number) = seat.numbers.get(&call.tool) else {
             let known = seat.tools.iter().map(|tool| tool.name.clone()).collect();

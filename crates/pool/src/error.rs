@@ -78,6 +78,18 @@ pub enum PoolError {
         /// The last lines it wrote.
         output: Vec<String>,
     },
+    /// A worker that had served died. Another incarnation of it is started.
+    #[error("worker {worker} of pool {pool} served and died: {cause}{}", tail(.output))]
+    Died {
+        /// The pool.
+        pool: String,
+        /// The worker.
+        worker: WorkerId,
+        /// How.
+        cause: String,
+        /// The last lines it wrote.
+        output: Vec<String>,
+    },
     /// The pool was stopped, or the scope it lives in.
     #[error("the pool is stopped")]
     Stopped,
@@ -100,13 +112,19 @@ impl PoolError {
         Self::ReaperGone { message: message.into() }
     }
 
-    pub(crate) fn not_ready(
+    /// The end of an incarnation that nobody asked for; `served` is whether it had said hello.
+    pub(crate) fn ended(
         pool: &str,
         worker: WorkerId,
+        served: bool,
         death: &Death,
         output: Vec<String>,
     ) -> Self {
-        Self::NotReady { pool: pool.to_owned(), worker, cause: death.to_string(), output }
+        let (pool, cause) = (pool.to_owned(), death.to_string());
+        match served {
+            true => Self::Died { pool, worker, cause, output },
+            false => Self::NotReady { pool, worker, cause, output },
+        }
     }
 }
 
@@ -128,6 +146,7 @@ impl Coded for PoolError {
             | Self::Spawn { .. }
             | Self::NotReady { .. }
             | Self::Os { .. } => Kind::Environment,
+            Self::Died { .. } => Kind::WorkerDied,
             Self::ReaperGone { .. } | Self::Stopped => Kind::Unavailable,
         }
     }
@@ -142,6 +161,7 @@ impl Coded for PoolError {
             Self::ReaperGone { .. } => "reaper_gone",
             Self::Spawn { .. } => "worker_not_started",
             Self::NotReady { .. } => "worker_not_ready",
+            Self::Died { .. } => "worker_died",
             Self::Stopped => "pool_stopped",
             Self::Os { .. } => "os_call_failed",
         }
@@ -166,7 +186,7 @@ impl Coded for PoolError {
             }
             Self::ReaperGone { .. } => "it is started again by itself; try once more".to_owned(),
             Self::Spawn { .. } => "check that the program exists and may be run".to_owned(),
-            Self::NotReady { .. } => {
+            Self::NotReady { .. } | Self::Died { .. } => {
                 "the worker's own output names the cause; it is kept in the log".to_owned()
             }
             Self::Stopped => return None,

@@ -78,6 +78,14 @@ impl Shared {
         self.dispatcher.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What a deadline that passed in the queue means.
+    fn not_given_out(&self) -> CallError {
+        match self.lock().why_none_serves() {
+            Some(cause) => CallError::NoWorker { cause: cause.to_owned() },
+            None => CallError::Deadline { at: Where::Queue },
+        }
+    }
+
     /// Changes the state, then does what follows from it without the lock.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Dispatcher, &mut After) -> T) -> T {
         let mut after = After::default();
@@ -96,7 +104,7 @@ impl Pool {
     /// Starts the workers and waits until every one of them serves.
     ///
     /// From then on a worker that dies is started again for as long as the scope lives: at once if
-    /// it had been of use, after 50 ms to 5 s if it died before its first call. At the scope's stop
+    /// it had been of use, after 50 ms to 5 s if it died before it started a call. At the scope's stop
     /// what waits fails with [`CallError::Stopped`], and the workers have
     /// [`PoolConfig::stop_grace`] to finish what they run.
     ///
@@ -174,7 +182,7 @@ impl Pool {
     /// safe.
     ///
     /// # Errors
-    /// [`CallError::Deadline`] or [`CallError::Stopped`].
+    /// [`CallError::Deadline`], [`CallError::NoWorker`] or [`CallError::Stopped`].
     pub async fn session(&self, deadline: Deadline) -> Result<Session, CallError> {
         let mut served = self.shared.served.subscribe();
         loop {
@@ -189,7 +197,7 @@ impl Pool {
                     () = stopped.cancelled() => Err(CallError::Stopped),
                 }
             });
-            waited.await.unwrap_or(Err(CallError::Deadline { at: Where::Queue }))?;
+            waited.await.unwrap_or_else(|| Err(self.shared.not_given_out()))?;
         }
     }
 
@@ -265,6 +273,7 @@ pub(crate) async fn call_bytes(
         body,
         options,
         session: pin.map_or(0, |(_, session)| session),
+        deaths: 0,
         reply,
     };
     let life = pin.map(|(life, _)| life);
@@ -276,7 +285,10 @@ pub(crate) async fn call_bytes(
             // Whoever had the call was dropped with it: its scope was aborted.
             outcome.unwrap_or(Err(CallError::Stopped))
         }
-        None => Err(CallError::Deadline { at: guard.cancel() }),
+        None => Err(match guard.cancel() {
+            Where::Queue => shared.not_given_out(),
+            at => CallError::Deadline { at },
+        }),
     }
 }
 

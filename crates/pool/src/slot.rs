@@ -40,6 +40,7 @@ pub(crate) fn spec(shared: Arc<Shared>, place: usize, first: First) -> ChildSpec
                 Ok(()) => Ok(()),
                 Err(error) => {
                     let text = error.to_string();
+                    shared.lock().ended(text.clone());
                     tell(&first, Err(error));
                     Err(BoxError::from(text))
                 }
@@ -101,7 +102,7 @@ async fn incarnation(
             tell(first, Ok(()));
             let since = Instant::now();
             let death = connection.serve(&stop).await;
-            if connection.had_calls() || since.elapsed() >= SETTLED {
+            if connection.was_of_use() || since.elapsed() >= SETTLED {
                 delay.useful();
             }
             death
@@ -110,19 +111,20 @@ async fn incarnation(
     };
     let settled = connection.settle(incarnation, &death);
     seat.leave(&death, settled);
-    if let Some((stdout, stderr)) = captures {
-        // Whatever was not read by then goes with the incarnation's scope.
-        let _ = timeout(OUTPUT_WITHIN, async { (stdout.await, stderr.await) }).await;
+    if let Some((mut stdout, mut stderr)) = captures {
+        let read = async { ((&mut stdout).await, (&mut stderr).await) };
+        if timeout(OUTPUT_WITHIN, read).await.is_err() {
+            // A process that got away holds the pipes: nobody waits for what it has to say.
+            stdout.abort();
+            stderr.abort();
+        }
     }
     if stop.is_cancelled() {
         return Ok(());
     }
     tracing::warn!(%worker, %incarnation, %death, "worker died");
-    let output = match served {
-        true => Vec::new(),
-        false => shared.outputs[place].tail(incarnation, QUOTED_LINES),
-    };
-    Err(PoolError::not_ready(shared.spec.name(), worker, &death, output))
+    let output = shared.outputs[place].tail(incarnation, QUOTED_LINES);
+    Err(PoolError::ended(shared.spec.name(), worker, served, &death, output))
 }
 
 /// Gives the place back, also when the incarnation is dropped half-way.

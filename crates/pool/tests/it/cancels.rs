@@ -5,7 +5,7 @@ use std::time::Duration;
 use snakehouse_base::{Coded, Deadline, Kind};
 use snakehouse_pool::{Args, CallError, CallOptions, PoolConfig, Value, Where};
 
-use crate::support::{Rig, Trace, call, call_pid, run, spec, wait_until, workers};
+use crate::support::{Rig, Trace, Watched, call, call_pid, run, spec, wait_until, workers};
 
 fn briefly() -> CallOptions {
     CallOptions::within(Duration::from_millis(200))
@@ -73,6 +73,42 @@ fn a_tool_that_does_not_end_costs_its_worker() {
         assert_eq!(error, CallError::Deadline { at: Where::Worker });
         assert_ne!(call_pid(&pool).await, before);
         assert_eq!(pool.workers()[0].restarts, 1);
+        rig.end().await;
+    });
+}
+
+/// The answers of short calls wait for company while the next call runs: a caller that gave up on
+/// one of them is no reason to kill the worker.
+#[test]
+fn a_cancelled_call_that_is_over_costs_no_other() {
+    run(async {
+        let rig = Rig::new().await;
+        let spec = spec().cancel_grace(Some(Duration::from_millis(100)));
+        let pool = rig.pool_of(spec, workers(1)).await;
+        let opening = async {
+            while pool.workers()[0].window < 3 {
+                call(&pool, "sleep", Args::none().arg(0)).await.unwrap();
+            }
+        };
+        tokio::time::timeout(crate::support::BOUND, opening).await.expect("calls are never short");
+        let worker = Watched::new(pool.workers()[0].pid.unwrap());
+        let task = |seconds: f64, options: CallOptions| {
+            let (pool, args) = (pool.clone(), Args::none().arg(seconds));
+            rig.root.scope().task("call", async move { pool.call("sleep", args, options).await })
+        };
+        // All three are read at once.
+        worker.pause();
+        let over = [task(0.0, briefly()), task(0.0, briefly())];
+        wait_until(&pool, |pool| pool.workers()[0].in_flight == 2).await;
+        let bystander = task(0.5, crate::support::soon());
+        wait_until(&pool, |pool| pool.workers()[0].in_flight == 3).await;
+        for over in over {
+            let error = over.await.unwrap().unwrap_err();
+            assert_eq!(error, CallError::Deadline { at: Where::Worker });
+        }
+        worker.go_on();
+        assert_eq!(bystander.await.unwrap(), Ok(Value::from("slept")));
+        assert_eq!(pool.workers()[0].restarts, 0);
         rig.end().await;
     });
 }

@@ -85,12 +85,16 @@ fn calls_sent_ahead_run_exactly_once() {
             let (pool, args) = (pool.clone(), trace.args(&name).arg(seconds));
             rig.root.scope().task(&name, async move { call(&pool, "append", args).await })
         };
+        // A slow call before the rest is sent would close the window.
+        worker.pause();
         let first = task("first".to_owned(), 600.0);
+        wait_until(&pool, |pool| pool.workers()[0].in_flight == 1).await;
         let ahead: Vec<_> = (0..20).map(|n| task(n.to_string(), 0.0)).collect();
-        trace.wait_for("first").await;
-        // How many of them depends on how fast the machine was; the rest wait.
-        wait_until(&pool, |pool| pool.workers()[0].in_flight > 1).await;
+        // How many of them depends on how short the calls before were; the rest wait.
         wait_until(&pool, |pool| pool.workers()[0].in_flight + pool.waiting() == 21).await;
+        assert!(pool.workers()[0].in_flight > 1);
+        worker.go_on();
+        trace.wait_for("first").await;
 
         worker.kill();
 

@@ -13,6 +13,7 @@ mod calls;
 mod cancels;
 mod deaths;
 mod host;
+mod hostile;
 mod interpreters;
 mod measurements;
 mod processes;

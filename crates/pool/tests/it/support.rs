@@ -152,7 +152,20 @@ impl Watched {
     }
 
     pub(crate) fn kill(&self) {
-        rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL).unwrap();
+        self.signal(Signal::KILL);
+    }
+
+    /// Stops it; it stays as it is until [`go_on`](Self::go_on).
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        rustix::process::pidfd_send_signal(&self.pidfd, signal).unwrap();
     }
 
     /// Blocks until it is dead.
