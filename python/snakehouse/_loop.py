@@ -55,7 +55,7 @@ _BATCH = 64 << 10
 _TOGETHER = 16
 # A call is short if it takes less (seconds). A tool is quick after so many short calls in a row.
 _SHORT = 200e-6
-_QUICK = 16
+_QUICK = 4
 # No answer is held longer (seconds) by a call that the interpreter can interrupt.
 _HOLD = 1e-3
 
@@ -308,9 +308,11 @@ class Loop:
     def _arm(self) -> bool:
         """Set the timer; false if nothing may be held because the timer is a tool's."""
         if self._may_hold and signal.getsignal(signal.SIGALRM) is self._overdue:
+            # Looked at first: the timer may end while this thread waits for its processor.
+            armed = monotonic()
             left, interval = signal.setitimer(signal.ITIMER_REAL, _HOLD)
             if not left:
-                self._armed = monotonic()
+                self._armed = armed
                 return True
             signal.setitimer(signal.ITIMER_REAL, left, interval)
         self._may_hold = False

@@ -2,8 +2,9 @@
 //!
 //! A worker is a program that a host starts with a control socket and a [`page`](crate::page): it
 //! implements [`Handler`] and calls [`serve`]. One thread, one call at a time: reads what is there,
-//! runs the calls of it in order, writes the answers. Answers of quick calls that arrived together
-//! leave together; before a call that may take long, everything is written.
+//! runs the calls of it in order, writes the answers. What is finished is written before the next
+//! call runs: a handler's code cannot be interrupted, so nothing may wait for it. Answers of calls
+//! that do not run (cancelled, late, unknown) leave together.
 //!
 //! A handler that panics has failed one call ([`Failure`] with code `panic`), nothing else. The loop
 //! ends at end of file, at a goaway, or with a [`WorkerError`]. Tested over socket pairs, and as a

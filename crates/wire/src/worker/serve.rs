@@ -4,7 +4,6 @@ use std::any::Any;
 use std::io::{self, IoSlice, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use snakehouse_base::{Clock, Deadline, Kind, SystemClock};
@@ -21,10 +20,8 @@ use crate::page::WorkerPage;
 
 /// Least room for a read.
 const READ_LEN: usize = 64 << 10;
-/// Answers are kept back for company up to this many bytes.
+/// A longer answer is written without being copied.
 const BATCH_LEN: usize = 64 << 10;
-/// A tool whose last call took longer gets everything written before its next one.
-const QUICK: Duration = Duration::from_micros(200);
 
 /// Serves the host that started this process, until it hangs up.
 ///
@@ -56,7 +53,6 @@ pub fn serve_on<S: Read + Write, H: Handler>(
         socket,
         clock,
         out: BytesMut::new(),
-        quick: vec![false; tools.len()],
         tools,
         cancels: Arc::new(Mutex::new(Cancels::new(page))),
     };
@@ -100,8 +96,6 @@ struct Worker<'a, S> {
     /// Answers not yet written.
     out: BytesMut,
     tools: Vec<String>,
-    /// Per tool: whether its last call was short.
-    quick: Vec<bool>,
     cancels: Arc<Mutex<Cancels>>,
 }
 
@@ -168,9 +162,6 @@ impl<S: Read + Write> Worker<'_, S> {
         body: Bytes,
     ) -> Result<(), WorkerError> {
         let tool = usize::from(head.tool);
-        if self.out.len() > BATCH_LEN || !self.quick.get(tool).is_some_and(|quick| *quick) {
-            self.flush()?;
-        }
         let began = self.clock.now();
         let context = CallContext {
             stream,
@@ -193,6 +184,8 @@ impl<S: Read + Write> Worker<'_, S> {
                 "the deadline passed before the call began",
             ))
         } else if let Some(name) = self.tools.get(tool) {
+            // Nobody knows how long this takes, so nothing that is finished waits for it.
+            write_all(&mut self.socket, &self.out.split(), &[])?;
             catch_unwind(AssertUnwindSafe(|| handler.call(name, body, &context)))
                 .unwrap_or_else(|panic| Err(panicked(name, panic.as_ref())))
         } else {
@@ -200,14 +193,11 @@ impl<S: Read + Write> Worker<'_, S> {
             Err(Failure::new(Kind::NotFound, "unknown_tool", message))
         };
         self.lock().end();
-        if let Some(quick) = self.quick.get_mut(tool) {
-            *quick = self.clock.now().saturating_duration_since(began) < QUICK;
-        }
         match answer {
             Ok(body) if body.len() > BATCH_LEN => {
                 self.flush()?;
                 for segment in (Message::Reply { stream, body }).segments() {
-                    self.write(segment.head(), segment.body())?;
+                    write_all(&mut self.socket, segment.head(), segment.body())?;
                 }
             }
             Ok(body) => Message::Reply { stream, body }.encode(&mut self.out),
@@ -231,26 +221,30 @@ impl<S: Read + Write> Worker<'_, S> {
     fn flush(&mut self) -> Result<(), WorkerError> {
         if !self.out.is_empty() {
             let out = self.out.split();
-            self.write(&out, &[])?;
+            write_all(&mut self.socket, &out, &[])?;
         }
         Ok(())
     }
+}
 
-    fn write(&mut self, mut head: &[u8], mut body: &[u8]) -> Result<(), WorkerError> {
-        while !head.is_empty() || !body.is_empty() {
-            match self.socket.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]) {
-                Ok(0) => return Err(WorkerError::Socket(io::ErrorKind::WriteZero.into())),
-                Ok(sent) => {
-                    let of_head = sent.min(head.len());
-                    head = &head[of_head..];
-                    body = &body[sent - of_head..];
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(WorkerError::Socket(error)),
+fn write_all(
+    socket: &mut impl Write,
+    mut head: &[u8],
+    mut body: &[u8],
+) -> Result<(), WorkerError> {
+    while !head.is_empty() || !body.is_empty() {
+        match socket.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]) {
+            Ok(0) => return Err(WorkerError::Socket(io::ErrorKind::WriteZero.into())),
+            Ok(sent) => {
+                let of_head = sent.min(head.len());
+                head = &head[of_head..];
+                body = &body[sent - of_head..];
             }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(WorkerError::Socket(error)),
         }
-        Ok(())
     }
+    Ok(())
 }
 
 fn panicked(tool: &str, panic: &(dyn Any + Send)) -> Failure {
