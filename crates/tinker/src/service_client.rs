@@ -60,6 +60,7 @@ impl ServiceClient {
         chance: Chance,
     ) -> Result<Self, ClientError> {
         let link = Link::new(transport, base_url, config.patience, chance, scope.cancelled());
+        // audit(deadline): bounded by the patience of the link
         let deadline = Deadline::never();
         let behaviour = server_behaviour(&link).await?;
         let limits = ChunkLimits {
@@ -266,6 +267,7 @@ impl ServiceClient {
 async fn server_behaviour(link: &Link) -> Result<json::ClientConfig, ClientError> {
     const ENDPOINT: &str = "client/config";
     let body = json::ConfigRequest { sdk_version: VERSION.to_owned() };
+    // audit(deadline): bounded by the patience of the link
     let behaviour: json::ClientConfig = match post(link, ENDPOINT, &body, Deadline::never()).await {
         Err(ClientError::Refused { status: 404, .. }) => json::ClientConfig::default(),
         other => other?,

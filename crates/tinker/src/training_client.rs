@@ -253,6 +253,7 @@ impl TrainingClient {
             let mut send = |index: usize| {
                 let request = make(index, SeqId(first + index as u64));
                 let session = &session;
+                // audit(deadline): a place in the order is taken; bounded by the link's patience
                 async move { session.submit(operation, request?, Deadline::never()).await }
             };
             let rest: Vec<_> =
