@@ -13,6 +13,9 @@
 //! development dependency.
 //!
 //! **How it is tested.** Each instrument must find a planted fault.
+//!
+//! # Guide
+#![doc = include_str!("../README.md")]
 #![expect(clippy::panic, reason = "a test's verdict is a panic")]
 
 mod counted;
