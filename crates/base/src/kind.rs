@@ -93,6 +93,11 @@ impl Kind {
         }
     }
 
+    /// The kind of this name, as [`as_str`](Kind::as_str) writes it.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
     /// The one table of retryability.
     pub const fn retry(self) -> Retry {
         match self {
@@ -162,6 +167,8 @@ mod tests {
     fn names_are_distinct() {
         let names: HashSet<_> = Kind::ALL.iter().map(|k| k.as_str()).collect();
         assert_eq!(names.len(), Kind::ALL.len());
+        assert!(Kind::ALL.into_iter().all(|kind| Kind::parse(kind.as_str()) == Some(kind)));
+        assert_eq!(Kind::parse("mood"), None);
     }
 
     #[test]

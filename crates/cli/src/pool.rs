@@ -11,6 +11,7 @@ use snakehouse_pool::{
     from_json, to_json,
 };
 use snakehouse_supervise::{Lane, Root, Scope};
+use snakehouse_tinker::ClientError;
 
 use crate::args::PoolCallArgs;
 use crate::config::Config;
@@ -136,8 +137,23 @@ async fn call_running(
     // The service answers at the tool's deadline; a little more is for the way back.
     let deadline =
         Deadline::after(tokio::time::Instant::now().into_std(), within + Duration::from_secs(5));
-    let returned: Returned = running.service().call_tool(tool, &arguments, deadline).await?;
+    let called = running.service().call_tool(tool, &arguments, deadline).await;
+    let returned: Returned = called.map_err(call_refused)?;
     Ok(returned.value)
+}
+
+/// A failed call in the running `up` reads like one in a pool of our own.
+fn call_refused(error: ClientError) -> CliError {
+    match error {
+        ClientError::Refused { code: Some(code), kind: Some(kind), detail, hint, .. } => {
+            let failed = CliError::new(kind, "tool_failed", detail).with_code(code);
+            match hint {
+                Some(hint) => failed.with_hint(hint),
+                None => failed,
+            }
+        }
+        other => other.into(),
+    }
 }
 
 /// One row of `pool ps`.

@@ -33,6 +33,10 @@ pub enum ClientError {
         detail: String,
         /// What the service advises.
         hint: Option<String>,
+        /// The service's own stable name for the refusal.
+        code: Option<String>,
+        /// The family, if the service names it; the status decides otherwise.
+        kind: Option<Kind>,
     },
     /// The service accepted the operation and it failed there: final, and without effect.
     #[error("{operation} failed: {message}")]
@@ -131,6 +135,7 @@ impl Coded for ClientError {
         match self {
             Self::Config(error) => error.kind(),
             Self::InvalidInput(error) => error.kind(),
+            Self::Refused { kind: Some(kind), .. } => *kind,
             Self::Refused { status, .. } => kind_of_status(*status),
             Self::Failed { category: Category::User, .. } => Kind::InvalidInput,
             Self::Failed { .. } | Self::Protocol { .. } => Kind::Internal,

@@ -240,17 +240,28 @@ pub(crate) fn judge(endpoint: &str, response: &Response) -> Failure {
 
 /// A refusal, with whatever the service said about it.
 pub(crate) fn refused(endpoint: &str, response: &Response) -> ClientError {
-    let (detail, hint) = explanation(response);
-    ClientError::Refused { endpoint: endpoint.to_owned(), status: response.status, detail, hint }
+    let Explanation { detail, hint, code, kind } = explanation(response);
+    let (endpoint, status) = (endpoint.to_owned(), response.status);
+    ClientError::Refused { endpoint, status, detail, hint, code, kind }
 }
 
 /// An answer that says "not now".
 pub(crate) fn outage(response: &Response) -> Outage {
-    Outage::Status { status: response.status, detail: explanation(response).0 }
+    Outage::Status { status: response.status, detail: explanation(response).detail }
 }
 
-/// Reads `{"detail": text, "error": {"message", "hint"}}`, either part of which may be absent.
-fn explanation(response: &Response) -> (String, Option<String>) {
+/// What a service says about its refusal.
+#[derive(Default)]
+struct Explanation {
+    detail: String,
+    hint: Option<String>,
+    code: Option<String>,
+    kind: Option<Kind>,
+}
+
+/// Reads `{"detail": text, "error": {"code", "kind", "message", "hint"}}`, any part of which may be
+/// absent.
+fn explanation(response: &Response) -> Explanation {
     /// Enough to understand an answer that is not the protocol's.
     const LONGEST: usize = 300;
     let body: Option<serde_json::Value> = serde_json::from_slice(&response.body).ok();
@@ -261,13 +272,15 @@ fn explanation(response: &Response) -> (String, Option<String>) {
         let inner = ["error", "detail"].iter().find_map(|key| body.get(key)).unwrap_or(body);
         let detail = inner.as_str().map(str::to_owned).or_else(|| text(inner, "message"));
         if let Some(detail) = detail {
-            return (detail, text(body, "hint").or_else(|| text(inner, "hint")));
+            let hint = text(body, "hint").or_else(|| text(inner, "hint"));
+            let kind = text(inner, "kind").and_then(|name| Kind::parse(&name));
+            return Explanation { detail, hint, code: text(inner, "code"), kind };
         }
     }
     let raw = String::from_utf8_lossy(&response.body);
-    let raw = raw.trim();
-    let shown: String = raw.chars().take(LONGEST).collect();
-    (if shown.is_empty() { "(no explanation)".to_owned() } else { shown }, None)
+    let shown: String = raw.trim().chars().take(LONGEST).collect();
+    let detail = if shown.is_empty() { "(no explanation)".to_owned() } else { shown };
+    Explanation { detail, ..Explanation::default() }
 }
 
 #[cfg(test)]

@@ -137,7 +137,7 @@ impl Failure {
         let text = |key| map.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         let kind = text("kind");
         Self {
-            kind: Kind::ALL.into_iter().find(|k| k.as_str() == kind).unwrap_or(Kind::Tool),
+            kind: Kind::parse(&kind).unwrap_or(Kind::Tool),
             code: text("code"),
             type_name: text("type").into(),
             message: text("message"),

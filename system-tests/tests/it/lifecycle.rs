@@ -58,3 +58,20 @@ fn models_are_checked_added_and_listed() {
     let served = get(up.port, "/api/v1/get_server_capabilities").unwrap().json;
     assert_eq!(served["supported_models"].as_array().unwrap().len(), 2, "{served}");
 }
+
+#[test]
+fn a_tool_of_a_running_up_fails_like_one_at_home() {
+    let home = tempfile::tempdir().unwrap();
+    let tools = snakehouse_system_tests::chaos::tools();
+    let up = Up::start(home.path(), 0, &["--tools", &tools]);
+    let ran = run(home.path(), &["--json", "pool", "call", "echo", "7"]);
+    assert_eq!(ran.last_json()["value"], 7, "{ran:?}");
+    for (tool, code) in [("raises", "tool_raised"), ("exits", "worker_died")] {
+        let ran = run(home.path(), &["--json", "pool", "call", tool]);
+        assert_eq!(ran.error_code(), code, "{ran:?}");
+        assert_eq!(ran.code, Some(7), "{ran:?}");
+    }
+    let ran = run(home.path(), &["--json", "pool", "call", "nobody"]);
+    assert_eq!((ran.error_code().as_str(), ran.code), ("unknown_tool", Some(3)), "{ran:?}");
+    drop(up);
+}
