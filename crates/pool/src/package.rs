@@ -4,8 +4,12 @@ use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sha2::{Digest, Sha256};
+use snakehouse_base::id::RunToken;
+use snakehouse_base::{Clock, SystemClock};
 
 use crate::error::PoolError;
 use crate::os;
@@ -40,6 +44,12 @@ const FILES: &[(&str, &str)] = &[
 /// The name of the package.
 const NAME: &str = "snakehouse";
 
+/// What a directory is called that is not complete yet, or no longer of use.
+const FRESH: &str = ".new-";
+
+/// No extraction takes this long: whoever left such a directory behind is dead.
+const LEFT_BEHIND: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Where the package lies for interpreters to import. Never changed once it is complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Package {
@@ -63,28 +73,27 @@ impl Package {
     /// As [`extract`](Self::extract), below a directory that is made if need be, with mode 0700.
     ///
     /// The directory's name is the hash of its content. It appears by one rename, complete, so
-    /// neither a crash nor another process at the same work can leave half of it.
+    /// neither a crash nor another process at the same work can leave half of it. One that somebody
+    /// else damaged is swapped for a whole one. Those of other versions are left alone: their
+    /// programs may be running.
     pub(crate) fn extract_below(cache: &Path) -> Result<Self, PoolError> {
         private_directory(cache).map_err(failed(cache))?;
         let root = cache.join(format!("python-{}", content_hash()));
-        if !root.exists() {
-            let fresh = cache.join(format!(
-                ".new-{}-{}",
-                std::process::id(),
-                snakehouse_base::id::RunToken::fresh()
-            ));
+        if !is_whole(&root) {
+            let fresh = cache.join(format!("{FRESH}{}-{}", std::process::id(), RunToken::fresh()));
             write_package(&fresh).map_err(failed(&fresh))?;
-            if let Err(source) = fs::rename(&fresh, &root) {
-                // The rename fails when another process was faster; its content is the same.
-                let removed = fs::remove_dir_all(&fresh);
-                if !root.is_dir() {
-                    return Err(PoolError::Package { path: root, source });
-                }
-                removed.map_err(failed(&fresh))?;
-            }
+            put_in_place(&fresh, &root).map_err(failed(&root))?;
         }
+        remove_left_behind(cache);
         private_directory(&root).map_err(failed(&root))?;
         Ok(Self { root })
+    }
+
+    /// Extracts it again if it is not whole any more: caches are cleaned by others too. Blocks on
+    /// the disk.
+    pub(crate) fn mend(&self) -> Result<(), PoolError> {
+        let cache = self.root.parent().unwrap_or(&self.root);
+        Self::extract_below(cache).map(drop)
     }
 
     /// The reaper's program.
@@ -125,6 +134,50 @@ fn private_directory(path: &Path) -> io::Result<()> {
         fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
     }
     Ok(())
+}
+
+/// Whether every file is there with its content.
+fn is_whole(root: &Path) -> bool {
+    let package = root.join(NAME);
+    let same = |name: &str, content: &str| {
+        fs::read(package.join(name)).is_ok_and(|found| found == content.as_bytes())
+    };
+    FILES.iter().all(|(name, content)| same(name, content))
+}
+
+/// Makes a whole package appear under its name at once, whatever is there now.
+fn put_in_place(fresh: &Path, root: &Path) -> io::Result<()> {
+    if fs::rename(fresh, root).is_ok() {
+        return Ok(());
+    }
+    // Either another process was faster, with the same content, or what is there is damaged. Both
+    // ways something is left under the name of the fresh one.
+    if !is_whole(root) {
+        renameat_with(CWD, fresh, CWD, root, RenameFlags::EXCHANGE)?;
+        tracing::warn!(path = %root.display(), "damaged Python package replaced");
+    }
+    remove(fresh);
+    Ok(())
+}
+
+fn remove_left_behind(cache: &Path) {
+    let Ok(entries) = fs::read_dir(cache) else { return };
+    let now = SystemClock.wall();
+    for entry in entries.flatten() {
+        let is_fresh = entry.file_name().to_str().is_some_and(|name| name.starts_with(FRESH));
+        let modified = entry.metadata().and_then(|found| found.modified());
+        let age = modified.ok().and_then(|at| now.duration_since(at).ok());
+        if is_fresh && age.is_some_and(|age| age > LEFT_BEHIND) {
+            remove(&entry.path());
+        }
+    }
+}
+
+/// What cannot be removed stays for the next time; nobody is the worse for it.
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_dir_all(path) {
+        tracing::debug!(path = %path.display(), %error, "old Python package not removed");
+    }
 }
 
 fn write_package(root: &Path) -> io::Result<()> {
@@ -181,6 +234,45 @@ mod tests {
         }
         let left: Vec<_> = fs::read_dir(&cache).unwrap().collect();
         assert_eq!(left.len(), 1);
+    }
+
+    #[test]
+    fn a_damaged_one_is_replaced() {
+        let temp = tempfile::tempdir().unwrap();
+        let cache = temp.path().join("cache");
+        let package = Package::extract_below(&cache).unwrap();
+        let files = package.root.join(NAME);
+        let damages: [&dyn Fn(); 5] = [
+            &|| fs::remove_file(files.join("_loop.py")).unwrap(),
+            &|| fs::write(files.join("_loop.py"), "").unwrap(),
+            &|| fs::write(files.join("worker.py"), "\0".repeat(3)).unwrap(),
+            &|| fs::remove_dir_all(&files).unwrap(),
+            &|| fs::remove_dir_all(&package.root).unwrap(),
+        ];
+        for damage in damages {
+            damage();
+            assert!(!is_whole(&package.root));
+            package.mend().unwrap();
+            assert!(is_whole(&package.root));
+            assert_eq!(fs::read_dir(&cache).unwrap().count(), 1, "the damaged one is gone");
+        }
+    }
+
+    #[test]
+    fn only_what_is_left_behind_is_removed() {
+        let temp = tempfile::tempdir().unwrap();
+        let cache = temp.path().join("cache");
+        let [old, young, other] =
+            [".new-1-old", ".new-1-young", "python-other"].map(|name| cache.join(name));
+        for path in [&old, &young, &other] {
+            fs::create_dir_all(path.join(NAME)).unwrap();
+        }
+        for path in [&old, &other] {
+            let long_ago = SystemClock.wall() - 2 * LEFT_BEHIND;
+            fs::File::open(path).unwrap().set_modified(long_ago).unwrap();
+        }
+        Package::extract_below(&cache).unwrap();
+        assert_eq!([&old, &young, &other].map(|path| path.exists()), [false, true, true]);
     }
 
     #[test]

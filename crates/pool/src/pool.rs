@@ -34,8 +34,9 @@ pub struct PoolConfig {
     pub workers: usize,
     /// Calls that may wait; one more is [`CallError::Saturated`]. Default 10,000.
     pub queue: usize,
-    /// From the start of a worker to its hello. Default 60 s: an import of a large library on a
-    /// loaded machine takes 20 s.
+    /// From the start of a worker's process to its hello. Default 60 s: an import of a large
+    /// library on a loaded machine takes 20 s. The reaper has as long to start the process, but no
+    /// longer than 10 s, or it is replaced.
     pub start_within: Duration,
     /// From the pool's stop to the kill of a worker that is not gone by itself. Default 3 s.
     pub stop_grace: Duration,

@@ -68,7 +68,9 @@ async fn incarnation(
 ) -> Result<(), PoolError> {
     let worker = worker_id(place);
     let stop = ctx.cancelled();
-    delay.begin(&stop).await;
+    if delay.begin(&stop).await {
+        shared.reaper.mend_package().await;
+    }
     let mut seat = Seat { shared, place, over: false };
     let incarnation = shared.lock().starting(place);
     let command = shared
@@ -78,7 +80,7 @@ async fn incarnation(
     let mut process = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
-        process = shared.reaper.spawn(worker, command) => process?,
+        process = shared.reaper.spawn(worker, command, shared.config.start_within) => process?,
     };
     shared.lock().started(place, process.pid);
     let captures = process.output.take().map(|(stdout, stderr)| {

@@ -35,8 +35,8 @@ impl StartDelay {
     }
 
     /// A start begins; it counts as useless until [`useful`](Self::useful). Waits as long as the
-    /// ones before ask for, or until `stop`. Cancel safe.
-    pub(crate) async fn begin(&self, stop: &CancellationToken) {
+    /// ones before ask for, or until `stop`. Gives whether the one before was useless. Cancel safe.
+    pub(crate) async fn begin(&self, stop: &CancellationToken) -> bool {
         let useless = self.0.fetch_add(1, Ordering::Relaxed);
         if useless > 0 {
             tokio::select! {
@@ -44,6 +44,7 @@ impl StartDelay {
                 () = stop.cancelled() => {}
             }
         }
+        useless > 0
     }
 
     /// Has a child restarted for ever, and leaves the pauses to this.

@@ -45,6 +45,11 @@ impl Pidfd {
         self.signal(Signal::URG)
     }
 
+    /// SIGCONT. A process that is gone, or was not stopped, is fine.
+    pub(crate) fn resume(&self) -> io::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
     fn signal(&self, signal: Signal) -> io::Result<()> {
         signal_to(self.0.get_ref().as_fd(), signal)
     }

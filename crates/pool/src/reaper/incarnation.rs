@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command as StdCommand, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use snakehouse_base::id::WorkerId;
@@ -27,8 +28,9 @@ use super::{QUEUE, Shared, State};
 /// A cold interpreter on a loaded machine takes 2 s.
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
-/// How long it may take to end everything below it once the socket is closed.
-const END_WITHIN: Duration = Duration::from_secs(10);
+/// How long it may take to end everything below it once the socket is closed. The kernel and the
+/// sweep do it without the reaper.
+const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// A request to start a worker.
 #[derive(Debug)]
@@ -67,10 +69,12 @@ struct Packet {
 /// Runs one reaper until it dies or the scope stops. Leaves no process of this run behind.
 pub(super) async fn run(ctx: &ChildCtx, shared: &Shared) -> Result<(), PoolError> {
     let cancelled = ctx.cancelled();
-    shared.delay.begin(&cancelled).await;
+    if shared.delay.begin(&cancelled).await {
+        shared.mend_package().await;
+    }
     let (socket, theirs) = Seqpacket::pair().map_err(PoolError::os("make a socket pair"))?;
     let mut process = start(shared, theirs).await?;
-    let pidfd = Pidfd::open(process.id()).map_err(PoolError::os("open a pidfd"))?;
+    let pidfd = Arc::new(Pidfd::open(process.id()).map_err(PoolError::os("open a pidfd"))?);
     let (requests, inbox) = mpsc::channel(QUEUE);
     let mut reaper = Loop {
         socket,
@@ -88,7 +92,11 @@ pub(super) async fn run(ctx: &ChildCtx, shared: &Shared) -> Result<(), PoolError
         Ok(Ok(())) => {
             tracing::debug!(pid = process.id(), "reaper is up");
             shared.delay.useful();
-            shared.state.send_replace(State::Up { pid: process.id(), requests });
+            shared.state.send_replace(State::Up {
+                pid: process.id(),
+                pidfd: pidfd.clone(),
+                requests,
+            });
             ctx.ready();
             reaper.serve(ctx).await
         }
@@ -99,6 +107,8 @@ pub(super) async fn run(ctx: &ChildCtx, shared: &Shared) -> Result<(), PoolError
     shared.state.send_replace(State::Starting);
     // Closes the socket and every lifeline, and tells everybody who waits.
     reaper.end();
+    // One that somebody stopped could not end.
+    pidfd.resume().map_err(PoolError::os("resume the reaper"))?;
     if timeout(END_WITHIN, pidfd.dead()).await.is_err() {
         tracing::error!(pid = process.id(), "reaper did not end and is killed");
         pidfd.kill().map_err(PoolError::os("kill the reaper"))?;

@@ -23,11 +23,13 @@ use std::time::Duration;
 use snakehouse_base::id::{RunToken, WorkerId};
 use snakehouse_supervise::{BoxError, Child, ChildSpec, Lane, Scope};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 pub(crate) use process::{Command, Process};
 
 use crate::error::PoolError;
 use crate::interpreter::Interpreter;
+use crate::os::Pidfd;
 use crate::package::Package;
 use crate::start_delay::StartDelay;
 
@@ -35,6 +37,9 @@ use self::incarnation::Spawn;
 
 /// Spawn requests that may wait for the reaper.
 const QUEUE: usize = 64;
+
+/// A fork and an exec take it milliseconds; on the most loaded machine, not this long.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Its clean-up is bounded by less than this.
 const GRACE: Duration = Duration::from_secs(30);
@@ -73,7 +78,7 @@ pub(crate) struct Shared {
 #[derive(Clone, Debug)]
 pub(crate) enum State {
     Starting,
-    Up { pid: u32, requests: mpsc::Sender<Spawn> },
+    Up { pid: u32, pidfd: Arc<Pidfd>, requests: mpsc::Sender<Spawn> },
     Down { message: String, unfit: Option<String> },
 }
 
@@ -171,28 +176,56 @@ impl Reaper {
         self.shared.package.worker()
     }
 
-    /// Starts a worker. Waits for a reaper that is up.
+    /// Extracts the package again if something damaged it.
+    pub(crate) async fn mend_package(&self) {
+        self.shared.mend_package().await;
+    }
+
+    /// Starts a worker. Waits for a reaper that is up, and as long again for its answer, but not
+    /// longer than [`ANSWER_WITHIN`]: a reaper that does not answer is killed, and with it
+    /// everything below it, since a host without a reaper that works has no workers for long.
     ///
     /// Cancel safe: a worker that starts for nobody is killed.
     pub(crate) async fn spawn(
         &self,
         worker: WorkerId,
         mut command: Command,
+        within: Duration,
     ) -> Result<Process, PoolError> {
         command.env.insert(crate::sweep::RUN_ENV.to_owned(), self.run_token().as_str().to_owned());
         let mut state = self.shared.state.subscribe();
-        let requests = loop {
-            if let State::Up { requests, .. } = &*state.borrow_and_update() {
-                break requests.clone();
-            }
-            state.changed().await.map_err(|_gone| PoolError::Stopped)?;
-        };
+        let up = timeout(within, state.wait_for(|state| matches!(state, State::Up { .. }))).await;
+        let up = up
+            .map_err(|_elapsed| PoolError::reaper_gone("it did not come up in time"))?
+            .map_err(|_gone| PoolError::Stopped)?
+            .clone();
+        let State::Up { pid, pidfd, requests } = up else { return Err(PoolError::Stopped) };
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
         let request = Spawn { id, worker, command, reply };
         let gone = |_| PoolError::reaper_gone("it ended before it started the worker");
-        requests.send(request).await.map_err(|_| gone(()))?;
-        answer.await.map_err(|_| gone(()))?
+        let asked = async {
+            requests.send(request).await.map_err(|_| gone(()))?;
+            answer.await.map_err(|_| gone(()))?
+        };
+        match timeout(within.min(ANSWER_WITHIN), asked).await {
+            Ok(process) => process,
+            Err(_elapsed) => {
+                tracing::error!(pid, %worker, "reaper does not answer and is killed");
+                pidfd.kill().map_err(PoolError::os("kill the reaper"))?;
+                Err(PoolError::reaper_gone("it did not answer in time and is replaced"))
+            }
+        }
+    }
+}
+
+impl Shared {
+    async fn mend_package(&self) {
+        let package = self.package.clone();
+        // A lane that is closed belongs to a host that stops.
+        if let Ok(Err(error)) = self.lane.run(move || package.mend()).await {
+            tracing::warn!(%error, "Python package not mended");
+        }
     }
 }
 

@@ -186,7 +186,7 @@ fn garbage_and_silence_cost_the_worker() {
 fn a_worker_that_never_serves_is_a_typed_error_with_its_words() {
     run(async {
         let rig = Rig::new().await;
-        let quick = || PoolConfig { start_within: Duration::from_millis(500), ..workers(1) };
+        let quick = || PoolConfig { start_within: Duration::from_secs(2), ..workers(1) };
         let start = async |spec: WorkerSpec| {
             let start = Pool::start(rig.root.scope(), rig.reaper.clone(), spec, quick());
             let error = start.await.unwrap_err();

@@ -1,7 +1,7 @@
 //! The reaper dies: everything below it is ended, and the pool serves again.
 
 use snakehouse_base::{Coded, Kind};
-use snakehouse_pool::{Args, Death};
+use snakehouse_pool::{Args, Death, PoolConfig};
 
 use crate::support::{Rig, Trace, Watched, call, call_pid, run, soon, watched, workers};
 
@@ -50,6 +50,41 @@ fn a_reaper_told_to_terminate_ends_everything_first() {
         rustix::process::kill_process(name, rustix::process::Signal::TERM).unwrap();
         reaper.gone();
         left.iter().for_each(Watched::gone);
+        call_pid(&pool).await;
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_reaper_that_does_not_answer_is_replaced() {
+    run(async {
+        let rig = Rig::new().await;
+        let start_within = std::time::Duration::from_secs(2);
+        let pool = rig.pool(PoolConfig { start_within, ..workers(1) }).await;
+        let worker = Watched::new(call_pid(&pool).await);
+        let reaper = Watched::new(rig.reaper.pid().unwrap());
+        reaper.pause();
+        worker.kill();
+        call_pid(&pool).await;
+        reaper.gone();
+        assert_eq!(rig.reaper.restarts(), 1);
+        rig.end().await;
+    });
+}
+
+/// Caches are cleaned by others; a worker that does not find its program gets it back.
+#[test]
+fn a_damaged_package_is_mended_while_the_pool_runs() {
+    run(async {
+        let rig = Rig::new().await;
+        let pool = rig.pool(workers(1)).await;
+        let cache = rig.cache.path().join("cache");
+        for package in std::fs::read_dir(&cache).unwrap() {
+            std::fs::remove_dir_all(package.unwrap().path().join("snakehouse")).unwrap();
+        }
+        Watched::new(call_pid(&pool).await).kill();
+        call_pid(&pool).await;
+        Watched::new(rig.reaper.pid().unwrap()).kill();
         call_pid(&pool).await;
         rig.end().await;
     });

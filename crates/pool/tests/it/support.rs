@@ -20,7 +20,7 @@ pub(crate) struct Rig {
     pub(crate) root: Root,
     pub(crate) reaper: Reaper,
     pub(crate) token: RunToken,
-    _cache: tempfile::TempDir,
+    pub(crate) cache: tempfile::TempDir,
 }
 
 pub(crate) fn python() -> Interpreter {
@@ -57,7 +57,7 @@ impl Rig {
             cache: Some(cache.path().join("cache")),
         };
         let reaper = Reaper::start(root.scope(), config).await.unwrap();
-        Self { root, reaper, token, _cache: cache }
+        Self { root, reaper, token, cache }
     }
 
     pub(crate) async fn pool(&self, config: PoolConfig) -> Pool {
