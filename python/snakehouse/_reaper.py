@@ -7,7 +7,13 @@ below itself before it exits. It imports the standard library only and runs no u
 
 Owned here: the worker processes and every process that is re-parented to this one. Failures travel
 to the host as messages; a reaper that cannot do its work says so and exits. Waiting is one ``poll``
-on the socket and on the pipe that the signals write to; nothing is polled by time.
+on the socket, on the pipe that the signals write to and on starting workers; nothing is polled by
+time, and nothing else blocks.
+
+Why one round of kills after each death is enough: whatever is below this process and alive is
+killed, or below a process that is killed. When that one dies, its children become this process's
+(or a worker's, for which the same holds), and its death wakes the loop. A process that may not be
+killed (it changed its user) is named on standard error, and its end is waited for.
 
 Messages are JSON objects, one to a packet, descriptors beside them:
 
@@ -49,6 +55,7 @@ MAX_LISTED = 64
 CONTROL, STDOUT, STDERR, PAGE, LIFELINE = 0, 1, 2, 3, 4
 PLACES = (CONTROL, PAGE, LIFELINE, STDOUT, STDERR)
 FIRST_FREE = 5
+CLOEXEC_READ = os.O_RDONLY | os.O_CLOEXEC
 SCRATCH = 64
 
 PR_SET_PDEATHSIG = 1
@@ -85,35 +92,50 @@ def stat_of(pid: int | str) -> tuple[int, int] | None:
     return int(fields[1]), int(fields[19])
 
 
-def processes() -> dict[int, tuple[int, int]]:
-    """Every process in sight: ``{pid: (parent, start time)}``."""
-    found: dict[int, tuple[int, int]] = {}
+def children_of(pid: int) -> list[int]:
+    """The children of a process, by the kernel's own list."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found.extend(map(int, file.read().split()))
+    except OSError:
+        # It is gone, and its children are somebody else's now.
+        pass
+    return found
+
+
+def children_of_all() -> dict[int, list[int]]:
+    """Every process's children, for kernels without that list: a look at every process."""
+    found: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             stat = stat_of(name)
             if stat is not None:
-                found[int(name)] = stat
+                found.setdefault(stat[0], []).append(int(name))
     return found
 
 
-def kill_exactly(pid: int, start: int) -> int | None:
-    """SIGKILL to the process with this pid *and* start time, never to a later owner of the pid.
+def kill_descendant(pid: int, ancestors: Container[int]) -> bool:
+    """SIGKILL to the process with this pid if one of these is its parent; whether it was sent.
 
-    Gives the pidfd of the process, or None if there is nothing to wait for.
+    A later owner of the pid is never hit: the descriptor is taken before the parent is looked at.
+    Where no descriptor can be had the process is left for the round after its parent's death.
     """
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
-        return None
+        return False
     try:
         stat = stat_of(pid)
-        if stat is not None and stat[1] == start:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            return pidfd
-    except OSError:
-        pass
-    os.close(pidfd)
-    return None
+        if stat is None or stat[0] not in ancestors:
+            return False
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        return True
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(pidfd)
 
 
 def kill_group(pid: int) -> None:
@@ -122,6 +144,17 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
     except OSError:
         pass
+
+
+class Starting:
+    """A worker between its fork and its exec."""
+
+    def __init__(self, spawn_id: Any, pid: int, report: int) -> None:
+        self.spawn_id = spawn_id
+        self.pid = pid
+        # Ends when the worker's program runs (it is close-on-exec) or the child gave up.
+        self.report = report
+        self.failure = b""
 
 
 class Reaper:
@@ -133,7 +166,18 @@ class Reaper:
         self.pid = os.getpid()
         # What the host calls each worker, by pid.
         self.workers: dict[int, Any] = {}
+        self.starting: dict[int, Starting] = {}
+        # Children that were sent SIGKILL and are not reaped yet, and those that cannot be sent it.
+        self.killed: set[int] = set()
+        self.refusing: set[int] = set()
         self.told_to_end = False
+        self.poll = select.poll()
+        self.wake = -1
+        # Kept open: it must be readable when no descriptor is left in the system.
+        try:
+            self.children_fd = os.open(f"/proc/self/task/{self.pid}/children", CLOEXEC_READ)
+        except OSError:
+            self.children_fd = -1
 
     # Talking with the host.
 
@@ -171,21 +215,22 @@ class Reaper:
 
     def run(self) -> None:
         """Serves the host until it is gone or asks for the end; leaves nothing behind."""
-        wake_read, wake_write = os.pipe()
-        os.set_blocking(wake_read, False)
+        self.wake, wake_write = os.pipe()
+        os.set_blocking(self.wake, False)
         os.set_blocking(wake_write, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, ignore)
         signal.signal(signal.SIGTERM, self.on_term)
-        poll = select.poll()
-        poll.register(self.control, select.POLLIN)
-        poll.register(wake_read, select.POLLIN)
+        self.poll.register(self.control, select.POLLIN)
+        self.poll.register(self.wake, select.POLLIN)
         try:
             self.send({"event": "ready", "version": VERSION, "pid": self.pid})
             while not self.told_to_end:
-                ready = [fd for fd, _ in poll.poll()]
-                if wake_read in ready:
-                    drain(wake_read)
+                ready = {fd for fd, _ in self.poll.poll()}
+                for start in [start for start in self.starting.values() if start.report in ready]:
+                    self.follow(start)
+                if self.wake in ready:
+                    drain(self.wake)
                     self.reap()
                 if self.control.fileno() in ready:
                     self.serve(*self.receive())
@@ -218,8 +263,12 @@ class Reaper:
     # Starting.
 
     def spawn(self, message: Message, fds: list[int]) -> None:
-        """Starts a worker and says so."""
-        report_read, report_write = os.pipe()
+        """Starts a worker. Whether that worked is known when its report ends."""
+        try:
+            report_read, report_write = os.pipe()
+        except OSError as error:
+            self.refuse(message["id"], error.errno, f"pipe: {error.strerror}")
+            return
         try:
             pid = os.fork()
         except OSError as error:
@@ -230,21 +279,45 @@ class Reaper:
         if pid == 0:
             self.become_worker(message, fds, report_write)
         os.close(report_write)
-        # Ends when the worker's program runs (the pipe is close-on-exec) or the child gave up.
-        with open(report_read, "rb") as report:
-            failure = report.read()
-        if failure:
-            os.waitpid(pid, 0)
-            code, _, text = failure.decode(errors="replace").partition(" ")
-            self.refuse(message["id"], int(code), text)
-            return
-        self.workers[pid] = message["id"]
-        # Not reaped before this loop sees it, so neither call can name another process.
-        stat = stat_of(pid)
-        assert stat is not None
-        pidfd = os.pidfd_open(pid)
+        os.set_blocking(report_read, False)
+        self.starting[pid] = Starting(message["id"], pid, report_read)
+        self.poll.register(report_read, select.POLLIN)
+
+    def follow(self, start: Starting, *, is_dead: bool = False) -> None:
+        """Reads what there is of a report; at its end says how the start went."""
         try:
-            answer = {"event": "spawned", "id": message["id"], "pid": pid, "start": stat[1]}
+            while piece := os.read(start.report, 4096):
+                start.failure += piece
+        except BlockingIOError:
+            if not is_dead:
+                return
+        self.poll.unregister(start.report)
+        os.close(start.report)
+        del self.starting[start.pid]
+        if start.failure:
+            # It is about to exit, or has.
+            os.waitpid(start.pid, 0)
+            code, _, text = start.failure.decode(errors="replace").partition(" ")
+            self.refuse(start.spawn_id, int(code), text)
+            return
+        # Not reaped before this loop sees it, so neither call can name another process.
+        try:
+            stat = stat_of(start.pid)
+            pidfd = os.pidfd_open(start.pid)
+        except OSError as error:
+            # It is no worker, so it is killed with what is left behind.
+            self.refuse(start.spawn_id, error.errno, f"pidfd: {error.strerror}")
+            self.kill_children(keep=self.workers.keys() | self.starting.keys())
+            return
+        assert stat is not None
+        self.workers[start.pid] = start.spawn_id
+        try:
+            answer = {
+                "event": "spawned",
+                "id": start.spawn_id,
+                "pid": start.pid,
+                "start": stat[1],
+            }
             self.send(answer, [pidfd])
         finally:
             os.close(pidfd)
@@ -310,11 +383,18 @@ class Reaper:
                 break
             any_dead = True
             pid = dead.si_pid
+            start = self.starting.get(pid)
+            if start is not None:
+                self.follow(start, is_dead=True)
+                if pid not in self.workers and start.failure:
+                    continue
             spawn_id = self.workers.pop(pid, None)
             if spawn_id is not None:
                 # The leader is a zombie: its pid, which names the group, is still its own.
                 kill_group(pid)
             os.waitpid(pid, 0)
+            self.killed.discard(pid)
+            self.refusing.discard(pid)
             if spawn_id is not None:
                 exited = dead.si_code == os.CLD_EXITED
                 self.send(
@@ -327,43 +407,74 @@ class Reaper:
                     }
                 )
         if any_dead:
-            ended = self.kill_children(keep=self.workers)
-            for pidfd in ended.values():
-                os.close(pidfd)
+            ended = self.kill_children(keep=self.workers.keys() | self.starting.keys())
             if ended:
-                self.send({"event": "ended", "pids": list(ended)[:MAX_LISTED]})
+                self.send({"event": "ended", "pids": ended[:MAX_LISTED]})
 
-    def kill_children(self, keep: Container[int] = ()) -> dict[int, int]:
-        """SIGKILL to every child that is not kept and to all below it: ``{pid: pidfd}``."""
-        table = processes()
-        below: dict[int, list[int]] = {}
-        for pid, (parent, _) in table.items():
-            below.setdefault(parent, []).append(pid)
-        doomed = [pid for pid in below.get(self.pid, ()) if pid not in keep]
+    def kill_children(self, keep: Container[int] = ()) -> list[int]:
+        """SIGKILL to every child that is not kept and to all below it: those it was sent to.
+
+        Children that have it already are left alone, with what is below them: it comes up here.
+        """
+        below = children_of_all() if self.children_fd < 0 else None
+        children = below.get(self.pid, []) if below is not None else self.children()
+        mine = {pid for pid in children if pid not in keep and pid not in self.killed}
+        doomed = list(mine)
+        ancestors = {self.pid, *mine}
         for pid in doomed:
-            doomed.extend(below.get(pid, ()))
-        killed: dict[int, int] = {}
+            for child in children_of(pid) if below is None else below.get(pid, ()):
+                if child not in ancestors:
+                    ancestors.add(child)
+                    doomed.append(child)
+        sent: list[int] = []
         for pid in doomed:
-            pidfd = kill_exactly(pid, table[pid][1])
-            if pidfd is not None:
-                killed[pid] = pidfd
-        return killed
+            try:
+                if pid in mine:
+                    # Not reaped yet, so the pid is still the child's.
+                    os.kill(pid, signal.SIGKILL)
+                    self.killed.add(pid)
+                elif not kill_descendant(pid, ancestors):
+                    continue
+            except OSError as error:
+                self.say_refused(pid, error)
+            else:
+                sent.append(pid)
+        return sent
+
+    def children(self) -> list[int]:
+        """This process's own children. The list cannot change but grow: nobody else reaps them."""
+        os.lseek(self.children_fd, 0, os.SEEK_SET)
+        data = b""
+        while piece := os.read(self.children_fd, 1 << 16):
+            data += piece
+        return [int(word) for word in data.split()]
+
+    def say_refused(self, pid: int, error: OSError) -> None:
+        """Names a process that cannot be ended, once, where the host's standard error is."""
+        if pid not in self.refusing:
+            self.refusing.add(pid)
+            print(
+                f"snakehouse reaper: cannot end process {pid}: {error.strerror}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def end_everything(self) -> None:
-        """Kills and reaps until no child is left."""
+        """Kills and reaps until no child is left. Sleeps as long as there is nothing to kill."""
         for pid in self.workers:
             kill_group(pid)
+        poll = select.poll()
+        poll.register(self.wake, select.POLLIN)
         while True:
-            # Only what was killed is waited for. What a process started while it was being killed
-            # is found in the next round, which ends with no child left.
-            for pidfd in self.kill_children().values():
-                select.select([pidfd], [], [])
-                os.close(pidfd)
+            drain(self.wake)
             try:
-                while os.waitpid(-1, os.WNOHANG)[0] != 0:
-                    pass
+                while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
+                    self.killed.discard(pid)
+                    self.refusing.discard(pid)
             except ChildProcessError:
                 return
+            self.kill_children()
+            poll.poll()
 
 
 def arm_lifeline() -> None:

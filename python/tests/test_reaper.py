@@ -1,0 +1,268 @@
+"""A real reaper: what it starts, and that nothing is left when its host is gone."""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import BOUND
+
+REAPER = Path(__file__).parents[1] / "snakehouse" / "_reaper.py"
+ENV = {"PATH": os.environ["PATH"]}
+
+
+class Reaper:
+    """The host's end of one reaper; all its workers share a pipe as standard output."""
+
+    def __init__(self, program: Path = REAPER) -> None:
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.settimeout(BOUND)
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(program), str(os.getpid())],
+            stdin=theirs,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        theirs.close()
+        self.out, self._out = os.pipe()
+        self._lifelines: list[int] = []
+        self._count = 0
+        assert self.event()["event"] == "ready"
+
+    def spawn(self, *argv: str, cwd: str | None = None, env: dict[str, str] = ENV) -> int:
+        """Asks for a worker; its number."""
+        self._count += 1
+        null = os.open(os.devnull, os.O_RDWR)
+        lifeline, kept = os.pipe()
+        self._lifelines.append(kept)
+        fds = array.array("i", [null, null, lifeline, self._out, self._out])
+        message = {"op": "spawn", "id": self._count, "argv": argv, "env": env, "cwd": cwd}
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
+        self.socket.sendmsg([json.dumps(message).encode()], rights)
+        os.close(null)
+        os.close(lifeline)
+        return self._count
+
+    def python(self, code: str, **options: Any) -> int:
+        return self.spawn(sys.executable, "-I", "-S", "-c", code, **options)
+
+    def event(self) -> dict[str, Any]:
+        data, ancillary, _, _ = self.socket.recvmsg(1 << 17, 1 << 10)
+        for _, _, payload in ancillary:
+            fds = array.array("i")
+            fds.frombytes(payload)
+            for fd in fds:
+                os.close(fd)
+        return json.loads(data)
+
+    def expect(self, event: str) -> dict[str, Any]:
+        got = self.event()
+        assert got["event"] == event, got
+        return got
+
+    def read(self, length: int) -> bytes:
+        """From the workers' standard output; less at its end, when all that held it are gone."""
+        data = b""
+        while len(data) < length:
+            assert select.select([self.out], [], [], BOUND)[0]
+            piece = os.read(self.out, length - len(data))
+            if not piece:
+                break
+            data += piece
+        return data
+
+    def hang_up(self) -> None:
+        self.socket.close()
+        if self._out >= 0:
+            os.close(self._out)
+            self._out = -1
+
+    def gone(self) -> str:
+        """Waits for its exit, which comes when it has no child any more; what it said."""
+        _, err = self.process.communicate(timeout=BOUND)
+        assert self.process.returncode == 0
+        assert select.select([self.out], [], [], BOUND)[0]
+        while os.read(self.out, 1 << 16):
+            pass
+        return err.decode()
+
+    def close(self) -> None:
+        self.hang_up()
+        for fd in (self.out, *self._lifelines):
+            os.close(fd)
+        self.process.kill()
+        self.process.communicate(timeout=BOUND)
+
+
+Start = Callable[..., Reaper]
+
+
+@pytest.fixture
+def start_reaper() -> Iterator[Start]:
+    reapers: list[Reaper] = []
+
+    def start(*args: Any) -> Reaper:
+        reapers.append(Reaper(*args))
+        return reapers[-1]
+
+    yield start
+    for reaper in reapers:
+        reaper.close()
+
+
+@pytest.fixture
+def patched(tmp_path: Path) -> Callable[[str], Path]:
+    """The reaper's program with some lines before its start, where ``reaper`` is the module."""
+
+    def write(lines: str) -> Path:
+        program = tmp_path / "reaper.py"
+        program.write_text(
+            "import importlib.util, os, sys\n"
+            f"spec = importlib.util.spec_from_file_location('reaper', {str(REAPER)!r})\n"
+            "reaper = importlib.util.module_from_spec(spec)\n"
+            "spec.loader.exec_module(reaper)\n"
+            f"{lines}\n"
+            "sys.exit(reaper.main())\n"
+        )
+        return program
+
+    return write
+
+
+# Says its pid and sleeps.
+SLEEPER = "import os, signal; os.write(1, b'%10d' % os.getpid()); signal.pause()"
+# One process of a session of its own that nobody waits for, below many.
+MANY = """
+import os, signal
+for n in range(1100):
+    if not os.fork():
+        os.setsid()
+        os.write(1, b'.')
+        signal.pause()
+signal.pause()
+"""
+
+
+def test_a_worker_starts_and_its_end_is_told(start_reaper: Start) -> None:
+    reaper = start_reaper()
+    number = reaper.spawn("/bin/sh", "-c", "exit 5")
+    spawned = reaper.expect("spawned")
+    exited = reaper.expect("exited")
+    assert (spawned["id"], exited["id"], exited["pid"]) == (number, number, spawned["pid"])
+    assert (exited["code"], exited["signal"]) == (5, None)
+
+
+def test_what_cannot_start_is_refused_with_its_reason(start_reaper: Start) -> None:
+    reaper = start_reaper()
+    number = reaper.spawn("/nowhere/at/all")
+    refused = reaper.expect("refused")
+    assert (refused["id"], refused["errno"]) == (number, 2)
+    assert refused["message"] == "program /nowhere/at/all: No such file or directory"
+    reaper.python(SLEEPER, cwd="/nowhere")
+    assert reaper.expect("refused")["message"].startswith("working directory /nowhere")
+    reaper.python(SLEEPER)
+    reaper.expect("spawned")
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("worker_first", [True, False])
+def test_more_than_a_thousand_processes_are_ended(
+    start_reaper: Start, patched: Callable[[str], Path], listed: bool, worker_first: bool
+) -> None:
+    """With the kernel's list of children, and on a kernel that has none."""
+    hide = "reaper.CLOEXEC_READ = os.O_WRONLY | os.O_DIRECTORY"
+    reaper = start_reaper(REAPER if listed else patched(hide))
+    reaper.python(MANY)
+    pid = reaper.expect("spawned")["pid"]
+    assert len(reaper.read(1100)) == 1100
+    if worker_first:
+        os.kill(pid, 9)
+        assert reaper.expect("exited")["signal"] == 9
+    reaper.hang_up()
+    assert reaper.gone() == ""
+
+
+def test_it_ends_everything_with_hardly_any_descriptors(
+    start_reaper: Start, patched: Callable[[str], Path]
+) -> None:
+    """No descriptor to be had is not the same as a process that is gone."""
+    reaper = start_reaper(
+        patched(
+            "import resource\n"
+            "end = reaper.Reaper.end_everything\n"
+            "def without(self):\n"
+            "    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+            "    end(self)\n"
+            "reaper.Reaper.end_everything = without"
+        )
+    )
+    reaper.python(MANY)
+    reaper.expect("spawned")
+    assert len(reaper.read(1100)) == 1100
+    reaper.hang_up()
+    assert reaper.gone() == ""
+
+
+def test_it_sleeps_while_something_below_it_cannot_be_ended(
+    start_reaper: Start, patched: Callable[[str], Path]
+) -> None:
+    reaper = start_reaper(
+        patched(
+            "kill, rounds = os.kill, reaper.Reaper.kill_children\n"
+            "def refuse(pid, number):\n"
+            "    if b'UNTOUCHABLE=' in open(f'/proc/{pid}/environ', 'rb').read():\n"
+            "        raise PermissionError(1, 'Operation not permitted')\n"
+            "    kill(pid, number)\n"
+            "def counted(self, keep=()):\n"
+            "    os.write(2, b'round\\n')\n"
+            "    return rounds(self, keep)\n"
+            "reaper.os.kill = refuse\n"
+            "reaper.os.killpg = refuse\n"
+            "reaper.Reaper.kill_children = counted"
+        )
+    )
+    reaper.python(SLEEPER, env={**ENV, "UNTOUCHABLE": "1"})
+    reaper.expect("spawned")
+    untouchable = int(reaper.read(10))
+    reaper.python(SLEEPER)
+    reaper.expect("spawned")
+    other = int(reaper.read(10))
+    reaper.hang_up()
+    with pytest.raises(subprocess.TimeoutExpired):
+        # Not how long it takes is of interest but how often it looks meanwhile.
+        reaper.process.wait(timeout=0.5)
+    assert not Path(f"/proc/{other}").exists()
+    os.kill(untouchable, 9)
+    said = reaper.gone().splitlines()
+    refused = f"snakehouse reaper: cannot end process {untouchable}: Operation not permitted"
+    assert said.count(refused) == 1
+    assert said.count("round") <= 4
+
+
+@pytest.mark.parametrize("is_released", [True, False])
+def test_a_start_that_hangs_holds_up_nothing(
+    start_reaper: Start, patched: Callable[[str], Path], tmp_path: Path, is_released: bool
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    reaper = start_reaper(patched("reaper.os.chdir = lambda path: open(path).close()"))
+    hung = reaper.python(SLEEPER, cwd=str(gate))
+    other = reaper.spawn("/bin/sh", "-c", "exit 0")
+    assert reaper.expect("spawned")["id"] == other
+    assert reaper.expect("exited")["id"] == other
+    if is_released:
+        gate.write_text("")
+        assert reaper.expect("spawned")["id"] == hung
+        assert reaper.read(10)
+    reaper.hang_up()
+    assert reaper.gone() == ""
