@@ -59,6 +59,8 @@ struct Shared {
 struct Segments {
     /// Length and pins of each segment file.
     known: BTreeMap<u64, Segment>,
+    /// Bytes of appends that are under way.
+    promised: u64,
     /// The one that may still grow.
     open: Option<u64>,
 }
@@ -118,7 +120,7 @@ impl BlobLog {
             dir: dir.to_path_buf(),
             lane,
             config,
-            segments: Mutex::new(Segments { known, open: None }),
+            segments: Mutex::new(Segments { known, promised: 0, open: None }),
         });
         let (queue, appends) = mpsc::channel(Self::QUEUE);
         let writer = SegmentWriter::new(shared.disk.clone(), shared.dir.clone(), next);
@@ -142,14 +144,21 @@ impl BlobLog {
     /// [`StoreError::TooLarge`], [`StoreError::Full`]; [`StoreError::NotDurable`] if the disk
     /// failed; [`StoreError::Closed`] at a stop.
     pub async fn append(&self, body: Bytes) -> Result<Appended, StoreError> {
+        self.append_below(body, self.shared.config.total).await
+    }
+
+    /// Appends a record as [`append`](BlobLog::append) does, unless the log would be larger than
+    /// `total` then: what lies between that and the bound is left to others.
+    ///
+    /// # Errors
+    /// Those of [`append`](BlobLog::append).
+    pub async fn append_below(&self, body: Bytes, total: ByteSize) -> Result<Appended, StoreError> {
         let (size, config) = (ByteSize(body.len() as u64), &self.shared.config);
         let limit = config.record.min(ByteSize(u64::from(u32::MAX)));
         if size > limit {
             return Err(StoreError::TooLarge { size, limit });
         }
-        if self.size().0 + size.0 + HEAD as u64 > config.total.0 {
-            return Err(StoreError::Full { limit: config.total });
-        }
+        let _under_way = self.shared.promise(size.0 + HEAD as u64, total.min(config.total))?;
         let (reply, answer) = oneshot::channel();
         self.queue.send(Append { body, reply }).await.map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
@@ -164,7 +173,7 @@ impl BlobLog {
         self.shared.lane.run(move || shared.read(at)).await?
     }
 
-    /// Removes every closed segment that `referenced` does not name.
+    /// Removes every closed segment that `referenced` does not name, except the newest of all.
     ///
     /// `referenced` runs after the candidates are fixed, and names the segments that some row
     /// refers to. Records whose [`Appended`] is still held stay.
@@ -231,7 +240,7 @@ async fn commit_loop(
             }
             Err(error) => {
                 tracing::error!(%error, "appends were not made durable");
-                shared.segments().open = None;
+                shared.note_failed(writer.take_stray());
                 for append in batch {
                     let refused = StoreError::NotDurable(error.to_string());
                     let _gone = append.reply.send(Err(refused));
@@ -244,6 +253,27 @@ async fn commit_loop(
 impl Shared {
     fn segments(&self) -> MutexGuard<'_, Segments> {
         self.segments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts bytes that are about to be written, if they fit.
+    fn promise(self: &Arc<Self>, bytes: u64, total: ByteSize) -> Result<Promised, StoreError> {
+        let mut segments = self.segments();
+        let held: u64 = segments.known.values().map(|s| s.len).sum();
+        if held + segments.promised + bytes > total.0 {
+            return Err(StoreError::Full { limit: total });
+        }
+        segments.promised += bytes;
+        Ok(Promised { shared: self.clone(), bytes })
+    }
+
+    /// Nothing is open any more; `stray` is a segment that a failed write may have left behind.
+    fn note_failed(&self, stray: Option<(u64, u64)>) {
+        let mut segments = self.segments();
+        segments.open = None;
+        if let Some((number, len)) = stray {
+            let segment = segments.known.entry(number).or_default();
+            segment.len = segment.len.max(len);
+        }
     }
 
     fn note_written(self: &Arc<Self>, places: &[BlobRef], open: Option<u64>) -> Vec<Pin> {
@@ -279,7 +309,11 @@ impl Shared {
     fn remove(&self, doomed: &[u64]) -> Result<u64, StoreError> {
         for segment in doomed {
             let path = segment_path(&self.dir, *segment);
-            self.disk.remove(&path).map_err(|e| StoreError::io("remove", &path, e))?;
+            match self.disk.remove(&path) {
+                // Somebody else was faster; it is gone all the same.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                other => other.map_err(|e| StoreError::io("remove", &path, e))?,
+            }
             self.segments().known.remove(segment);
         }
         Ok(doomed.len() as u64)
@@ -287,12 +321,29 @@ impl Shared {
 }
 
 impl Segments {
+    /// Closed segments without a pin. The last of all stays, whatever it holds: the next opening
+    /// learns from it which numbers have been used.
     fn unpinned(&self) -> Vec<u64> {
+        let last = self.known.keys().next_back().copied();
         self.known
             .iter()
+            .filter(|(number, _)| Some(**number) != last)
             .filter(|(number, segment)| segment.pins == 0 && Some(**number) != self.open)
             .map(|(number, _)| *number)
             .collect()
+    }
+}
+
+/// Bytes that are being written, counted until they are there or have failed.
+struct Promised {
+    shared: Arc<Shared>,
+    bytes: u64,
+}
+
+impl Drop for Promised {
+    fn drop(&mut self) {
+        let mut segments = self.shared.segments();
+        segments.promised = segments.promised.saturating_sub(self.bytes);
     }
 }
 

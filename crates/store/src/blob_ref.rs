@@ -5,7 +5,7 @@ use std::fmt;
 /// The place of one record in a [`BlobLog`](crate::BlobLog).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlobRef {
-    /// The segment's number. Numbers are never used twice.
+    /// The segment's number. No two segments of a log ever have the same.
     pub segment: u64,
     /// Where the record's head begins in the segment, in bytes.
     pub offset: u64,

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -32,6 +32,7 @@ pub struct Schema {
 /// own and see the last commit. A commit is on disk (`synchronous=FULL`) when `write` returns.
 #[derive(Clone)]
 pub struct Db {
+    path: Arc<PathBuf>,
     writes: mpsc::Sender<Job>,
     readers: Arc<Readers>,
 }
@@ -60,7 +61,8 @@ impl Db {
     /// Opens or makes the database and brings it to the newest version.
     ///
     /// # Errors
-    /// [`StoreError::NewerSchema`] if it is newer than `schema`; [`StoreError::Sql`].
+    /// [`StoreError::NewerSchema`] if it is newer than `schema`; [`StoreError::DatabaseDamaged`];
+    /// [`StoreError::Sql`].
     pub async fn open(
         scope: &Scope,
         path: &Path,
@@ -75,12 +77,16 @@ impl Db {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true);
-        let mut writer = SqliteConnection::connect_with(&options).await?;
-        migrate(&mut writer, schema).await?;
+        let failed = |e| StoreError::sql(path, e);
+        let mut writer = SqliteConnection::connect_with(&options).await.map_err(failed)?;
+        migrate(&mut writer, schema).await.map_err(|e| match e {
+            StoreError::Sql(e) => failed(e),
+            other => other,
+        })?;
         let mut free = VecDeque::new();
         for _ in 0..readers.max(1) {
             let options = options.clone().create_if_missing(false).read_only(true);
-            free.push_back(SqliteConnection::connect_with(&options).await?);
+            free.push_back(SqliteConnection::connect_with(&options).await.map_err(failed)?);
         }
         let permits = Semaphore::new(free.len());
         let (writes, jobs) = mpsc::channel(Self::QUEUE);
@@ -99,7 +105,8 @@ impl Db {
                 tracing::warn!(%error, "database did not close cleanly");
             }
         });
-        Ok(Self { writes, readers: Arc::new(Readers { free: Mutex::new(free), permits }) })
+        let path = Arc::new(path.to_path_buf());
+        Ok(Self { path, writes, readers: Arc::new(Readers { free: Mutex::new(free), permits }) })
     }
 
     /// Runs a transaction; it is durable when this returns `Ok`.
@@ -117,6 +124,7 @@ impl Db {
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> SqlFuture<'c, T> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
+        let path = self.path.clone();
         let job = Job(Box::new(move |connection| {
             Box::pin(async move {
                 let result = run(connection).await;
@@ -125,7 +133,7 @@ impl Db {
                     let result = match (result, committed) {
                         (Ok(value), Ok(())) => Ok(value),
                         (Ok(_), Err(why)) => Err(StoreError::NotCommitted(why)),
-                        (Err(error), _) => Err(StoreError::Sql(error)),
+                        (Err(error), _) => Err(StoreError::sql(&path, error)),
                     };
                     // The caller may have stopped waiting; the commit stands.
                     let _gone = reply.send(result);
@@ -151,7 +159,7 @@ impl Db {
         let _permit = self.readers.permits.acquire().await.map_err(|_| StoreError::Closed)?;
         let mut lease = Lease { readers: &self.readers, connection: self.readers.take() };
         let connection = lease.connection.as_mut().ok_or(StoreError::Closed)?;
-        Ok(run(connection).await?)
+        run(connection).await.map_err(|e| StoreError::sql(&self.path, e))
     }
 }
 

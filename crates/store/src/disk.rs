@@ -58,6 +58,12 @@ pub trait DiskFile: Debug + Send + Sync {
     /// Those of the file system.
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
 
+    /// Cuts the file to `len` bytes.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
     /// Makes the content durable.
     ///
     /// # Errors

@@ -71,6 +71,14 @@ pub enum StoreError {
     /// The disk failed under a batch of appends that this one was part of.
     #[error("the write was not made durable: {0}")]
     NotDurable(String),
+    /// The database file is not one, or not whole.
+    #[error("the database {path} is damaged: {source}")]
+    DatabaseDamaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: sqlx::Error,
+    },
     /// A statement failed.
     #[error("database: {0}")]
     Sql(#[from] sqlx::Error),
@@ -88,6 +96,22 @@ pub enum StoreError {
 impl StoreError {
     pub(crate) fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io { what, path: path.to_path_buf(), source }
+    }
+}
+
+impl StoreError {
+    /// A failure of SQLite, by its result code.
+    pub(crate) fn sql(path: &Path, source: sqlx::Error) -> Self {
+        const CORRUPT: u32 = 11;
+        const NOT_A_DATABASE: u32 = 26;
+        let code = source.as_database_error().and_then(|e| e.code()?.parse::<u32>().ok());
+        // The low byte is the code, the rest says more about it.
+        match code.map(|code| code & 0xff) {
+            Some(CORRUPT | NOT_A_DATABASE) => {
+                Self::DatabaseDamaged { path: path.to_path_buf(), source }
+            }
+            _ => Self::Sql(source),
+        }
     }
 }
 
@@ -109,7 +133,7 @@ impl Coded for StoreError {
             }
             Self::Full { .. } => Kind::Saturated,
             Self::TooLarge { .. } => Kind::InvalidInput,
-            Self::Damaged { .. } => Kind::Corrupt,
+            Self::Damaged { .. } | Self::DatabaseDamaged { .. } => Kind::Corrupt,
             Self::NotDurable(_) | Self::Sql(_) | Self::NotCommitted(_) => Kind::Environment,
             Self::Panicked(_) => Kind::Internal,
             Self::Closed => Kind::Unavailable,
@@ -124,6 +148,7 @@ impl Coded for StoreError {
             Self::Full { .. } => "log_full",
             Self::TooLarge { .. } => "record_too_large",
             Self::Damaged { .. } => "blob_damaged",
+            Self::DatabaseDamaged { .. } => "database_damaged",
             Self::Io { .. } => "io",
             Self::NotDurable(_) => "not_durable",
             Self::Sql(_) => "sql",
@@ -156,7 +181,18 @@ impl Coded for StoreError {
             Self::Io { .. } | Self::NotDurable(_) => {
                 Some("check free space and the health of the disk".into())
             }
-            Self::Full { .. } => Some("wait until queued work is done".into()),
+            Self::Damaged { .. } => Some("check the health of the disk".into()),
+            Self::DatabaseDamaged { path, .. } => Some(format!(
+                "check the disk, then put a copy of {} in its place or move the whole state \
+                 directory away and begin anew; checkpoints in its saves/ remain readable PEFT \
+                 directories",
+                path.display()
+            )),
+            Self::Full { .. } => Some(
+                "try again in a moment: finished work is being let go; if this stays, finish \
+                 sessions that are no longer needed"
+                    .into(),
+            ),
             _ => None,
         }
     }

@@ -13,11 +13,7 @@ pub struct RealDisk;
 
 impl Disk for RealDisk {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        match dir.parent() {
-            Some(parent) => self.sync_dir(parent),
-            None => Ok(()),
-        }
+        create_dir_durably(dir)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>> {
@@ -51,6 +47,21 @@ impl Disk for RealDisk {
     }
 }
 
+/// Makes a directory and its parents with mode 0700 where absent, and every new name durable.
+pub(crate) fn create_dir_durably(dir: &Path) -> io::Result<()> {
+    let absent: Vec<&Path> = dir.ancestors().take_while(|at| !at.exists()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    for made in absent {
+        match made.parent() {
+            // A relative path of one part lies in the working directory.
+            Some(parent) if parent.as_os_str().is_empty() => File::open(".")?.sync_all()?,
+            Some(parent) => File::open(parent)?.sync_all()?,
+            None => {}
+        }
+    }
+    Ok(())
+}
+
 #[derive(Debug)]
 struct RealFile(File);
 
@@ -61,6 +72,10 @@ impl DiskFile for RealFile {
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.0.write_all_at(data, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -27,6 +27,7 @@ struct State {
     life: u64,
     syncs: u64,
     fail_syncs: u64,
+    fail_set_lens: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -98,6 +99,11 @@ impl SimulatedDisk {
     /// Lets the next `n` syncs of files fail.
     pub fn fail_syncs(&self, n: u64) {
         self.state().fail_syncs = n;
+    }
+
+    /// Lets the next `n` cuts of files fail.
+    pub fn fail_set_lens(&self, n: u64) {
+        self.state().fail_set_lens = n;
     }
 
     /// Changes a stored byte, as a failing medium would.
@@ -215,6 +221,19 @@ impl DiskFile for SimulatedFile {
             let content = &mut state.files[self.file];
             put(&mut content.seen, offset, data);
             content.pending.push((offset, data.to_vec()));
+            Ok(())
+        })
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.with(|state| {
+            if state.fail_set_lens > 0 {
+                state.fail_set_lens -= 1;
+                return Err(io::Error::other("cut refused"));
+            }
+            // Until the next sync, a crash may bring back what was cut off.
+            let len = usize::try_from(len).map_err(io::Error::other)?;
+            state.files[self.file].seen.resize(len, 0);
             Ok(())
         })
     }

@@ -1,15 +1,16 @@
 //! A directory that one process owns at a time.
 
 use std::fmt;
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::StoreError;
+use crate::real_disk::create_dir_durably;
 
 /// The state directory, locked for this process until the value is dropped.
 ///
@@ -53,7 +54,7 @@ impl StateDir {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let path = path.into();
         let refused = |source| StoreError::NotWritable { dir: path.clone(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(refused)?;
+        create_dir_durably(&path).map_err(refused)?;
         std::fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(refused)?;
         let mut lock = OpenOptions::new()
             .read(true)
@@ -63,9 +64,9 @@ impl StateDir {
             .mode(0o600)
             .open(path.join(Self::LOCK))
             .map_err(refused)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
+        match take(&lock) {
+            Ok(true) => {}
+            Ok(false) => {
                 let holder = read_holder(&mut lock).unwrap_or_default();
                 return Err(StoreError::Held { dir: path, holder });
             }
@@ -105,10 +106,7 @@ impl StateDir {
     /// [`StoreError::NotWritable`] if it cannot be made.
     pub fn subdir(&self, name: &str) -> Result<PathBuf, StoreError> {
         let path = self.path.join(name);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
+        create_dir_durably(&path)
             .map_err(|source| StoreError::NotWritable { dir: path.clone(), source })?;
         Ok(path)
     }
@@ -123,6 +121,27 @@ impl StateDir {
             .and_then(|_| self.lock.write_all(line.as_bytes()));
         written.map_err(|source| StoreError::NotWritable { dir: self.path.clone(), source })
     }
+}
+
+/// Takes the lock; `false` if another process owns it.
+///
+/// Whoever only looks ([`StateDir::holder`]) has it shared for an instant, which must not look like
+/// an owner: then a shared lock can be had, and it is worth another try.
+fn take(lock: &File) -> Result<bool, Errno> {
+    const TRIES: u32 = 10_000;
+    for _ in 0..TRIES {
+        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(Errno::WOULDBLOCK) => {}
+            Err(e) => return Err(e),
+        }
+        match flock(lock, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => std::thread::yield_now(),
+            Err(Errno::WOULDBLOCK) => return Ok(false),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(false)
 }
 
 fn read_holder(lock: &mut File) -> Option<Holder> {
@@ -153,6 +172,21 @@ mod tests {
         drop(first);
         assert_eq!(StateDir::holder(&path), None);
         StateDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn whoever_only_looks_does_not_keep_an_owner_out() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("state");
+        drop(StateDir::open(&path).unwrap());
+        let team = snakehouse_supervise::Team::new("lookers", 3);
+        let opened = team.map(3, &|n| {
+            (0..300).all(|_| match n {
+                0 => StateDir::open(&path).is_ok(),
+                _ => StateDir::holder(&path).is_none_or(|holder| holder.pid == std::process::id()),
+            })
+        });
+        assert_eq!(opened, [true, true, true]);
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub(crate) struct SegmentWriter {
     dir: PathBuf,
     next: u64,
     open: Option<OpenSegment>,
+    /// A segment that holds bytes of a failed write which could not be taken back.
+    stray: Option<(u64, u64)>,
 }
 
 struct OpenSegment {
@@ -25,7 +27,7 @@ struct OpenSegment {
 
 impl SegmentWriter {
     pub(crate) fn new(disk: Arc<dyn Disk>, dir: PathBuf, next: u64) -> Self {
-        Self { disk, dir, next, open: None }
+        Self { disk, dir, next, open: None, stray: None }
     }
 
     /// The segment that may still grow.
@@ -33,8 +35,13 @@ impl SegmentWriter {
         self.open.as_ref().map(|open| open.number)
     }
 
+    /// The segment, with its greatest possible length, whose failed write is still on the disk.
+    pub(crate) fn take_stray(&mut self) -> Option<(u64, u64)> {
+        self.stray.take()
+    }
+
     /// Writes all bodies with one sync and says where they lie. After an error none of them counts
-    /// as written, and the segment is given up.
+    /// as written, what of them is on the disk is taken back, and the segment is given up.
     pub(crate) fn commit(
         &mut self,
         bodies: &[Bytes],
@@ -42,10 +49,27 @@ impl SegmentWriter {
     ) -> Result<Vec<BlobRef>, StoreError> {
         let result = self.write(bodies);
         let full = self.open.as_ref().is_some_and(|open| open.len >= segment.0);
-        if result.is_err() || full {
+        if result.is_err() {
+            let added = bodies.iter().map(|body| (body.len() + HEAD) as u64).sum();
+            self.take_back(added);
+        } else if full {
             self.open = None;
         }
         result
+    }
+
+    /// Gives the open segment up, without the `added` bytes that a failed write may have left.
+    fn take_back(&mut self, added: u64) {
+        let Some(OpenSegment { number, file, len }) = self.open.take() else { return };
+        let path = segment_path(&self.dir, number);
+        let cut = match len {
+            0 => self.disk.remove(&path),
+            len => file.set_len(len),
+        };
+        if let Err(error) = cut {
+            tracing::warn!(path = %path.display(), %error, "a failed write could not be taken back");
+            self.stray = Some((number, len + added));
+        }
     }
 
     fn write(&mut self, bodies: &[Bytes]) -> Result<Vec<BlobRef>, StoreError> {
@@ -58,9 +82,10 @@ impl SegmentWriter {
                 let path = segment_path(&self.dir, number);
                 let file =
                     self.disk.create(&path).map_err(|e| StoreError::io("create", &path, e))?;
+                let open = self.open.insert(OpenSegment { number, file, len: 0 });
                 let synced = self.disk.sync_dir(&self.dir);
                 synced.map_err(|e| StoreError::io("sync", &self.dir, e))?;
-                self.open.insert(OpenSegment { number, file, len: 0 })
+                open
             }
         };
         let path = segment_path(&self.dir, open.number);

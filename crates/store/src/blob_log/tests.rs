@@ -183,3 +183,67 @@ fn it_works_on_the_machines_own_disk() {
         }
     });
 }
+
+#[test]
+fn a_failed_append_leaves_nothing_uncounted() {
+    for (cut_fails, first) in [(false, true), (false, false), (true, false)] {
+        run(async {
+            let (root, disk) = (Root::new("log"), SimulatedDisk::new());
+            let log = open(&root, &disk, BlobLogConfig::default()).await;
+            if !first {
+                log.append(Bytes::from_static(b"before")).await.unwrap();
+            }
+            disk.fail_syncs(1);
+            disk.fail_set_lens(u64::from(cut_fails));
+            log.append(Bytes::from(vec![1; 1000])).await.unwrap_err();
+            let on_disk = || {
+                let files = disk.list(Path::new(DIR)).unwrap();
+                files.iter().map(|(_, len)| *len).sum::<u64>()
+            };
+            assert_eq!(log.size().0, on_disk(), "cut fails: {cut_fails}, first: {first}");
+            assert_eq!(on_disk() > 1000, cut_fails);
+            log.append(Bytes::from_static(b"after")).await.unwrap();
+            let none = async { Ok::<_, StoreError>(HashSet::new()) };
+            log.prune(none).await.unwrap();
+            assert_eq!(on_disk(), HEAD as u64 + 5, "what failed can be pruned");
+            root.stop().await;
+        });
+    }
+}
+
+#[test]
+fn numbers_are_not_used_again_after_everything_was_pruned() {
+    run(async {
+        let disk = SimulatedDisk::new();
+        let mut last = 0;
+        for _life in 0..3 {
+            let root = Root::new("log");
+            let log = open(&root, &disk, small()).await;
+            let none = || async { Ok::<_, StoreError>(HashSet::new()) };
+            log.prune(none()).await.unwrap();
+            for _ in 0..10 {
+                let at = log.append(Bytes::from(vec![7; 200])).await.unwrap().at;
+                assert!(at.segment >= last);
+                last = at.segment;
+            }
+            log.prune(none()).await.unwrap();
+            last += 1;
+            root.stop().await;
+        }
+    });
+}
+
+#[test]
+fn what_is_left_to_others_is_not_taken_by_appends_that_wait_together() {
+    run(async {
+        let (root, disk) = (Root::new("log"), SimulatedDisk::new());
+        let config = BlobLogConfig { total: ByteSize(1080), ..small() };
+        let log = open(&root, &disk, config).await;
+        let below = (0..20).map(|_| log.append_below(Bytes::from(vec![0; 100]), ByteSize(540)));
+        let taken = join_all(below).await;
+        assert_eq!(taken.iter().filter(|append| append.is_ok()).count(), 5);
+        let rest = join_all((0..20).map(|_| log.append(Bytes::from(vec![0; 100])))).await;
+        assert_eq!(rest.iter().filter(|append| append.is_ok()).count(), 5);
+        root.stop().await;
+    });
+}

@@ -121,3 +121,18 @@ fn a_newer_file_is_refused_by_name() {
         root.stop().await;
     });
 }
+
+#[test]
+fn a_damaged_file_is_called_that_with_a_way_out() {
+    run(async {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("state.sqlite");
+        std::fs::write(&path, vec![7; 8192]).unwrap();
+        let root = Root::new("db");
+        let error = Db::open(root.scope(), &path, SCHEMA, 1).await.unwrap_err();
+        assert_eq!(error.code(), "database_damaged", "{error}");
+        let hint = error.hint().unwrap();
+        assert!(hint.contains("state.sqlite") && hint.contains("saves/"), "{hint}");
+        root.stop().await;
+    });
+}
