@@ -150,25 +150,28 @@ fn twenty_deaths_change_no_bit() {
 fn recovery_does_not_grow_with_the_run() {
     let place = Place::new();
     let homes = tempfile::tempdir().expect("a temporary directory");
-    let recovered = ["100", "1000"].map(|rounds| {
+    let killed = ["--end", "killed"].map(str::to_owned);
+    let runs = ["100", "1000"].map(|rounds| {
         let home = homes.path().join(rounds);
         std::fs::create_dir_all(&home).expect("the home is made");
-        let killed = ["--end", "killed"].map(str::to_owned);
         let Life::Killed(Some(before)) = live(&home, &place, rounds, &killed, None) else {
             panic!("the run was to end by SIGKILL");
         };
-        // The best of three, each of them the same recovery: this machine has other work too.
-        let times = [(); 3].map(|()| {
-            let Life::Killed(Some(after)) = live(&home, &place, "0", &killed, None) else {
+        (home, before)
+    });
+    // The best of five, in turn, each of them the same recovery: this machine has other work too.
+    let mut best = [u64::MAX; 2];
+    for _ in 0..5 {
+        for (best, (home, before)) in best.iter_mut().zip(&runs) {
+            let Life::Killed(Some(after)) = live(home, &place, "0", &killed, None) else {
                 panic!("the recovery was to end by SIGKILL");
             };
             assert_eq!(after["digest"], before["digest"]);
             assert!(after["replayed_ops"].as_u64() <= Some(256), "{after}");
-            println!("{rounds} steps: {after}");
-            after["recovered_ms"].as_u64().expect("a number")
-        });
-        times.into_iter().min().expect("three numbers")
-    });
-    let [short, long] = recovered;
+            *best = (*best).min(after["recovered_ms"].as_u64().expect("a number"));
+        }
+    }
+    let [short, long] = best;
+    println!("recovered after 100 steps in {short} ms, after 1,000 steps in {long} ms");
     assert!(2 * long <= 3 * short, "100 steps: {short} ms, 1,000 steps: {long} ms");
 }
