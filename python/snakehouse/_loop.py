@@ -337,17 +337,15 @@ class Loop:
 
         Else the loop was: it may be about to start a tool, so the timer is set again.
         """
-        if not self._armed:
-            return
-        self._armed = monotonic()
-        signal.setitimer(signal.ITIMER_REAL, _HOLD)
-        if not self._inside:
-            return
         # A cancel must not hit the write: half a frame would be the end of the connection.
         doorbell = self._doorbell
         doorbell.is_muffled = True
         try:
-            self._flush()
+            if self._armed:
+                self._armed = monotonic()
+                signal.setitimer(signal.ITIMER_REAL, _HOLD)
+                if self._inside:
+                    self._flush()
         except OSError:
             # The host is gone. The loop finds that out when the call is over.
             pass

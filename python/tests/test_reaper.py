@@ -29,7 +29,7 @@ class Reaper:
         self.socket.settimeout(BOUND)
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(program), str(os.getpid())],
-            stdin=theirs,
+            stdin=theirs.fileno(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
