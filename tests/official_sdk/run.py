@@ -22,6 +22,7 @@ import time
 import venv
 
 HERE = pathlib.Path(__file__).resolve().parent
+EXAMPLE = HERE.parent.parent / "examples" / "official_sdk.py"
 REQUIREMENTS = HERE / "requirements.txt"
 READY_WITHIN = 60.0
 SCRIPT_WITHIN = 420.0
@@ -213,11 +214,35 @@ def case_killed(python, binary, chance):
     return {"kills": len(kills), "outages_s": outages}
 
 
+def case_example(python, binary, _random):
+    """The program that the README shows."""
+    with running(binary) as up:
+        env = {
+            "PATH": os.environ.get("PATH", ""),
+            "HOME": tempfile.gettempdir(),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "TINKER_BASE_URL": up.url,
+            "TINKER_API_KEY": "tml-local",
+        }
+        done = subprocess.run(
+            [str(python), str(EXAMPLE)],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=SCRIPT_WITHIN,
+            check=False,
+        )
+    if done.returncode != 0 or "answer 4" not in done.stdout.splitlines():
+        raise Failed(f"{EXAMPLE.name} said {done.stdout!r}:\n{done.stderr[-6000:]}")
+    return {"answer": "4"}
+
+
 CASES = {
     "start": case_start,
     "train": case_train,
     "bad_input": case_bad_input,
     "killed": case_killed,
+    "example": case_example,
 }
 
 
