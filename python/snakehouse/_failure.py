@@ -56,7 +56,7 @@ def from_exception(error: BaseException, *, skip: int = 0) -> dict[str, Any]:
         code = "unsupported_value"
     elif isinstance(error, MalformedValue):
         code = "malformed_value"
-    return failure(kind, code, _message(error), hint=hint, error=error, skip=skip)
+    return failure(kind, code, message_of(error), hint=hint, error=error, skip=skip)
 
 
 def encode(content: dict[str, Any]) -> bytes:
@@ -91,7 +91,8 @@ def _type_name(error: BaseException) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _message(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
+    """What an exception says, whatever its ``__str__`` does."""
     try:
         lines = [str(error)]
         lines += [str(note) for note in getattr(error, "__notes__", ())]
@@ -110,7 +111,7 @@ def _cause(error: BaseException, depth: int) -> dict[str, Any] | None:
         "kind": "tool",
         "code": "tool_raised",
         "type": _type_name(cause),
-        "message": _message(cause),
+        "message": message_of(cause),
         "hint": None,
         "traceback": _frames(cause.__traceback__, 0),
         "cause": _cause(cause, depth + 1),

@@ -402,7 +402,9 @@ def _not_decoded(error: BaseException) -> bytes:
     elif isinstance(error, (MalformedValue, TypeError, ValueError)):
         content = _failure.failure("invalid_input", "malformed_value", str(error))
     else:
-        message = f"{type(error).__name__} while the call's body was decoded: {error}"
+        message = f"{type(error).__name__} while the call's body was decoded"
+        if said := _failure.message_of(error):
+            message = f"{message}: {said}"
         content = _failure.failure("invalid_input", "body_not_decoded", message)
     return _failure.encode(content)
 

@@ -223,7 +223,9 @@ def test_a_malformed_body_fails_one_call(host: Host, body: bytes) -> None:
     assert host.call("echo", 1) == 1
 
 
-@pytest.mark.parametrize("raised", ["MemoryError", "RecursionError", "RuntimeError"])
+@pytest.mark.parametrize(
+    "raised", ["MemoryError()", "RecursionError('too much')", "RuntimeError('too much')"]
+)
 def test_whatever_decoding_raises_fails_a_call_that_has_started(
     start_host: Callable[..., Host], tmp_path: Path, raised: str
 ) -> None:
@@ -242,7 +244,7 @@ def test_whatever_decoding_raises_fails_a_call_that_has_started(
         "            args, kwargs = plain(body)\n"
         "            if kwargs:\n"
         "                open(kwargs['gate']).read()\n"
-        f"                raise {raised}('too much')\n"
+        f"                raise {raised}\n"
         "            return args, kwargs\n"
         "        self._decode = decode\n"
         "from snakehouse import _main\n"
@@ -259,7 +261,9 @@ def test_whatever_decoding_raises_fails_a_call_that_has_started(
     answered, (kind, failure) = host.reply()
     assert (answered, kind) == (stream, _frames.KIND_ERROR)
     assert (failure["kind"], failure["code"]) == ("invalid_input", "body_not_decoded")
-    assert failure["message"] == f"{raised} while the call's body was decoded: too much"
+    name, _, said = raised.partition("(")
+    said = ": too much" if said != ")" else ""
+    assert failure["message"] == f"{name} while the call's body was decoded{said}"
     assert host.call("same", 3) == 3
 
 
