@@ -5,7 +5,9 @@ use std::time::Duration;
 use snakehouse_base::{Coded, Deadline, Kind};
 use snakehouse_pool::{Args, CallError, CallOptions, PoolConfig, Value, Where};
 
-use crate::support::{Rig, Trace, Watched, call, call_pid, run, spec, wait_until, workers};
+use crate::support::{
+    Rig, Trace, Watched, call, call_pid, open_the_window, run, spec, wait_until, workers,
+};
 
 fn briefly() -> CallOptions {
     CallOptions::within(Duration::from_millis(200))
@@ -85,12 +87,7 @@ fn a_cancelled_call_that_is_over_costs_no_other() {
         let rig = Rig::new().await;
         let spec = spec().cancel_grace(Some(Duration::from_millis(100)));
         let pool = rig.pool_of(spec, workers(1)).await;
-        let opening = async {
-            while pool.workers()[0].window < 3 {
-                call(&pool, "sleep", Args::none().arg(0)).await.unwrap();
-            }
-        };
-        tokio::time::timeout(crate::support::BOUND, opening).await.expect("calls are never short");
+        open_the_window(&pool, "sleep").await;
         let worker = Watched::new(pool.workers()[0].pid.unwrap());
         let task = |seconds: f64, options: CallOptions| {
             let (pool, args) = (pool.clone(), Args::none().arg(seconds));

@@ -9,7 +9,8 @@ use snakehouse_pool::{
 };
 
 use crate::support::{
-    Rig, Trace, Watched, call, call_pid, python, run, spec, tools, wait_until, watched, workers,
+    Rig, Trace, Watched, call, call_pid, open_the_window, python, run, spec, tools, wait_until,
+    watched, workers,
 };
 
 fn died(error: CallError) -> (Incarnation, Death) {
@@ -77,7 +78,7 @@ fn calls_sent_ahead_run_exactly_once() {
     run(async {
         let rig = Rig::new().await;
         let pool = rig.pool(workers(1)).await;
-        open_the_window(&pool).await;
+        open_the_window(&pool, "echo").await;
         let trace = Trace::new();
         // Not by a call: that could be a slow one and close the window.
         let worker = Watched::new(pool.workers()[0].pid.unwrap());
@@ -111,16 +112,6 @@ fn calls_sent_ahead_run_exactly_once() {
         assert_eq!(ran, expected);
         rig.end().await;
     });
-}
-
-/// Short calls until the pool sends ahead.
-async fn open_the_window(pool: &Pool) {
-    let calling = async {
-        while pool.workers()[0].window < 3 {
-            call(pool, "echo", Args::none().arg(1)).await.unwrap();
-        }
-    };
-    tokio::time::timeout(crate::support::BOUND, calling).await.expect("calls are never short");
 }
 
 #[test]

@@ -110,6 +110,18 @@ pub(crate) async fn wait_until(pool: &Pool, mut holds: impl FnMut(&Pool) -> bool
     tokio::time::timeout(BOUND, looking).await.expect("the condition never held");
 }
 
+/// Short calls, of a tool that takes a number, until the only worker may have three at once.
+pub(crate) async fn open_the_window(pool: &Pool, tool: &str) {
+    let calling = async {
+        while pool.workers()[0].window < 3 {
+            call(pool, tool, Args::none().arg(0)).await.unwrap();
+            // Only then is that call reckoned with.
+            wait_until(pool, |pool| pool.workers()[0].in_flight == 0).await;
+        }
+    };
+    tokio::time::timeout(BOUND, calling).await.expect("calls are never short");
+}
+
 /// A file that calls of `append` leave a line in as they start.
 pub(crate) struct Trace(tempfile::NamedTempFile);
 
