@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use snakehouse_base::id::{ModelId, SamplerId, SessionId};
+use snakehouse_store::StoreError;
 use tokio::time::Instant;
 
 use super::departure::room_for_model;
@@ -60,7 +61,22 @@ async fn record(
 ) -> Result<Promise, CoreError> {
     let Plan { kind, place, sample_seq, samples, content, body, failed } = planned;
     let size = body.len() as u64;
-    let kept = shared.vault.keep(body).await?;
+    if shared.vault.is_large(body.len())
+        && let Some(known) = known_promise(shared, &place, sample_seq, content).await?
+    {
+        // A retry: its body is in the log already.
+        return Ok(known);
+    }
+    let kept = match shared.vault.admit(body).await {
+        Ok(kept) => kept,
+        Err(refused) => {
+            if matches!(refused, StoreError::Full { .. }) {
+                shared.note_crowded();
+            }
+            let known = known_promise(shared, &place, sample_seq, content).await?;
+            return known.ok_or(refused.into());
+        }
+    };
     let has_failed = failed.is_some();
     let (made, session) = (standing.makes, standing.session);
     let entry = made.as_ref().map(|new| Model {
@@ -94,6 +110,12 @@ async fn record(
     let admitted = {
         let mut state = shared.state();
         if let (Some(entry), Place::Model(model, _)) = (entry, &place) {
+            if !state.sessions.contains_key(&session) {
+                // It was finished in between: the model leaves when it has been made.
+                state.queue.touch(&session, Instant::now());
+                state.queue.finish_session(&session);
+                state.retired.push(model.clone());
+            }
             state.queue.open(model.clone(), session, 0);
             state.models.insert(model.clone(), entry);
         }
@@ -131,14 +153,21 @@ async fn record(
 
 /// The promise of an operation that is in the journal already, if it is.
 async fn repeated(shared: &Shared, planned: &Plan) -> Result<Option<Promise>, CoreError> {
-    let (place, sample_seq, content) = (planned.place.clone(), planned.sample_seq, planned.content);
-    let found = shared.db.read(|c| Box::pin(journal::find(c, place, sample_seq, content))).await?;
+    known_promise(shared, &planned.place, planned.sample_seq, planned.content).await
+}
+
+async fn known_promise(
+    shared: &Shared,
+    place: &Place,
+    sample_seq: u64,
+    content: [u8; 32],
+) -> Result<Option<Promise>, CoreError> {
+    let key = place.clone();
+    let found = shared.db.read(|c| Box::pin(journal::find(c, key, sample_seq, content))).await?;
     match found {
         None => Ok(None),
-        Some(Inserted::Other) => Err(conflict(&planned.place, planned.sample_seq)),
-        Some(Inserted::Same { op, samples }) => {
-            Ok(Some(promise(shared, op, &planned.place, samples)))
-        }
+        Some(Inserted::Other) => Err(conflict(place, sample_seq)),
+        Some(Inserted::Same { op, samples }) => Ok(Some(promise(shared, op, place, samples))),
         Some(Inserted::New(_)) => Ok(None),
     }
 }
@@ -256,10 +285,27 @@ pub(super) async fn require_session(shared: &Shared, id: &SessionId) -> Result<(
         .db
         .read(|c| Box::pin(async move { journal::session_finished(c, &copy).await }))
         .await?;
-    Err(match finished {
-        Some(true) => CoreError::SessionFinished(id.to_string()),
-        _ => CoreError::UnknownSession(id.to_string()),
-    })
+    match finished {
+        Some(false) => adopt_session(shared, id).await,
+        Some(true) => Err(CoreError::SessionFinished(id.to_string())),
+        None => Err(CoreError::UnknownSession(id.to_string())),
+    }
+}
+
+/// Takes a session into memory that the database calls open: the database is right.
+async fn adopt_session(shared: &Shared, id: &SessionId) -> Result<(), CoreError> {
+    // Nobody opens or ends one meanwhile.
+    let _nobody_else = shared.gate.write().await;
+    let copy = id.clone();
+    let finished = shared
+        .db
+        .read(|c| Box::pin(async move { journal::session_finished(c, &copy).await }))
+        .await?;
+    if finished == Some(false) {
+        shared.state().add_session(id.clone());
+        return Ok(());
+    }
+    Err(CoreError::SessionFinished(id.to_string()))
 }
 
 /// The base model is served.

@@ -28,6 +28,7 @@ pub(super) async fn finish_session(
         FinishReason::Interrupted => "interrupted",
     };
     let id = session.clone();
+    let passage = shared.gate.read().await;
     shared
         .db
         .write(move |c| {
@@ -47,6 +48,7 @@ pub(super) async fn finish_session(
         }
         state.retired.extend(ended);
     }
+    drop(passage);
     shared.wake.notify_one();
     Ok(())
 }

@@ -72,6 +72,14 @@ pub enum CoreError {
     /// Stored state does not say what it must.
     #[error("stored state is damaged: {0}")]
     Corrupt(String),
+    /// Bytes that a row points to are lost. Concerns nothing but that row.
+    #[error("{what} cannot be read any more: {why}")]
+    Unreadable {
+        /// What they are.
+        what: String,
+        /// What the store or the decoder says.
+        why: String,
+    },
     /// No engine can be started.
     #[error("the engine cannot be started: {0}")]
     Engine(String),
@@ -96,7 +104,7 @@ impl Coded for CoreError {
             Self::Saturated { .. } => Kind::Saturated,
             Self::NotReady | Self::Stopping => Kind::Unavailable,
             Self::Engine(_) => Kind::Environment,
-            Self::BadBaseModel { .. } | Self::Corrupt(_) => Kind::Corrupt,
+            Self::BadBaseModel { .. } | Self::Corrupt(_) | Self::Unreadable { .. } => Kind::Corrupt,
             Self::Store(e) => e.kind(),
         }
     }
@@ -118,6 +126,7 @@ impl Coded for CoreError {
             Self::Stopping => "stopping",
             Self::BadBaseModel { .. } => "bad_model_directory",
             Self::Corrupt(_) => "corrupt_state",
+            Self::Unreadable { .. } => "blob_damaged",
             Self::Engine(_) => "engine_unavailable",
             Self::Store(e) => e.code(),
         }
@@ -136,6 +145,9 @@ impl Coded for CoreError {
                 Some("use a new number for each request and repeat a number only to retry".into())
             }
             Self::Saturated { .. } | Self::NotReady => Some("try again in a moment".into()),
+            Self::Unreadable { .. } => {
+                Some("check the disk, and send the request again under a new number".into())
+            }
             Self::BadBaseModel { hint, .. } => hint.clone(),
             Self::Store(e) => e.hint(),
             _ => None,

@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use snakehouse_base::id::{ModelId, OpId, SamplerId, SessionId};
 use snakehouse_engine_api::{
-    CreateModel, LoadModel, LoadSampler, LoraSpec, Request as _, Save, SaveKind, UnloadSampler,
+    CreateModel, LoadModel, LoadSampler, LoraSpec, Request as _, Save, SaveKind, Unload,
+    UnloadSampler,
 };
 use snakehouse_tinker_api::json::ErrorDetail;
 use snakehouse_tinker_api::{CheckpointKind, CheckpointName, CheckpointPath};
@@ -48,8 +49,11 @@ impl Owner {
         let op = job.op;
         let row = self.shared.read(|c| Box::pin(journal::op_row(c, op))).await?;
         let row = row.ok_or_else(|| CoreError::Corrupt(format!("operation {op} is gone")))?;
-        let body = self.shared.vault.load(&row.body).await?;
-        let body = body.ok_or_else(|| CoreError::Corrupt(format!("operation {op} has no body")))?;
+        let what = || format!("the body of operation {op}");
+        let body = match self.shared.fetch(&row.body, what).await? {
+            Ok(body) => body,
+            Err(lost) => return self.end_lost(job, &lost).await,
+        };
         match (job.kind, model) {
             (OpKind::Sample, _) => self.sample(life, job, body).await,
             (OpKind::CreateModel, Some((id, model))) => {
@@ -126,8 +130,14 @@ impl Owner {
             Ok(reply) => reply,
             Err(refusal) => return self.never_made(job, &id, failure_of(&refusal)).await,
         };
-        let loaded = CreateModel::decode_reply(&reply);
-        let loaded = loaded.map_err(|e| CoreError::Corrupt(e.to_string()))?;
+        let loaded = match CreateModel::decode_reply(&reply) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                let refusal = Refusal::bad_reply(CreateModel::TOOL, &error.to_string());
+                self.discard(life, &id).await?;
+                return self.never_made(job, &id, failure_of(&refusal)).await;
+            }
+        };
         let digest = self.shared.sha256(&reply).await?;
         let extra = live(&id, &model.base, &loaded.lora)?;
         self.end_done(job, reply, Some(digest), None, extra).await?;
@@ -144,7 +154,10 @@ impl Owner {
         id: ModelId,
         model: Model,
     ) -> Result<(), Halt> {
-        let plan: LoadPlan = read_plan(body)?;
+        let plan: LoadPlan = match read_plan(job, body) {
+            Ok(plan) => plan,
+            Err(lost) => return self.end_lost(job, &lost).await,
+        };
         let save = match self.loadable(&plan, job, &model).await? {
             Ok(save) => save,
             Err(why) => return self.never_made(job, &id, (why, Category::User)).await,
@@ -158,7 +171,13 @@ impl Owner {
         let began = Instant::now();
         let (loaded, reply) = match life.ask_at(&request, Some(FaultPoint::MidCall)).await? {
             Ok(loaded) => loaded,
-            Err(refusal) => return self.never_made(job, &id, failure_of(&refusal)).await,
+            Err(refusal) => {
+                if refusal.code == Life::BAD_REPLY {
+                    // It may have been loaded: the next operation finds the model as it was.
+                    self.discard(life, &id).await?;
+                }
+                return self.never_made(job, &id, failure_of(&refusal)).await;
+            }
         };
         let digest = self.shared.sha256(&reply).await?;
         let extra = live(&id, &save.base, &loaded.lora)?;
@@ -221,7 +240,10 @@ impl Owner {
         id: ModelId,
         model: Model,
     ) -> Result<(), Halt> {
-        let plan: SavePlan = read_plan(body)?;
+        let plan: SavePlan = match read_plan(job, body) {
+            Ok(plan) => plan,
+            Err(lost) => return self.end_lost(job, &lost).await,
+        };
         let (kind, what) = match job.kind {
             OpKind::SaveWeights => (CheckpointKind::Training, SaveKind::Training),
             _ => (CheckpointKind::Sampler, SaveKind::Sampler),
@@ -344,6 +366,20 @@ impl Owner {
         self.end_failed(job, error, category).await
     }
 
+    /// Ends an operation whose stored request is lost. Nobody else is concerned.
+    async fn end_lost(&mut self, job: &Job, lost: &CoreError) -> Result<(), Halt> {
+        self.end_failed(job, ErrorDetail::of(lost).sentence(), Category::Server).await
+    }
+
+    /// Lets the engine forget a model, whatever it holds under that name.
+    pub(super) async fn discard(&mut self, life: &mut Life, id: &ModelId) -> Result<(), Halt> {
+        life.models.remove(id);
+        if let Err(refusal) = life.ask(&Unload { model: id.clone() }).await? {
+            tracing::warn!(model = %id, message = %refusal.message, "not unloaded");
+        }
+        Ok(())
+    }
+
     /// Ends an operation that left nothing behind.
     pub(super) async fn end_failed(
         &mut self,
@@ -440,6 +476,8 @@ fn lora_json(lora: &LoraSpec) -> Result<String, CoreError> {
     serde_json::to_string(lora).map_err(|e| CoreError::Corrupt(e.to_string()))
 }
 
-fn read_plan<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, CoreError> {
-    serde_json::from_slice(body).map_err(|e| CoreError::Corrupt(format!("a plan: {e}")))
+fn read_plan<T: serde::de::DeserializeOwned>(job: &Job, body: &[u8]) -> Result<T, CoreError> {
+    let what = || format!("the body of operation {}", job.op);
+    serde_json::from_slice(body)
+        .map_err(|e| CoreError::Unreadable { what: what(), why: e.to_string() })
 }

@@ -9,7 +9,6 @@ use snakehouse_engine_api::StateDigest;
 use snakehouse_supervise::{Child, ChildSpec, Scope};
 use snakehouse_tinker_api::CheckpointPath;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 
 use super::accept::{accept, require_base, require_session};
 use super::departure::{self, room_for_session};
@@ -17,7 +16,7 @@ use super::execute::kind_code;
 use super::journal::{self, ModelState, SamplerRow};
 use super::open::open;
 use super::owner::{Command, Owner, Sources};
-use super::shared::{Readiness, Session, Shared};
+use super::shared::{Readiness, Shared};
 use super::{
     BaseModel, CoreConfig, CoreError, CoreStatus, FinishReason, ModelInfo, NewSampler, NewSession,
     Outcome, Promise, SamplerInfo, SamplerWeights, Submit, WeightsInfo,
@@ -26,7 +25,7 @@ use super::{
 /// The durable heart of the service. Cheap to clone; the scope it was started in owns everything.
 #[derive(Clone)]
 pub struct Core {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     scope: Scope,
     commands: mpsc::Sender<Command>,
     owner: Child,
@@ -86,15 +85,15 @@ impl Core {
         Ok(dir.record_port(port)?)
     }
 
-    /// Whether an engine has served every base model.
+    /// Whether an engine serves every base model.
     ///
-    /// Models that a death interrupted may still be on their way back. Stays true while a dead
-    /// engine is being replaced: requests are accepted all the time.
+    /// Models that a death interrupted may still be on their way back. False while a dead engine is
+    /// being replaced and while the store fails; requests are accepted all the time.
     pub fn ready(&self) -> bool {
         matches!(*self.shared.readiness.borrow(), Readiness::Ready)
     }
 
-    /// Waits for [`ready`](Core::ready). Cancel safe.
+    /// Waits for [`ready`](Core::ready), also through the replacement of an engine. Cancel safe.
     ///
     /// # Errors
     /// [`CoreError::BadBaseModel`] if a base model cannot be loaded; [`CoreError::Engine`] if no
@@ -122,19 +121,10 @@ impl Core {
     /// # Errors
     /// [`CoreError::Saturated`], [`CoreError::Store`].
     pub async fn create_session(&self, new: NewSession) -> Result<SessionId, CoreError> {
-        room_for_session(&self.shared).await?;
-        let id = SessionId::fresh();
-        let info = serde_json::to_string(&new).map_err(|e| CoreError::BadName(e.to_string()))?;
-        let row = id.clone();
-        self.shared
-            .db
-            .write(move |c| Box::pin(async move { journal::add_session(c, &row, &info).await }))
-            .await?;
-        let now = Instant::now();
-        let mut state = self.shared.state();
-        state.queue.touch(&id, now);
-        state.sessions.insert(id.clone(), Session { last_seen: now });
-        Ok(id)
+        let shared = self.shared.clone();
+        let opened =
+            self.scope.task("open-session", async move { open_session(&shared, new).await });
+        opened.await.map_err(|_| CoreError::Stopping)?
     }
 
     /// Says that a session's client is there.
@@ -155,7 +145,11 @@ impl Core {
         reason: FinishReason,
         detail: Option<String>,
     ) -> Result<(), CoreError> {
-        departure::finish_session(&self.shared, session, reason, detail).await
+        let (shared, session) = (self.shared.clone(), session.clone());
+        let finished = self.scope.task("finish-session", async move {
+            departure::finish_session(&shared, &session, reason, detail).await
+        });
+        finished.await.map_err(|_| CoreError::Stopping)?
     }
 
     /// Accepts an operation. It is durable when this returns, and stays so if the future is dropped
@@ -343,6 +337,21 @@ impl fmt::Debug for Core {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Core").field("shared", &self.shared).finish_non_exhaustive()
     }
+}
+
+/// Opens a session. It is in memory when this returns, whatever the owner task does meanwhile.
+async fn open_session(shared: &Shared, new: NewSession) -> Result<SessionId, CoreError> {
+    room_for_session(shared).await?;
+    let id = SessionId::fresh();
+    let info = serde_json::to_string(&new).map_err(|e| CoreError::BadName(e.to_string()))?;
+    let row = id.clone();
+    let _passage = shared.gate.read().await;
+    shared
+        .db
+        .write(move |c| Box::pin(async move { journal::add_session(c, &row, &info).await }))
+        .await?;
+    shared.state().add_session(id.clone());
+    Ok(id)
 }
 
 fn parse_path(path: &str) -> Result<CheckpointPath, CoreError> {

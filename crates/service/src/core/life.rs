@@ -52,6 +52,18 @@ pub(super) struct Refusal {
     pub(super) hint: Option<String>,
 }
 
+impl Refusal {
+    /// The engine answered with something else than a reply.
+    pub(super) fn bad_reply(tool: &str, why: &str) -> Self {
+        Self {
+            kind: snakehouse_base::Kind::Internal,
+            code: Life::BAD_REPLY.to_owned(),
+            message: format!("the engine's reply to {tool} cannot be read: {why}"),
+            hint: None,
+        }
+    }
+}
+
 /// How long a stop waits for the running operation. It runs again at the next start.
 const LAST_CALL: Duration = Duration::from_secs(10);
 /// How long a call runs before a fault that is to hit it in the middle.
@@ -75,6 +87,9 @@ impl Life {
         self.ask_at(request, None).await.map(|reply| reply.map(|(value, _)| value))
     }
 
+    /// The code of a refusal that stands for a reply which cannot be read.
+    pub(super) const BAD_REPLY: &'static str = "bad_reply";
+
     /// Calls a tool with a typed request; also gives the reply's bytes. `point` is where a test
     /// may hit the call.
     pub(super) async fn ask_at<R: Request>(
@@ -85,10 +100,10 @@ impl Life {
         let body = request.encode().map_err(|e| CoreError::Corrupt(e.to_string()))?;
         Ok(match self.call(R::TOOL, body, point).await? {
             Err(refusal) => Err(refusal),
-            Ok(reply) => {
-                let value = R::decode_reply(&reply);
-                Ok((value.map_err(|e| CoreError::Corrupt(e.to_string()))?, reply))
-            }
+            Ok(reply) => match R::decode_reply(&reply) {
+                Ok(value) => Ok((value, reply)),
+                Err(error) => Err(Refusal::bad_reply(R::TOOL, &error.to_string())),
+            },
         })
     }
 

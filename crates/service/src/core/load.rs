@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::journal::{self, ModelRow, ModelState};
 use super::op::Job;
 use super::queue::Admitted;
-use super::shared::{Model, Session, Shared};
+use super::shared::{Model, Shared};
 use super::{Category, CoreError};
 
 /// Reads sessions, models and accepted operations, and begins anew with them.
@@ -20,8 +20,7 @@ pub(super) async fn load(shared: &Shared) -> Result<(), CoreError> {
         state.clear(&shared.limits);
         let now = Instant::now();
         for id in sessions {
-            state.queue.touch(&id, now);
-            state.sessions.insert(id, Session { last_seen: now });
+            state.add_session(id);
         }
         for row in models {
             if !state.sessions.contains_key(&row.session) {
@@ -31,7 +30,7 @@ pub(super) async fn load(shared: &Shared) -> Result<(), CoreError> {
                 state.retired.push(row.id.clone());
             }
             state.queue.open(row.id.clone(), row.session.clone(), row.next_seq);
-            state.models.insert(row.id.clone(), entry(row)?);
+            state.models.insert(row.id.clone(), entry(row));
         }
         state.set_pending(accepted.len(), accepted.iter().map(|job| job.size).sum());
         for (model, seq) in used_up {
@@ -52,13 +51,18 @@ pub(super) async fn load(shared: &Shared) -> Result<(), CoreError> {
     Ok(())
 }
 
-fn entry(row: ModelRow) -> Result<Model, CoreError> {
-    let lora = row.lora.as_deref().map(serde_json::from_str).transpose();
-    Ok(Model {
+fn entry(row: ModelRow) -> Model {
+    let (mut state, mut stopped) = (row.state, row.stopped);
+    let lora = row.lora.as_deref().map(serde_json::from_str).transpose().unwrap_or_else(|error| {
+        tracing::error!(model = %row.id, %error, "the adapters of a model cannot be read");
+        (state, stopped) = (ModelState::Stopped, Some("journal_damaged".to_owned()));
+        None
+    });
+    Model {
         session: row.session,
         base: row.base,
-        lora: lora.map_err(|e| CoreError::Corrupt(format!("adapters of {}: {e}", row.id)))?,
-        state: row.state,
-        stopped: row.stopped.filter(|_| row.state == ModelState::Stopped),
-    })
+        lora,
+        state,
+        stopped: stopped.filter(|_| state == ModelState::Stopped),
+    }
 }

@@ -28,11 +28,12 @@ pub(super) async fn open(scope: &Scope, config: CoreConfig) -> Result<Shared, Co
     let limits = &config.limits;
     let log = BlobLogConfig {
         segment: ByteSize(limits.log_bytes.0 / 64).min(ByteSize::mib(32)).max(ByteSize::kib(64)),
+        // So that whatever is accepted at all finds room once the log has been cleared.
+        record: ByteSize(limits.log_bytes.0 / 4).min(ByteSize::mib(256)),
         total: limits.log_bytes,
-        ..BlobLogConfig::default()
     };
     let log = BlobLog::open(scope, config.disk.clone(), &dir.path().join("log"), log).await?;
-    let vault = Vault::new(log, limits.inline_bytes);
+    let vault = Vault::new(log, limits.inline_bytes, limits.log_bytes);
     let db = Db::open(scope, &dir.path().join("state.sqlite"), SCHEMA, READERS).await?;
     let store_id = db.write(|c| Box::pin(store_id(c))).await?;
     let stores = Stores { dir, db, vault, saves, snapshots };

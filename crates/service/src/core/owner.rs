@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use snakehouse_base::id::{ModelId, OpId};
-use snakehouse_engine_api::{LoadBase, StateDigest, Unload};
+use snakehouse_engine_api::{LoadBase, StateDigest};
 use snakehouse_supervise::CancellationToken;
 use snakehouse_supervise::{BoxError, ChildCtx};
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -85,11 +86,14 @@ impl Owner {
         ctx: ChildCtx,
         sources: Arc<Sources>,
     ) -> Result<(), BoxError> {
+        self.shared.not_serving();
         if ctx.attempt() > 0 {
             load(&self.shared).await?;
         }
-        if let Err(Halt::Broken(error)) = self.forget().await {
-            return Err(error.into());
+        for begun in [self.let_go(None).await, self.forget().await] {
+            if let Err(Halt::Broken(error)) = begun {
+                return Err(error.into());
+            }
         }
         let mut engines = sources.engines.lock().await;
         let mut commands = sources.commands.lock().await;
@@ -103,11 +107,13 @@ impl Owner {
                 Err(Halt::Died(why)) => {
                     tracing::warn!(%why, "the engine died; bringing back its models");
                     self.down_since = Instant::now();
+                    self.shared.not_serving();
                     let mut status = self.shared.status();
                     status.engine_deaths += 1;
                     status.engine = EngineState::Recovering;
                 }
                 Err(Halt::Broken(error)) => {
+                    self.shared.not_serving();
                     self.shared.status().engine = EngineState::Starting;
                     return Err(error.into());
                 }
@@ -218,6 +224,9 @@ impl Owner {
             if self.stop.is_cancelled() {
                 return self.snapshot_all(life).await;
             }
+            if self.shared.crowded.swap(false, Ordering::Relaxed) {
+                self.relieve(life).await?;
+            }
             if let Some(job) = self.next() {
                 self.shared.status().engine = EngineState::Busy;
                 self.turn(life, job).await?;
@@ -291,7 +300,11 @@ impl Owner {
         self.end_failed(&job, why, Category::Server).await
     }
 
-    async fn count_revival_death(&mut self, halt: &Halt, model: &ModelId) -> Result<(), Halt> {
+    pub(super) async fn count_revival_death(
+        &mut self,
+        halt: &Halt,
+        model: &ModelId,
+    ) -> Result<(), Halt> {
         if !matches!(halt, Halt::Died(_)) {
             return Ok(());
         }
@@ -304,18 +317,22 @@ impl Owner {
         Ok(())
     }
 
-    /// Marks a model as one that cannot go on.
+    /// Marks a model as one that cannot go on. That is for good only where no other machine, disk or
+    /// engine could help; else the next start tries again.
     pub(super) async fn stop_model(
         &mut self,
         model: &ModelId,
         why: &'static str,
     ) -> Result<(), Halt> {
-        tracing::error!(%model, why, "a model is stopped");
-        let id = model.clone();
-        self.shared
-            .db
-            .write(move |c| Box::pin(async move { journal::stop_model(c, &id, why).await }))
-            .await?;
+        let for_good = matches!(why, "replay_diverged" | "journal_incomplete");
+        tracing::error!(%model, why, for_good, "a model is stopped");
+        if for_good {
+            let id = model.clone();
+            self.shared
+                .db
+                .write(move |c| Box::pin(async move { journal::stop_model(c, &id, why).await }))
+                .await?;
+        }
         if let Some(entry) = self.shared.state().models.get_mut(model) {
             entry.state = journal::ModelState::Stopped;
             entry.stopped = Some(why.to_owned());
@@ -340,20 +357,25 @@ impl Owner {
                 self.shared.state().retired.push(model);
                 continue;
             }
-            if life.models.contains(&model) {
-                self.snapshot_if_dirty(life, &model).await?;
-                if let Err(refusal) = life.ask(&Unload { model: model.clone() }).await? {
-                    tracing::warn!(%model, message = %refusal.message, "not unloaded");
+            {
+                let mut state = self.shared.state();
+                if state.queue.is_busy(&model) {
+                    // Accepted in the meantime. From here on nothing more is.
+                    state.retired.push(model);
+                    continue;
                 }
-                life.models.remove(&model);
+                state.queue.close(&model);
+                if let Some(gone) = state.models.remove(&model)
+                    && !state.models.values().any(|other| other.session == gone.session)
+                {
+                    state.queue.forget_session(&gone.session);
+                }
             }
             self.work.remove(&model);
-            let mut state = self.shared.state();
-            state.queue.close(&model);
-            if let Some(gone) = state.models.remove(&model)
-                && !state.models.values().any(|other| other.session == gone.session)
-            {
-                state.queue.forget_session(&gone.session);
+            self.wanted.remove(&model);
+            self.let_go(Some(model.clone())).await?;
+            if life.models.contains(&model) {
+                self.discard(life, &model).await?;
             }
         }
         Ok(())

@@ -1,16 +1,16 @@
 //! Bringing models back: snapshot, then the operations that took effect after it.
 
-use snakehouse_base::id::ModelId;
-use snakehouse_engine_api::{LoadModel, Restore, Unload};
+use snakehouse_base::id::{ModelId, OpId};
+use snakehouse_engine_api::{LoadModel, Restore};
 use tokio::time::Instant;
 
-use super::CoreError;
 use super::journal::{self, ModelState};
 use super::life::{Halt, Life};
 use super::op::{OpKind, OpRow};
 use super::owner::Owner;
 use super::plan::LoadPlan;
 use super::shared::Model;
+use super::vault::Stored;
 
 impl Owner {
     /// How many journalled operations are looked up at once.
@@ -29,7 +29,7 @@ impl Owner {
         };
         self.work.remove(id);
         let began = Instant::now();
-        let (mut next, snapshots) = self.restore(life, id, &model).await?;
+        let (mut next, snapshots, damaged) = self.restore(life, id, &model).await?;
         let mut last = None;
         loop {
             let (key, from) = (id.clone(), next);
@@ -67,23 +67,26 @@ impl Owner {
         }
         life.models.insert(id.clone());
         self.revival_deaths.remove(id);
-        Ok(())
+        // It has come back without them; they must neither count as kept nor be found complete by
+        // the next snapshot after the same operation.
+        self.drop_snapshots(damaged).await
     }
 
-    /// Puts the newest readable snapshot in place. Gives the first number to replay, and how many
-    /// snapshots there were.
+    /// Puts the newest readable snapshot in place. Gives the first number to replay, how many
+    /// snapshots there were, and which were passed over because they are damaged.
     async fn restore(
         &mut self,
         life: &mut Life,
         id: &ModelId,
         model: &Model,
-    ) -> Result<(u64, usize), Halt> {
+    ) -> Result<(u64, usize, Vec<OpId>), Halt> {
         let key = id.clone();
         let snapshots = self
             .shared
             .read(|c| Box::pin(async move { journal::snapshots_of(c, Some(&key)).await }))
             .await?;
         let count = snapshots.len();
+        let mut damaged = Vec::new();
         for snapshot in snapshots {
             let dir = Self::op_dir(&self.shared.snapshots, snapshot.op);
             let request = Restore {
@@ -92,14 +95,17 @@ impl Owner {
                 dir: dir.display().to_string(),
             };
             match life.ask(&request).await? {
-                Ok(_) => return Ok((snapshot.seq + 1, count)),
+                Ok(_) => return Ok((snapshot.seq + 1, count, damaged)),
                 Err(refusal) => {
                     let (code, message) = (refusal.code, refusal.message);
                     tracing::error!(model = %id, op = %snapshot.op, code, message, "a snapshot cannot be restored; trying the one before");
+                    if refusal.kind == snakehouse_base::Kind::Corrupt {
+                        damaged.push(snapshot.op);
+                    }
                 }
             }
         }
-        Ok((0, count))
+        Ok((0, count, damaged))
     }
 
     /// Repeats one operation. Gives the reason if the model cannot go on.
@@ -111,13 +117,18 @@ impl Owner {
         row: &OpRow,
         snapshots: usize,
     ) -> Result<Option<&'static str>, Halt> {
-        let Some(body) = self.shared.vault.load(&row.body).await? else {
+        if row.body == Stored::Dropped {
             return Ok(Some(lost(snapshots)));
+        }
+        let what = || format!("the body of operation {}", row.job.op);
+        let Ok(body) = self.shared.fetch(&row.body, what).await? else {
+            return Ok(Some("journal_damaged"));
         };
         let reply = match (row.job.kind, row.job.kind.tool()) {
             (OpKind::LoadWeights, _) => {
-                let plan: LoadPlan = serde_json::from_slice(&body)
-                    .map_err(|e| CoreError::Corrupt(format!("a plan: {e}")))?;
+                let Ok(plan) = serde_json::from_slice::<LoadPlan>(&body) else {
+                    return Ok(Some("journal_damaged"));
+                };
                 let Some(source) = row.source else { return Ok(Some("source_lost")) };
                 let request = LoadModel {
                     model: id.clone(),
@@ -155,10 +166,7 @@ impl Owner {
         why: &'static str,
     ) -> Result<(), Halt> {
         self.stop_model(id, why).await?;
-        if let Err(refusal) = life.ask(&Unload { model: id.clone() }).await? {
-            tracing::warn!(model = %id, message = %refusal.message, "not unloaded");
-        }
-        Ok(())
+        self.discard(life, id).await
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use snakehouse_base::id::{ModelId, OpId, SessionId};
 use snakehouse_engine_api::LoraSpec;
 use snakehouse_store::{Db, SqlFuture, StateDir, StoreError};
 use snakehouse_supervise::Lane;
+use snakehouse_tinker_api::json::ErrorDetail;
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{Notify, RwLock, watch};
 use tokio::time::Instant;
@@ -21,7 +23,7 @@ use super::fault::{Fault, FaultPoint, Victim};
 use super::journal::{self, Extra, Finish, ModelState, StoredOutcome};
 use super::op::{Ending, Job, OpKind, read_result};
 use super::queue::Queue;
-use super::vault::Vault;
+use super::vault::{Stored, Vault};
 use super::{BaseModel, Category, CoreConfig, CoreError, CoreStatus, Limits, Outcome};
 
 /// Everything that outlives one life of the owner task.
@@ -40,9 +42,11 @@ pub(super) struct Shared {
     pub(super) chance: Chance,
     /// The owner task has something to look at.
     pub(super) wake: Notify,
+    /// Something was refused because the log is full: the owner makes room.
+    pub(super) crowded: AtomicBool,
     pub(super) readiness: watch::Sender<Readiness>,
-    /// Held shared from an operation's commit until the queue has it, and exclusively while the
-    /// queue is filled from the journal, so that none is queued twice.
+    /// Held shared from the commit of an operation, a session or its end until memory has it, and
+    /// exclusively while memory is filled from the journal, so that none is missed or there twice.
     pub(super) gate: RwLock<()>,
     pub(super) dir: Mutex<StateDir>,
     state: Mutex<State>,
@@ -134,6 +138,7 @@ impl Shared {
             store_id,
             chance: Chance::from_entropy(),
             wake: Notify::new(),
+            crowded: AtomicBool::new(false),
             readiness: watch::Sender::new(Readiness::Starting),
             gate: RwLock::new(()),
             dir: Mutex::new(stores.dir),
@@ -157,6 +162,40 @@ impl Shared {
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> SqlFuture<'c, Result<T, CoreError>>,
     {
         self.db.read(run).await?
+    }
+
+    /// The bytes that a row points to. The inner error means that they are lost.
+    pub(super) async fn fetch(
+        &self,
+        stored: &Stored,
+        what: impl FnOnce() -> String,
+    ) -> Result<Result<Bytes, CoreError>, CoreError> {
+        let why = match self.vault.load(stored).await {
+            Ok(Some(bytes)) => return Ok(Ok(bytes)),
+            Ok(None) => "it is not kept".to_owned(),
+            Err(error @ (StoreError::Closed | StoreError::Panicked(_))) => return Err(error.into()),
+            Err(error) => error.to_string(),
+        };
+        let lost = CoreError::Unreadable { what: what(), why };
+        tracing::error!(error = %lost, "stored bytes are lost");
+        Ok(Err(lost))
+    }
+
+    /// The log is full: lets the owner know.
+    pub(super) fn note_crowded(&self) {
+        self.crowded.store(true, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    /// Nothing is served from now on. What is broken for good stays so.
+    pub(super) fn not_serving(&self) {
+        self.readiness.send_if_modified(|now| {
+            let served = matches!(now, Readiness::Ready);
+            if served {
+                *now = Readiness::Starting;
+            }
+            served
+        });
     }
 
     /// Runs work in the lane if it is large.
@@ -231,14 +270,24 @@ impl Shared {
                 if op.0 <= highest { Err(gone()) } else { Err(self.unknown(op)) }
             }
             Some(StoredOutcome::Accepted) => Ok(Outcome::Pending),
+            Some(
+                StoredOutcome::Failed { error: Stored::Dropped, .. }
+                | StoredOutcome::Done { result: Stored::Dropped, .. },
+            ) => Err(gone()),
             Some(StoredOutcome::Failed { error, category }) => {
-                let text = self.vault.load(&error).await?.ok_or_else(gone)?;
-                let error = String::from_utf8_lossy(&text).into_owned();
-                Ok(Outcome::Failed { error, category })
+                Ok(match self.fetch(&error, || result_of(op)).await? {
+                    Ok(text) => {
+                        let error = String::from_utf8_lossy(&text).into_owned();
+                        Outcome::Failed { error, category }
+                    }
+                    Err(lost) => failed(&lost),
+                })
             }
             Some(StoredOutcome::Done { kind, model, result }) => {
-                let bytes = self.vault.load(&result).await?.ok_or_else(gone)?;
-                self.read_done(kind, model, bytes).await
+                match self.fetch(&result, || result_of(op)).await? {
+                    Ok(bytes) => self.read_done(op, kind, model, bytes).await,
+                    Err(lost) => Ok(failed(&lost)),
+                }
             }
         }
     }
@@ -247,15 +296,25 @@ impl Shared {
         CoreError::UnknownRequest(self.request_id(op))
     }
 
+    /// What a stored result is. One that cannot be read is a failure for good: its client must
+    /// not ask again and again.
     async fn read_done(
         &self,
+        op: OpId,
         kind: OpKind,
         model: Option<ModelId>,
         bytes: Bytes,
     ) -> Result<Outcome, CoreError> {
         let size = bytes.len();
         let read = move || read_result(kind, model.as_ref(), &bytes);
-        Ok(Outcome::Done(self.compute(size, read).await??))
+        Ok(match self.compute(size, read).await? {
+            Ok(result) => Outcome::Done(result),
+            Err(error) => {
+                let lost = CoreError::Unreadable { what: result_of(op), why: error.to_string() };
+                tracing::error!(error = %lost, "a result cannot be read");
+                failed(&lost)
+            }
+        })
     }
 
     // --- endings ---
@@ -268,7 +327,10 @@ impl Shared {
                 (Bytes::from(error.clone()), Some(*category), None)
             }
         };
-        let kept = self.vault.keep(result).await?;
+        let (kept, crowded) = self.vault.keep(result).await?;
+        if crowded {
+            self.note_crowded();
+        }
         let finish = Finish {
             op: job.op,
             failed,
@@ -293,7 +355,7 @@ impl Shared {
                 Ending::Failed { error, category } => Outcome::Failed { error, category },
                 Ending::Done { result, .. } => {
                     let model = job.model().map(|(model, _)| model.clone());
-                    self.read_done(job.kind, model, result).await?
+                    self.read_done(job.op, job.kind, model, result).await?
                 }
             };
             waiter.send_replace(Some(Arc::new(outcome)));
@@ -334,6 +396,15 @@ impl Shared {
             *self.killer.lock().unwrap_or_else(PoisonError::into_inner) = Some(killer);
         }
     }
+}
+
+fn result_of(op: OpId) -> String {
+    format!("the result of operation {op}")
+}
+
+/// An end that only tells of what was lost.
+fn failed(lost: &CoreError) -> Outcome {
+    Outcome::Failed { error: ErrorDetail::of(lost).sentence(), category: Category::Server }
 }
 
 /// Carries out a death other than the engine's, which only its owner can bring about.
@@ -380,6 +451,13 @@ impl State {
     pub(super) fn release(&mut self, bytes: u64) {
         self.pending_ops = self.pending_ops.saturating_sub(1);
         self.pending_bytes = self.pending_bytes.saturating_sub(bytes);
+    }
+
+    /// A session is open.
+    pub(super) fn add_session(&mut self, id: SessionId) {
+        let now = Instant::now();
+        self.queue.touch(&id, now);
+        self.sessions.insert(id, Session { last_seen: now });
     }
 
     pub(super) fn pending_ops(&self) -> usize {

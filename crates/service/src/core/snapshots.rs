@@ -121,19 +121,19 @@ impl Owner {
         self.work.remove(model);
         self.shared.status().snapshots += 1;
         self.shared.at(FaultPoint::BetweenSnapshotAndPrune).await;
-        self.prune(model).await
+        self.prune(model, Self::KEPT).await
     }
 
-    /// Removes what the kept snapshots of a model make superfluous.
-    async fn prune(&mut self, model: &ModelId) -> Result<(), Halt> {
+    /// Removes what the `kept` newest snapshots of a model make superfluous.
+    async fn prune(&mut self, model: &ModelId, kept: usize) -> Result<(), Halt> {
         let id = model.clone();
         let all = self
             .shared
             .read(|c| Box::pin(async move { journal::snapshots_of(c, Some(&id)).await }))
             .await?;
-        // Only a snapshot with another one behind it makes the bodies before it superfluous.
-        let floor = all.get(Self::KEPT - 1).map(|oldest| oldest.seq);
-        let doomed: Vec<OpId> = all.into_iter().skip(Self::KEPT).map(|row| row.op).collect();
+        // Nothing before the oldest that is kept is ever replayed.
+        let floor = all.get(kept - 1).map(|oldest| oldest.seq);
+        let doomed: Vec<OpId> = all.into_iter().skip(kept).map(|row| row.op).collect();
         let (id, ops) = (model.clone(), doomed.clone());
         self.shared
             .db
@@ -152,6 +152,58 @@ impl Owner {
         Ok(())
     }
 
+    /// Makes room in a full log: forgets what may be forgotten, then lets the models that hold the
+    /// oldest bodies live by one snapshot, so that their bodies can go.
+    pub(super) async fn relieve(&mut self, life: &mut Life) -> Result<(), Halt> {
+        self.forget().await?;
+        if self.shared.vault.has_room() {
+            return Ok(());
+        }
+        let holders = self.shared.db.read(|c| Box::pin(journal::log_holders(c))).await?;
+        tracing::info!(models = holders.len(), "the log is full; taking snapshots to make room");
+        for model in holders {
+            if let Err(halt) = self.revive(life, &model).await {
+                self.count_revival_death(&halt, &model).await?;
+                return Err(halt);
+            }
+            if !life.models.contains(&model) {
+                continue;
+            }
+            self.snapshot_if_dirty(life, &model).await?;
+            self.prune(&model, 1).await?;
+            if self.shared.vault.has_room() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what models of finished sessions would need to go on: of one, or of all that have
+    /// nothing left to do.
+    pub(super) async fn let_go(&mut self, model: Option<ModelId>) -> Result<(), Halt> {
+        let gone = self
+            .shared
+            .db
+            .write(move |c| Box::pin(async move { journal::let_go(c, model.as_ref()).await }))
+            .await?;
+        remove_dirs(&self.shared, &self.shared.snapshots, &gone).await?;
+        prune_files(&self.shared).await?;
+        Ok(())
+    }
+
+    /// Forgets snapshots and their directories.
+    pub(super) async fn drop_snapshots(&mut self, ops: Vec<OpId>) -> Result<(), Halt> {
+        if ops.is_empty() {
+            return Ok(());
+        }
+        let doomed = ops.clone();
+        self.shared
+            .db
+            .write(move |c| Box::pin(async move { journal::drop_snapshots(c, &doomed).await }))
+            .await?;
+        Ok(remove_dirs(&self.shared, &self.shared.snapshots, &ops).await?)
+    }
+
     /// From time to time, and more often when the log fills up, forgets what nobody will ask for.
     pub(super) async fn tidy(&mut self) -> Result<(), Halt> {
         let half_full = self.shared.vault.log.size().0 > self.shared.limits.log_bytes.0 / 2;
@@ -161,8 +213,11 @@ impl Owner {
 
     /// Forgets ended operations past the bounds, and the files that only they needed.
     pub(super) async fn forget(&mut self) -> Result<(), Halt> {
-        let (rows, bytes) = (self.shared.limits.kept_results, self.shared.limits.kept_result_bytes);
-        self.shared.db.write(move |c| Box::pin(journal::trim(c, rows, bytes.0))).await?;
+        let limits = &self.shared.limits;
+        let rows = limits.kept_results;
+        // Results must never fill the log by themselves.
+        let bytes = limits.kept_result_bytes.0.min(limits.log_bytes.0 / 4);
+        self.shared.db.write(move |c| Box::pin(journal::trim(c, rows, bytes))).await?;
         prune_files(&self.shared).await?;
         Ok(())
     }
@@ -185,7 +240,11 @@ async fn prune_files(shared: &Shared) -> Result<(), CoreError> {
         let segments = shared.db.read(|c| Box::pin(journal::referenced_segments(c))).await?;
         Ok::<_, StoreError>(segments)
     };
-    shared.vault.log.prune(referenced).await?;
+    match shared.vault.log.prune(referenced).await {
+        // What cannot be removed is in nobody's way but the disk's.
+        Err(error @ StoreError::Io { .. }) => tracing::warn!(%error, "a segment stays"),
+        other => drop(other?),
+    }
     shared.status().log_bytes = shared.vault.log.size().0;
     Ok(())
 }
@@ -195,8 +254,15 @@ async fn remove_dirs(shared: &Shared, root: &Path, ops: &[OpId]) -> Result<(), C
         return Ok(());
     }
     let dirs: Vec<PathBuf> = ops.iter().map(|op| Owner::op_dir(root, *op)).collect();
-    let removed = shared.lane.run(move || dirs.iter().try_for_each(|dir| remove_dir(dir)));
-    Ok(removed.await.map_err(StoreError::from)??)
+    let removed = shared.lane.run(move || {
+        for dir in dirs {
+            if let Err(error) = remove_dir(&dir) {
+                // No row names it any more, so the next start tries again.
+                tracing::warn!(%error, "a directory stays");
+            }
+        }
+    });
+    Ok(removed.await.map_err(StoreError::from)?)
 }
 
 /// Removes a directory that may be gone already.

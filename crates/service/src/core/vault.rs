@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 
 use bytes::Bytes;
+use snakehouse_base::ByteSize;
 use snakehouse_store::{BlobLog, BlobRef, Pin, StoreError};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
@@ -26,6 +27,8 @@ pub(super) enum Stored {
 pub(super) struct Vault {
     pub(super) log: BlobLog,
     inline: usize,
+    /// How large the log may become by bodies; the rest up to its bound is for results.
+    admission: ByteSize,
 }
 
 /// Bytes that are durable or will be with the row. The pin is held until the row is committed.
@@ -35,17 +38,45 @@ pub(super) struct Kept {
 }
 
 impl Vault {
-    pub(super) fn new(log: BlobLog, inline: usize) -> Self {
-        Self { log, inline }
+    pub(super) fn new(log: BlobLog, inline: usize, total: ByteSize) -> Self {
+        Self { log, inline, admission: ByteSize(total.0 - total.0 / 8) }
     }
 
-    /// Makes bytes ready for a row. They may go into the row once this returns.
-    pub(super) async fn keep(&self, bytes: Bytes) -> Result<Kept, StoreError> {
-        if bytes.len() <= self.inline {
-            return Ok(Kept { stored: Stored::Inline(bytes), _pin: None });
+    /// Whether a body of this length goes to the log.
+    pub(super) fn is_large(&self, len: usize) -> bool {
+        len > self.inline
+    }
+
+    /// Whether the log has come down far enough for whoever was refused to be let in.
+    pub(super) fn has_room(&self) -> bool {
+        self.log.size().0 <= self.admission.0 / 2
+    }
+
+    /// Makes the body of an operation that is to be accepted ready for its row.
+    pub(super) async fn admit(&self, body: Bytes) -> Result<Kept, StoreError> {
+        if !self.is_large(body.len()) {
+            return Ok(Kept::inline(body));
         }
-        let appended = self.log.append(bytes).await?;
+        let appended = self.log.append_below(body, self.admission).await?;
         Ok(Kept { stored: Stored::Logged(appended.at), _pin: Some(appended.pin) })
+    }
+
+    /// Makes a result ready for its row, and says whether the log had no place for it: then it
+    /// goes into the row, because what has taken place must be written down.
+    pub(super) async fn keep(&self, result: Bytes) -> Result<(Kept, bool), StoreError> {
+        if !self.is_large(result.len()) {
+            return Ok((Kept::inline(result), false));
+        }
+        match self.log.append(result.clone()).await {
+            Ok(appended) => {
+                let stored = Stored::Logged(appended.at);
+                Ok((Kept { stored, _pin: Some(appended.pin) }, false))
+            }
+            Err(StoreError::Full { .. } | StoreError::TooLarge { .. }) => {
+                Ok((Kept::inline(result), true))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The bytes, or `None` if they are not kept any more.
@@ -55,6 +86,12 @@ impl Vault {
             Stored::Logged(at) => self.log.read(*at).await.map(Some),
             Stored::Dropped => Ok(None),
         }
+    }
+}
+
+impl Kept {
+    fn inline(bytes: Bytes) -> Self {
+        Self { stored: Stored::Inline(bytes), _pin: None }
     }
 }
 

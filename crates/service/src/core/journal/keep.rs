@@ -101,6 +101,47 @@ pub(in crate::core) async fn drop_old_bodies(
     .map(drop)
 }
 
+/// The models whose ended operations have bodies in the blob log, those with the oldest first.
+pub(in crate::core) async fn log_holders(
+    c: &mut SqliteConnection,
+) -> Result<Vec<ModelId>, sqlx::Error> {
+    let ids: Vec<String> = sqlx::query_scalar(
+        "SELECT model FROM operation
+         WHERE state != 0 AND body_segment IS NOT NULL AND model IS NOT NULL
+         GROUP BY model ORDER BY min(body_segment)",
+    )
+    .fetch_all(c)
+    .await?;
+    Ok(ids.into_iter().map(ModelId::new).collect())
+}
+
+/// Models of finished sessions with nothing left to do: one, if it is such a model, or all.
+const DEPARTED: &str = "(SELECT m.id FROM model m JOIN session s ON m.session = s.id
+     WHERE s.finished IS NOT NULL AND (?1 IS NULL OR m.id = ?1) AND NOT EXISTS
+         (SELECT 1 FROM operation o WHERE o.model = m.id AND o.state = 0))";
+
+/// Forgets what models of finished sessions would need to go on. Gives the operations whose
+/// snapshots are gone.
+pub(in crate::core) async fn let_go(
+    c: &mut SqliteConnection,
+    model: Option<&ModelId>,
+) -> Result<Vec<OpId>, sqlx::Error> {
+    let model = model.map(ModelId::as_str);
+    let forgotten = format!("DELETE FROM snapshot WHERE model IN {DEPARTED} RETURNING op");
+    let snapshots: Vec<i64> =
+        sqlx::query_scalar(sqlx::AssertSqlSafe(forgotten)).bind(model).fetch_all(&mut *c).await?;
+    query(sqlx::AssertSqlSafe(format!(
+        "UPDATE operation SET body_bytes = NULL, body_segment = NULL, body_offset = NULL,
+             body_len = NULL
+         WHERE model IN {DEPARTED} AND state != 0
+             AND (body_bytes IS NOT NULL OR body_segment IS NOT NULL)"
+    )))
+    .bind(model)
+    .execute(c)
+    .await?;
+    Ok(snapshots.into_iter().map(|op| OpId(unsql(op))).collect())
+}
+
 /// Forgets the oldest ended operations past the bounds, except those that a replay needs.
 pub(in crate::core) async fn trim(
     c: &mut SqliteConnection,
@@ -144,7 +185,8 @@ pub(in crate::core) async fn referenced_segments(
     Ok(segments.into_iter().map(unsql).collect())
 }
 
-/// Saves that nothing points to: no name, no sampling session of an open session, no replay.
+/// Saves that nothing points to: no name, no sampling session of an open session or with a sample
+/// that is still to be drawn, no replay.
 pub(in crate::core) async fn doomed_saves(
     c: &mut SqliteConnection,
 ) -> Result<Vec<OpId>, sqlx::Error> {
@@ -153,6 +195,9 @@ pub(in crate::core) async fn doomed_saves(
          WHERE op NOT IN (SELECT op FROM checkpoint)
              AND op NOT IN (SELECT p.save_op FROM sampler p JOIN session s ON p.session = s.id
                  WHERE p.save_op IS NOT NULL AND s.finished IS NULL)
+             AND op NOT IN (SELECT p.save_op FROM sampler p
+                 JOIN operation o ON o.sampler = p.id AND o.state = 0
+                 WHERE p.save_op IS NOT NULL)
              AND op NOT IN (SELECT source_op FROM operation WHERE source_op IS NOT NULL
                  AND (body_bytes IS NOT NULL OR body_segment IS NOT NULL))",
     )

@@ -17,7 +17,7 @@ pub(super) use clients::{
 pub(super) use finish::{Extra, Finish, add_death, finish, stop_model};
 pub(super) use keep::{
     SnapshotRow, add_snapshot, all_saves, doomed_saves, drop_old_bodies, drop_saves,
-    drop_snapshots, referenced_segments, snapshots_of, trim, unsnapshotted,
+    drop_snapshots, let_go, log_holders, referenced_segments, snapshots_of, trim, unsnapshotted,
 };
 pub(super) use load::{
     StoredOutcome, accepted, effects_after, highest_op, op_row, outcome, used_up,

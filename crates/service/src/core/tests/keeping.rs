@@ -80,6 +80,47 @@ fn a_bad_snapshot_falls_back_to_the_one_before() {
         assert_eq!(bench.digest(&model).await, before);
         assert!(bench.core.status().replayed_ops > 0);
         bench.stop().await;
+        // The damaged one is gone; the one taken in its place is whole.
+        let bench = Bench::start(home.path()).await;
+        assert_eq!(bench.digest(&model).await, before);
+        assert_eq!(bench.core.status().replayed_ops, 0);
+        assert_eq!(entries(&snapshots), 2);
+        bench.stop().await;
+    });
+}
+
+#[test]
+fn snapshots_that_cannot_be_read_now_are_tried_again_at_the_next_start() {
+    real_time(async {
+        let home = tempfile::tempdir().unwrap();
+        let bench =
+            Bench::with(home.path(), World::new(), |config| config.limits.snapshot_ops = 4).await;
+        let (_, model) = bench.model().await;
+        play(&bench, (1..=11).map(|seq| forward_backward(&model, seq, 1)).collect()).await;
+        let before = bench.digest(&model).await;
+        bench.stop().await;
+        let (snapshots, elsewhere) = (home.path().join("snapshots"), home.path().join("elsewhere"));
+        let names = || std::fs::read_dir(&snapshots).unwrap().map(|e| e.unwrap().file_name());
+        std::fs::create_dir(&elsewhere).unwrap();
+        for name in names() {
+            let from = snapshots.join(&name).join("model.json");
+            std::fs::rename(from, elsewhere.join(&name)).unwrap();
+        }
+        let bench = Bench::start(home.path()).await;
+        let end = bench.run(optim_step(&model, 12)).await;
+        assert!(
+            matches!(&end, Outcome::Failed { error, .. } if error.contains("snapshots_unreadable")),
+            "{end:?}"
+        );
+        bench.stop().await;
+        assert_eq!(names().count(), 2);
+        for name in names() {
+            let back = snapshots.join(&name).join("model.json");
+            std::fs::rename(elsewhere.join(&name), back).unwrap();
+        }
+        let bench = Bench::start(home.path()).await;
+        assert_eq!(bench.digest(&model).await, before);
+        bench.stop().await;
     });
 }
 
@@ -114,7 +155,8 @@ fn a_finished_sessions_models_leave_the_engine_and_its_named_saves_stay() {
         eventually("the model is unloaded", super::bench::HOLD, live, |live| *live == 0).await;
         let path = format!("tinker://{model}/weights/ck1");
         assert!(bench.core.weights_info(&path).await.is_ok());
-        assert!(bench.world.rules().log.iter().any(|call| call == "unload"));
+        let unloaded = || bench.world.rules().log.iter().any(|call| call == "unload");
+        eventually("the engine has let go of it", super::bench::HOLD, unloaded, |it| *it).await;
         bench.stop().await;
     });
 }

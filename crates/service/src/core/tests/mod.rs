@@ -3,7 +3,9 @@
 mod bench;
 mod clients;
 mod crashes;
+mod damage;
 mod deaths;
 mod fake_engine;
 mod keeping;
+mod leaving;
 mod saving;
