@@ -227,11 +227,7 @@ impl<S: Read + Write> Worker<'_, S> {
     }
 }
 
-fn write_all(
-    socket: &mut impl Write,
-    mut head: &[u8],
-    mut body: &[u8],
-) -> Result<(), WorkerError> {
+fn write_all(socket: &mut impl Write, mut head: &[u8], mut body: &[u8]) -> Result<(), WorkerError> {
     while !head.is_empty() || !body.is_empty() {
         match socket.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]) {
             Ok(0) => return Err(WorkerError::Socket(io::ErrorKind::WriteZero.into())),
