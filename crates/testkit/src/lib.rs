@@ -7,7 +7,9 @@
 //!
 //! **What it owns.** Runtimes of tests, the [`LeakProbe`], the [`Process`] probe, [seeds](for_each_seed),
 //! [own processes](in_own_process) for tests of process-wide things, [poll counting](counted), and
-//! a [`Transport`] in memory that lives through a [`Timeline`] of outages and keeps a [`Ledger`].
+//! a [`Transport`] in memory that lives through a [`Timeline`] of outages and keeps a [`Ledger`],
+//! [points of failure](Faults) that follow a seeded plan of [`Chaos`], and a
+//! [runtime](virtual_time_prompt) that finds polls which hold everybody up.
 //!
 //! **How it fails.** By panicking with a sentence that names the culprit: it is only ever a
 //! development dependency.
@@ -19,9 +21,11 @@
 #![expect(clippy::panic, reason = "a test's verdict is a panic")]
 
 mod counted;
+mod faults;
 mod isolate;
 mod leaks;
 mod process;
+mod prompt;
 mod race;
 mod runtime;
 mod seed;
@@ -30,9 +34,11 @@ mod transport;
 mod wait;
 
 pub use counted::{Counted, Polls, counted};
+pub use faults::{Chaos, Fault, Faults, Injected};
 pub use isolate::in_own_process;
 pub use leaks::{LeakProbe, Leaks};
 pub use process::Process;
+pub use prompt::{SlowPoll, Watch, Watched, virtual_time_prompt};
 pub use race::race;
 pub use runtime::{real_time, virtual_time};
 pub use seed::for_each_seed;
