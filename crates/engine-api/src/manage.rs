@@ -105,7 +105,8 @@ pub enum SaveKind {
     Sampler,
 }
 
-/// Writes the model to `dir` in PEFT layout. If `dir` exists it is complete: nothing is rewritten.
+/// Writes the model to `dir` in PEFT layout. If `dir` exists and is whole, nothing is rewritten; a
+/// damaged one is replaced.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Save {
     /// The model.
@@ -122,7 +123,7 @@ impl Request for Save {
 }
 
 /// Writes everything needed to go on: adapter, moments, step, accumulated gradients, manifest.
-/// If `dir` exists it is complete: nothing is rewritten.
+/// If `dir` exists and is whole, nothing is rewritten; a damaged one is replaced.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// The model.

@@ -15,14 +15,25 @@ pub(crate) struct NewDirectory {
     target: PathBuf,
     partial: PathBuf,
     finished: bool,
+    /// Whether something damaged stands at the target, to be replaced.
+    replaces: bool,
 }
 
 impl NewDirectory {
-    /// Starts a directory, or `None` if `target` is already there (then it is complete).
+    /// Starts a directory, or `None` if `target` is already there.
     pub(crate) fn begin(target: &Path) -> Result<Option<Self>, EngineError> {
         if target.exists() {
             return Ok(None);
         }
+        Self::open(target, false).map(Some)
+    }
+
+    /// Starts a directory that takes the place of what stands at `target`, once it is complete.
+    pub(crate) fn replace(target: &Path) -> Result<Self, EngineError> {
+        Self::open(target, true)
+    }
+
+    fn open(target: &Path, replaces: bool) -> Result<Self, EngineError> {
         let name = target.file_name().and_then(|n| n.to_str());
         let name = name.ok_or_else(|| EngineError::directory(target, "its name is not usable"))?;
         let parent = target.parent().filter(|p| !p.as_os_str().is_empty());
@@ -31,7 +42,7 @@ impl NewDirectory {
         remove_abandoned(parent, &prefix);
         let partial = parent.join(format!("{prefix}{}", std::process::id()));
         fs::create_dir(&partial).map_err(EngineError::io("creating", &partial))?;
-        Ok(Some(Self { target: target.to_owned(), partial, finished: false }))
+        Ok(Self { target: target.to_owned(), partial, finished: false, replaces })
     }
 
     /// Writes and syncs a file.
@@ -48,11 +59,24 @@ impl NewDirectory {
     /// Puts the directory in its place, durably.
     pub(crate) fn finish(mut self) -> Result<(), EngineError> {
         sync_directory(&self.partial)?;
+        let mut damaged = None;
+        if self.replaces {
+            let mut aside = self.partial.clone().into_os_string();
+            aside.push("-damaged");
+            let aside = PathBuf::from(aside);
+            // Dying between the two renames leaves nothing, which is what the target was worth.
+            fs::rename(&self.target, &aside).map_err(EngineError::io("renaming", &self.target))?;
+            damaged = Some(aside);
+        }
         match fs::rename(&self.partial, &self.target) {
             Ok(()) => self.finished = true,
             // Somebody else was faster, and wrote the same.
             Err(_) if self.target.is_dir() => return Ok(()),
             Err(e) => return Err(EngineError::io("renaming to", &self.target)(e)),
+        }
+        if let Some(damaged) = damaged {
+            // Best effort: what stays is removed by the next attempt.
+            let _ = fs::remove_dir_all(damaged);
         }
         match self.target.parent().filter(|p| !p.as_os_str().is_empty()) {
             Some(parent) => sync_directory(parent),
@@ -123,6 +147,21 @@ mod tests {
         fs::create_dir(&left).unwrap();
         NewDirectory::begin(&home.path().join("save")).unwrap().unwrap().finish().unwrap();
         assert!(!left.exists());
+    }
+
+    #[test]
+    fn a_replacement_leaves_nothing_of_what_was_there() {
+        let home = tempfile::tempdir().unwrap();
+        let target = home.path().join("save");
+        fs::create_dir(&target).unwrap();
+        fs::write(target.join("old"), b"0").unwrap();
+        let new = NewDirectory::replace(&target).unwrap();
+        new.write("a", b"1").unwrap();
+        assert!(target.join("old").exists());
+        new.finish().unwrap();
+        assert_eq!(fs::read(target.join("a")).unwrap(), b"1");
+        assert!(!target.join("old").exists());
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
     }
 
     #[test]

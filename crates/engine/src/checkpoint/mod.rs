@@ -8,7 +8,8 @@
 //! are written beside it and synced, then the directory is renamed and its parent synced.
 //!
 //! **How it fails.** Typed: a file that is missing, cut short or changed names itself; a snapshot
-//! of other arithmetic is refused. A failed write leaves nothing behind.
+//! of other arithmetic is refused, and so is a manifest that does not belong to its tensors. A
+//! failed write leaves nothing behind; what an earlier one left damaged is written again.
 //!
 //! **How it is tested.** Round trips bit for bit, damage of every file, being killed at the fault
 //! points (system tests).

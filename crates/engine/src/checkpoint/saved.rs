@@ -6,6 +6,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use snakehouse_engine_api::Saved;
 
+use super::fingerprint::agrees;
 use super::manifest::{MANIFEST, Manifest};
 use super::{NewDirectory, fingerprint, hash_numbers, hex, peft};
 use crate::EngineError;
@@ -40,12 +41,38 @@ impl Content {
             Self::Snapshot => "snapshot",
         }
     }
+
+    /// The files beside the manifest.
+    fn files(self) -> &'static [&'static str] {
+        match self {
+            Self::Sampler => &[peft::CONFIG, peft::WEIGHTS],
+            Self::Training => &[peft::CONFIG, peft::WEIGHTS, OPTIMIZER],
+            Self::Snapshot => &[peft::CONFIG, peft::WEIGHTS, OPTIMIZER, GRADIENT],
+        }
+    }
+
+    /// SHA-256 over everything a directory of this kind holds of a model.
+    fn digest(self, model: &Trainee) -> String {
+        let mut hash = Sha256::new();
+        hash_numbers(&mut hash, &model.adapter.numbers);
+        if self != Self::Sampler {
+            hash_numbers(&mut hash, &model.first);
+            hash_numbers(&mut hash, &model.second);
+            hash.update(model.step.to_le_bytes());
+        }
+        if self == Self::Snapshot {
+            hash_numbers(&mut hash, &model.gradient);
+        }
+        hex(hash)
+    }
 }
 
-/// Writes a model to `dir`; an existing directory is complete and stays.
+/// Writes a model to `dir`. An existing directory stays if every part of it is as it was written,
+/// and is replaced if not.
 ///
 /// # Errors
-/// [`EngineError::Io`], or [`EngineError::BadDirectory`] if an existing directory has no manifest.
+/// [`EngineError::Io`], or [`EngineError::BadDirectory`] if a checkpoint of another kind, or
+/// something else altogether, is there.
 pub(crate) fn save(
     model: &Trainee,
     dir: &Path,
@@ -53,30 +80,31 @@ pub(crate) fn save(
     cpu: Cpu,
     faults: &Faults,
 ) -> Result<Saved, EngineError> {
-    let Some(new) = NewDirectory::begin(dir)? else { return existing(dir, content) };
+    let new = match NewDirectory::begin(dir)? {
+        Some(new) => new,
+        None => match existing(model, dir, content)? {
+            Some(saved) => return Ok(saved),
+            None => NewDirectory::replace(dir)?,
+        },
+    };
     let layout = &model.adapter.layout;
     let (spec, print) = (layout.spec, fingerprint(cpu));
     let mut manifest = Manifest::new(content.name(), &model.base.digest, spec, model.step, &print);
-    let mut hash = Sha256::new();
     let mut put = |name: &str, bytes: &[u8]| {
         manifest.add(name, bytes);
         new.write(name, bytes)
     };
     put(peft::CONFIG, &peft::config(layout, &model.base_name))?;
     put(peft::WEIGHTS, &peft::tensors(layout, &[("", &model.adapter.numbers)])?)?;
-    hash_numbers(&mut hash, &model.adapter.numbers);
     faults.reached(if content == Content::Snapshot { Point::MidSnapshot } else { Point::MidSave });
     if content != Content::Sampler {
         let moments = [(FIRST, &model.first[..]), (SECOND, &model.second[..])];
         put(OPTIMIZER, &peft::tensors(layout, &moments)?)?;
-        moments.iter().for_each(|(_, numbers)| hash_numbers(&mut hash, numbers));
-        hash.update(model.step.to_le_bytes());
     }
     if content == Content::Snapshot {
         put(GRADIENT, &peft::tensors(layout, &[("", &model.gradient)])?)?;
-        hash_numbers(&mut hash, &model.gradient);
     }
-    manifest.digest = hex(hash);
+    manifest.digest = content.digest(model);
     let text = serde_json::to_vec_pretty(&manifest)
         .map_err(|e| EngineError::BadParameter(format!("manifest cannot be written: {e}")))?;
     new.write(MANIFEST, &text)?;
@@ -85,14 +113,34 @@ pub(crate) fn save(
     Ok(saved)
 }
 
-/// What an existing directory says it is.
-fn existing(dir: &Path, content: Content) -> Result<Saved, EngineError> {
-    let manifest = read_manifest(dir)?;
-    if manifest.kind != content.name() {
+/// What is at `dir` already, if it is whole; `None` if it is to be written again.
+fn existing(model: &Trainee, dir: &Path, content: Content) -> Result<Option<Saved>, EngineError> {
+    let entries = std::fs::read_dir(dir).map_err(EngineError::io("reading", dir))?;
+    for entry in entries {
+        let name = entry.map_err(EngineError::io("reading", dir))?.file_name();
+        let ours = |n: &str| n == MANIFEST || Content::Snapshot.files().contains(&n);
+        if !name.to_str().is_some_and(ours) {
+            let reason = format!("something else is there: {}", name.display());
+            return Err(EngineError::directory(dir, reason));
+        }
+    }
+    let manifest = match Manifest::read(dir) {
+        Ok(Some(manifest)) => manifest,
+        Ok(None) | Err(EngineError::BadDirectory { .. }) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let kinds = [Content::Sampler, Content::Training, Content::Snapshot];
+    if manifest.kind != content.name() && kinds.iter().any(|k| k.name() == manifest.kind) {
         let reason = format!("it holds a {} checkpoint, not {}", manifest.kind, content.name());
         return Err(EngineError::directory(dir, reason));
     }
-    Ok(Saved { bytes: manifest.bytes, digest: manifest.digest })
+    let optimizer = content != Content::Sampler;
+    match load(dir, &model.base_name, &model.base, optimizer) {
+        Ok(_) => {}
+        Err(EngineError::BadDirectory { .. }) => return Ok(None),
+        Err(e) => return Err(e),
+    }
+    Ok(Some(Saved { bytes: manifest.bytes, digest: manifest.digest }))
 }
 
 fn read_manifest(dir: &Path) -> Result<Manifest, EngineError> {
@@ -128,11 +176,23 @@ pub(crate) fn load_adapter(dir: &Path, base: &BaseModel) -> Result<Adapter, Engi
     peft::read(dir, &base.config, seed)
 }
 
-/// Reads a model from a training checkpoint; without `optimizer` it starts at step 0.
+/// Reads a model from a training checkpoint; without `optimizer` it starts at step 0. The gradient
+/// of a snapshot is not taken over.
 ///
 /// # Errors
 /// As [`load_adapter`]; also if the optimizer state is wanted and not there.
 pub(crate) fn load_training(
+    dir: &Path,
+    base_name: &str,
+    base: &Arc<BaseModel>,
+    optimizer: bool,
+) -> Result<Trainee, EngineError> {
+    let mut model = load(dir, base_name, base, optimizer)?;
+    model.gradient.fill(0.0);
+    Ok(model)
+}
+
+fn load(
     dir: &Path,
     base_name: &str,
     base: &Arc<BaseModel>,
@@ -143,8 +203,26 @@ pub(crate) fn load_training(
     if optimizer {
         let manifest = read_manifest(dir)?;
         read_optimizer(&mut model, dir, &manifest)?;
+        let content = match manifest.kind == Content::Snapshot.name() {
+            true => Content::Snapshot,
+            false => Content::Training,
+        };
+        if content == Content::Snapshot {
+            read_gradient(&mut model, dir, &manifest)?;
+        }
+        // The step is in the manifest only, whose own digits nothing else protects.
+        if content.digest(&model) != manifest.digest {
+            let reason = format!("{MANIFEST} does not belong to these tensors");
+            return Err(EngineError::directory(dir, reason));
+        }
     }
     Ok(model)
+}
+
+fn read_gradient(model: &mut Trainee, dir: &Path, manifest: &Manifest) -> Result<(), EngineError> {
+    let mut gradient = Tensors::parse(dir, GRADIENT, &manifest.file(dir, GRADIENT)?)?;
+    model.gradient = peft::take(&mut gradient, &model.adapter.layout, "")?;
+    Ok(())
 }
 
 fn read_optimizer(model: &mut Trainee, dir: &Path, manifest: &Manifest) -> Result<(), EngineError> {
@@ -172,11 +250,8 @@ pub(crate) fn restore(
         return Err(EngineError::directory(dir, reason));
     }
     let expected = fingerprint(cpu);
-    if manifest.fingerprint != expected {
+    if !agrees(&manifest.fingerprint, &expected) {
         return Err(EngineError::FingerprintMismatch { found: manifest.fingerprint, expected });
     }
-    let mut model = load_training(dir, base_name, base, true)?;
-    let mut gradient = Tensors::parse(dir, GRADIENT, &manifest.file(dir, GRADIENT)?)?;
-    model.gradient = peft::take(&mut gradient, &model.adapter.layout, "")?;
-    Ok(model)
+    load(dir, base_name, base, true)
 }

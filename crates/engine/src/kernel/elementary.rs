@@ -14,7 +14,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     // ln 2 in two parts; the first has 9 trailing zero bits, so that n·LN2_HIGH is exact.
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    let clamped = if x < 88.0 { x } else { 88.0 };
+    // Written so that NaN stays: a softmax that swallows it hides an overflow.
+    let clamped = if x > 88.0 { 88.0 } else { x };
     let shifted = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, clamped));
@@ -124,6 +125,7 @@ mod tests {
         assert_eq!(exp(-100.0), 0.0);
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert!(exp(1000.0).is_finite());
+        assert!(exp(f32::NAN).is_nan());
     }
 
     #[test]

@@ -120,7 +120,8 @@ macro_rules! kernels {
 }
 
 kernels! {
-    /// Root-mean-square norm of each row of `weight.len()` numbers; keeps each row's factor.
+    /// Root-mean-square norm of each row of `weight.len()` numbers; keeps each row's factor. A row
+    /// whose squares overflow becomes NaN: zeros would be a plausible answer, and a wrong one.
     fn rms_norm(
         x: &'a [f32],
         weight: &'a [f32],
@@ -132,6 +133,7 @@ kernels! {
         let rows = x.chunks_exact(width).zip(out.chunks_exact_mut(width)).zip(factors);
         for ((x, out), factor) in rows {
             let f = 1.0 / (sum_of_squares(x) / length(x) + eps).sqrt();
+            let f = if f > 0.0 { f } else { f32::NAN };
             *factor = f;
             for ((out, &x), &w) in out.iter_mut().zip(x).zip(weight) {
                 *out = x * f * w;
@@ -253,6 +255,7 @@ kernels! {
         let sum = exponentiate(x, 1.0, top);
         #[expect(clippy::cast_possible_truncation, reason = "rounding to single precision")]
         let log = logarithm(f64::from(sum)) as f32;
+        let log = if sum.is_finite() { log } else { f32::NAN };
         (top, sum, log)
     }
 

@@ -49,7 +49,8 @@ impl Sampler {
     /// Draws what is asked for.
     ///
     /// # Errors
-    /// [`EngineError`] if the request does not make sense for this model.
+    /// [`EngineError`] if the request does not make sense for this model, and
+    /// [`EngineError::NotFinite`] if the weights are so large that computing with them overflows.
     pub(crate) fn sample(&self, machine: &Machine, ask: &Sample) -> Result<Sampled, EngineError> {
         let base = &*self.base;
         let config = &base.config;
@@ -74,10 +75,14 @@ impl Sampler {
             prompt,
         };
         let read = Decoder::default().prompt(request.pass, &request.prompt, ask.prompt_logprobs);
+        if !read.logprobs.iter().all(|p| p.is_finite()) {
+            return Err(overflow(0));
+        }
         let samples = ask.num_samples as usize;
         let part = samples.div_ceil(machine.team.threads()).min(TOGETHER);
         let draw = |i: usize| request.draw(&read, i * part..((i + 1) * part).min(samples));
         let drawn = machine.team.map(samples.div_ceil(part), &draw);
+        let drawn = drawn.into_iter().collect::<Result<Vec<_>, _>>()?;
         let prompt_logprobs = ask.prompt_logprobs.then(|| {
             let mut all = vec![f32::NAN];
             all.extend(&read.logprobs);
@@ -90,7 +95,11 @@ impl Sampler {
 
 impl Request<'_> {
     /// Draws some of the samples, together.
-    fn draw(&self, read: &Prompt, samples: std::ops::Range<usize>) -> Vec<Drawing> {
+    fn draw(
+        &self,
+        read: &Prompt,
+        samples: std::ops::Range<usize>,
+    ) -> Result<Vec<Drawing>, EngineError> {
         let mut all: Vec<Drawing> = samples
             .map(|sample| Drawing {
                 sample: sample as u64,
@@ -104,7 +113,7 @@ impl Request<'_> {
         let mut caches: Vec<Cache> =
             running.iter().map(|_| Cache::new(read.segment.clone())).collect();
         for &i in &running {
-            self.extend(&mut all[i], &read.logits);
+            self.extend(&mut all[i], &read.logits)?;
         }
         let mut decoder = Decoder::default();
         let vocab = self.pass.base.config.vocab_size;
@@ -114,21 +123,24 @@ impl Request<'_> {
             caches.retain(|_| keep.next().unwrap_or(false));
             running.retain(|&i| all[i].stop.is_none());
             if running.is_empty() {
-                return all;
+                return Ok(all);
             }
             let last = |i: &usize| all[*i].tokens.last().copied().unwrap_or(0);
             let tokens: Vec<u32> = running.iter().map(last).collect();
             let logits = decoder.step(self.pass, &tokens, position, &mut caches);
             for (&i, row) in running.iter().zip(logits.chunks_exact(vocab)) {
-                self.extend(&mut all[i], row);
+                self.extend(&mut all[i], row)?;
             }
             position += 1;
         }
     }
 
     /// Draws the next token of a sequence.
-    fn extend(&self, drawing: &mut Drawing, logits: &[f32]) {
+    fn extend(&self, drawing: &mut Drawing, logits: &[f32]) -> Result<(), EngineError> {
         let n = drawing.tokens.len() as u64;
+        if !logits.iter().all(|x| x.is_finite()) {
+            return Err(overflow(n));
+        }
         let token = self.draw.choose(self.pass.cpu, logits, drawing.sample, n);
         drawing.tokens.push(token);
         drawing.logprobs.push(logprob(self.pass, logits, token));
@@ -137,7 +149,12 @@ impl Request<'_> {
         } else if drawing.tokens.len() >= self.most {
             drawing.stop = Some(StopReason::Length);
         }
+        Ok(())
     }
+}
+
+fn overflow(n: u64) -> EngineError {
+    EngineError::NotFinite(format!("the distribution after {n} drawn tokens"))
 }
 
 impl Drawing {

@@ -236,6 +236,21 @@ fn damaged_checkpoints_are_refused() {
             assert_eq!(digest(&mut engine, "m"), before);
         }
     }
+    // Every file is whole, and the manifest says another step.
+    let step = home.path("step");
+    copy(&snap, &step);
+    edit(&step, "manifest.json", |t| t.replace("\"step\": 1", "\"step\": 3"));
+    let error = engine.restore(&restore(&step)).unwrap_err();
+    assert_eq!(error.code(), code::BAD_DIRECTORY, "{error}");
+    assert_eq!(digest(&mut engine, "m"), before);
+    // Another release of the same arithmetic wrote it.
+    let release = home.path("release");
+    copy(&snap, &release);
+    edit(&release, "manifest.json", |t| {
+        t.replace("\"arithmetic 1-", "\"snakehouse-engine 0.0.9 arithmetic 1-")
+    });
+    engine.restore(&restore(&release)).unwrap();
+    assert_eq!(digest(&mut engine, "m"), before);
     let other = home.path("foreign");
     copy(&snap, &other);
     edit(&other, "manifest.json", |t| t.replace("arithmetic 1-", "arithmetic 0-"));
@@ -250,6 +265,60 @@ fn damaged_checkpoints_are_refused() {
     };
     engine.load_model(&load).unwrap();
     assert_eq!(digest(&mut engine, "n"), before);
+}
+
+#[test]
+fn a_damaged_snapshot_is_written_again_and_nothing_else_is() {
+    let home = Home::new();
+    let mut engine = home.trainer(2);
+    train(&mut engine, "m", 0..1);
+    let before = digest(&mut engine, "m");
+    let dir = home.path("snap");
+    let snapshot = Snapshot { model: model("m"), dir: text(&dir) };
+    let saved = engine.snapshot(&snapshot).unwrap();
+    let spoil: [Damage<'_>; 4] = [
+        &|d| edit(d, "manifest.json", |t| t.replace("\"step\": 1", "\"step\": 3")),
+        &|d| edit(d, "manifest.json", |t| t[..t.len() / 2].to_owned()),
+        &|d| std::fs::remove_file(d.join("gradient.safetensors")).unwrap(),
+        &|d| {
+            let path = d.join("adapter_model.safetensors");
+            let mut bytes = std::fs::read(&path).unwrap();
+            let last = bytes.len() - 5;
+            bytes[last] ^= 4;
+            std::fs::write(&path, bytes).unwrap();
+        },
+    ];
+    for damage in spoil {
+        damage(&dir);
+        assert_eq!(engine.snapshot(&snapshot).unwrap(), saved);
+        let restore = Restore { model: model("m"), base: "tiny".to_owned(), dir: text(&dir) };
+        assert_eq!(engine.restore(&restore).unwrap().step, 1);
+        assert_eq!(digest(&mut engine, "m"), before);
+    }
+    std::fs::write(dir.join("thesis.txt"), "of somebody").unwrap();
+    assert_eq!(engine.snapshot(&snapshot).unwrap_err().code(), code::BAD_DIRECTORY);
+    assert!(dir.join("thesis.txt").exists());
+}
+
+#[test]
+fn weights_that_overflow_are_not_sampled_from() {
+    let home = Home::new();
+    let mut engine = home.trainer(2);
+    let adam = Adam { learning_rate: 1e25, ..ADAM };
+    forward_backward(&mut engine, "m", vec![datum(64, 1)]);
+    engine.optimize(&Optimize { model: model("m"), adam }).unwrap();
+    let dir = home.path("weights");
+    engine.save(&Save { model: model("m"), dir: text(&dir), what: SaveKind::Sampler }).unwrap();
+    load_sampler(&mut engine, "s", Some(&dir)).unwrap();
+    for temperature in [0.0, 1.0] {
+        for prompt_logprobs in [false, true] {
+            let params = SampleParams { temperature, ..params() };
+            let mut ask = request("s", "abc", 3, params);
+            ask.prompt_logprobs = prompt_logprobs;
+            let error = engine.sample(&ask).unwrap_err();
+            assert_eq!((error.code(), error.kind()), (code::NOT_FINITE, Kind::InvalidInput));
+        }
+    }
 }
 
 #[test]
