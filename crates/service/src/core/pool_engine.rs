@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use snakehouse_base::{Coded as _, Deadline};
-use snakehouse_pool::{CallError, CallOptions, Pool, PoolConfig, Reaper, Session, WorkerSpec};
+use snakehouse_pool::{
+    CallError, CallOptions, Pool, PoolConfig, Reaper, Session, Where, WorkerSpec,
+};
 use snakehouse_supervise::Scope;
 
 use super::engine::{
@@ -85,7 +87,17 @@ impl Engine for PoolWorker {
     ) -> EngineFuture<'_, Bytes> {
         Box::pin(async move {
             let options = CallOptions { deadline, ..CallOptions::default() };
-            self.session.call_bytes(tool, body, options).await.map_err(ended)
+            match self.session.call_bytes(tool, body, options).await {
+                Ok(reply) => Ok(reply),
+                Err(error) => {
+                    let error = ended(error);
+                    if matches!(error, EngineError::Died(_)) {
+                        // It may be running the call to this moment, and would apply it.
+                        kill(&self.session);
+                    }
+                    Err(error)
+                }
+            }
         })
     }
 
@@ -119,11 +131,10 @@ fn kill(session: &Session) {
     }
 }
 
+/// What a failed call means. Unless it is certain that nothing ran, or the engine itself said that
+/// nothing is left of it, what this life holds is not known any more: then it is over.
 fn ended(error: CallError) -> EngineError {
     match error {
-        CallError::WorkerDied { .. }
-        | CallError::OutcomeUnknown { .. }
-        | CallError::SessionLost { .. } => EngineError::Died(error.to_string()),
         CallError::Stopped => EngineError::Unavailable(error.to_string()),
         CallError::Tool { failure, .. } => EngineError::Failed {
             kind: failure.kind,
@@ -131,11 +142,46 @@ fn ended(error: CallError) -> EngineError {
             message: failure.message.clone(),
             hint: failure.hint.clone(),
         },
-        other => EngineError::Failed {
-            kind: other.kind(),
-            code: other.code().to_owned(),
-            message: other.to_string(),
-            hint: other.hint(),
+        CallError::Deadline { at: Where::Queue }
+        | CallError::NoWorker { .. }
+        | CallError::Saturated { .. }
+        | CallError::UnknownTool { .. }
+        | CallError::BadArguments(_) => EngineError::Failed {
+            kind: error.kind(),
+            code: error.code().to_owned(),
+            message: error.to_string(),
+            hint: error.hint(),
         },
+        other => EngineError::Died(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use snakehouse_base::Kind;
+    use snakehouse_pool::Failure;
+
+    use super::*;
+
+    #[test]
+    fn only_a_call_that_left_nothing_is_a_refusal() {
+        let tool = || "optimize".to_owned();
+        let failure = Box::new(Failure::new(Kind::InvalidInput, "not_finite", "a weight"));
+        for error in [
+            CallError::Deadline { at: Where::Queue },
+            CallError::Saturated { limit: 1 },
+            CallError::UnknownTool { tool: tool(), known: vec![] },
+            CallError::NoWorker { cause: "killed".to_owned() },
+            CallError::Tool { tool: tool(), failure },
+        ] {
+            let said = format!("{error:?}");
+            assert!(matches!(ended(error), EngineError::Failed { .. }), "{said}");
+        }
+        // The engine goes on with what nobody waits for any more.
+        for error in [CallError::Deadline { at: Where::Worker }, CallError::Cancelled] {
+            let said = format!("{error:?}");
+            assert!(matches!(ended(error), EngineError::Died(_)), "{said}");
+        }
+        assert!(matches!(ended(CallError::Stopped), EngineError::Unavailable(_)));
     }
 }
