@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use snakehouse_base::Kind;
 use snakehouse_pool::{Ended, Interpreter, Reaper, ReaperConfig, WorkerSpec};
@@ -40,6 +41,7 @@ struct Ready {
 
 /// Serves until SIGINT or SIGTERM.
 pub(crate) async fn run(config: &Config, args: UpArgs, out: Output) -> Result<(), CliError> {
+    raise_descriptors();
     let stop = stop_signal::listen()?;
     let root = Root::new("up");
     let prepared = prepare(root.scope(), config, &args).await;
@@ -53,6 +55,16 @@ pub(crate) async fn run(config: &Config, args: UpArgs, out: Output) -> Result<()
     root.stop().await;
     prepared?.run.end();
     served
+}
+
+/// Takes as many descriptors as this user may have: the usual 1024 are fewer than the connections
+/// that a service holds. Where that is refused, the service holds fewer.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// What is known before anything is started.
