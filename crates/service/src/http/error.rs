@@ -101,6 +101,12 @@ pub enum RequestError {
         /// The cap in bytes.
         most: usize,
     },
+    /// The bodies of other requests fill the room for bodies.
+    #[error("the bodies that are being read fill {most} bytes")]
+    Saturated {
+        /// The room in bytes.
+        most: usize,
+    },
     /// The body did not arrive.
     #[error("the body did not arrive: {reason}")]
     BodyLost {
@@ -131,6 +137,7 @@ impl Coded for RequestError {
             Self::BadKey => Kind::Unauthenticated,
             Self::UnknownRoute { .. } | Self::NoTools => Kind::NotFound,
             Self::Stopping => Kind::Unavailable,
+            Self::Saturated { .. } => Kind::Saturated,
             Self::BodyTooLarge { .. }
             | Self::BodyLost { .. }
             | Self::WrongContentType { .. }
@@ -145,6 +152,7 @@ impl Coded for RequestError {
             Self::BadKey => "bad_key",
             Self::UnknownRoute { .. } => "unknown_route",
             Self::BodyTooLarge { .. } => "body_too_large",
+            Self::Saturated { .. } => "saturated",
             Self::BodyLost { .. } => "body_lost",
             Self::WrongContentType { .. } => "wrong_content_type",
             Self::Compressed => "compressed_body",
@@ -160,6 +168,7 @@ impl Coded for RequestError {
             Self::BadKey => "set TINKER_API_KEY to any value that starts with tml-",
             Self::UnknownRoute { .. } => "this service has the training and sampling routes only",
             Self::BodyTooLarge { .. } => "send smaller batches",
+            Self::Saturated { .. } => "send fewer large requests at once, or try later",
             Self::WrongContentType { .. } => "use version 0.25 or newer of the official client",
             Self::Compressed => "leave proto_compress_fwdbwd off, as client/config says",
             Self::NoTools => "start it with: snakehouse up --tools FILE",

@@ -17,7 +17,7 @@ use snakehouse_tinker_api::json::{
 };
 use snakehouse_tinker_api::{ForwardBackwardOutput, PROTOBUF, SampleOutput};
 
-use super::body::JsonBody;
+use super::body::{JsonBody, LARGE};
 use super::convert;
 use super::refusal::Refusal;
 use super::routes::Api;
@@ -67,7 +67,24 @@ pub(crate) async fn retrieve(
         .get_all(ACCEPT)
         .iter()
         .any(|v| v.to_str().is_ok_and(|accept| accept.contains(PROTOBUF)));
+    if is_large(&outcome) {
+        return api.lane.run(move || answer(outcome, wants_protobuf)).await?;
+    }
     answer(outcome, wants_protobuf)
+}
+
+/// Whether writing the answer would hold up an async thread.
+fn is_large(outcome: &Outcome) -> bool {
+    let bytes: usize = match outcome {
+        Outcome::Done(OpResult::ForwardBackward(output)) => {
+            output.outputs.iter().map(|datum| datum.logprobs.len()).sum()
+        }
+        Outcome::Done(OpResult::Sampled(sampled)) => {
+            sampled.sequences.iter().map(|sequence| sequence.tokens.len()).sum()
+        }
+        _ => 0,
+    };
+    bytes > LARGE
 }
 
 fn answer(outcome: Outcome, wants_protobuf: bool) -> Result<Response, Refusal> {

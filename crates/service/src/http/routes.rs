@@ -12,6 +12,7 @@ use snakehouse_supervise::{CancellationToken, Lane, LaneError};
 use snakehouse_tinker_api::json::ErrorDetail;
 
 use super::access::{Access, HEALTH, guard};
+use super::body::BodyRoom;
 use super::error::RequestError;
 use super::future::HeldPolls;
 use super::refusal::{Refusal, status_of};
@@ -28,6 +29,8 @@ pub(crate) struct Api {
     pub(crate) core: Core,
     /// Decodes large bodies.
     pub(crate) lane: Lane,
+    /// Bounds what bodies take together.
+    pub(crate) bodies: BodyRoom,
     /// Fires when the service stops: polls end at once.
     pub(crate) stopping: CancellationToken,
     /// Polls in progress.

@@ -8,7 +8,7 @@ use snakehouse_tinker_api::json::{
 };
 use snakehouse_tinker_api::{CheckpointPath, InvalidInput, limits};
 
-use super::body::JsonBody;
+use super::body::{JsonBody, LARGE};
 use super::convert;
 use super::refusal::Refusal;
 use super::routes::Api;
@@ -57,5 +57,8 @@ pub(crate) async fn sample(
 ) -> Result<Json<Promise>, Refusal> {
     let info = api.core.sampler(&convert::sampler_id(&body.value)?).await?;
     let bounds = convert::bounds(&api.base_model(&info.base_model).await?);
-    submit(&api, convert::sample(&body.value, &bounds)?).await
+    let (large, value) = (body.bytes.len() > LARGE, body.value);
+    let convert = move || convert::sample(&value, &bounds);
+    let operation = if large { api.lane.run(convert).await? } else { convert() }?;
+    submit(&api, operation).await
 }

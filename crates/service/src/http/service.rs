@@ -9,6 +9,7 @@ use snakehouse_supervise::{BoxError, ChildCtx, ChildSpec, Lane, Node, Scope, Sto
 use tokio::net::TcpListener;
 
 use super::access::Access;
+use super::body::BodyRoom;
 use super::error::ServeError;
 use super::future::HeldPolls;
 use super::routes::{Api, router};
@@ -84,6 +85,7 @@ impl Service {
         let api = Api {
             core: core.clone(),
             lane,
+            bodies: BodyRoom::default(),
             stopping: connections.cancelled(),
             polls: HeldPolls::default(),
             workers: config.workers,

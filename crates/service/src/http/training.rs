@@ -7,14 +7,11 @@ use snakehouse_base::id::ModelId;
 use snakehouse_tinker_api::json::{CreateModel, GetInfo, ModelData, ModelInfo, OptimStep, Promise};
 use snakehouse_tinker_api::{limits, proto};
 
-use super::body::{Arrived, JsonBody, NumberedBody, ProtobufBody};
+use super::body::{Arrived, JsonBody, LARGE, NumberedBody, ProtobufBody};
 use super::convert;
 use super::refusal::Refusal;
 use super::routes::Api;
 use crate::core::{Submit, Target};
-
-/// Bodies above this are decoded in the lane; below, the hand-over costs more than the work.
-const LARGE: usize = 64 << 10;
 
 /// Hands an operation to the core and answers with its promise.
 pub(crate) async fn submit(api: &Api, operation: Submit) -> Result<Json<Promise>, Refusal> {
@@ -57,7 +54,7 @@ pub(crate) async fn get_info(
 
 pub(crate) async fn forward_backward(
     State(api): State<Api>,
-    ProtobufBody(body): ProtobufBody<{ limits::FORWARD_BACKWARD_BODY }>,
+    ProtobufBody { arrived: body, room: _room }: ProtobufBody<{ limits::FORWARD_BACKWARD_BODY }>,
 ) -> Result<Json<Promise>, Refusal> {
     let body = match body {
         Arrived::Whole(body) => body,
