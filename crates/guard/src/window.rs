@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::sync::{Mutex, lock};
+
 /// What a request observed before it was sent; only this may be cleared by its success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Generation(u64);
@@ -17,8 +19,15 @@ pub struct Generation(u64);
 /// are released on a ramp (1, 2, 4, ... per step) instead of all at once. A handle: clones share it.
 #[derive(Clone, Debug)]
 pub struct Window {
-    shared: Arc<watch::Sender<State>>,
+    shared: Arc<Shared>,
     ramp: Duration,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Tells waiters that the end has moved.
+    moved: watch::Sender<()>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -61,48 +70,44 @@ impl Window {
     /// An inactive window that releases its waiters in steps of `ramp`.
     pub fn new(ramp: Duration) -> Self {
         let state = State { until: None, generation: 0, waiters: 0 };
-        Self { shared: Arc::new(watch::Sender::new(state)), ramp }
+        let shared = Shared { state: Mutex::new(state), moved: watch::Sender::new(()) };
+        Self { shared: Arc::new(shared), ramp }
     }
 
     /// Nobody should send for `pause` from `now`. Only ever extends.
     pub fn set(&self, now: Instant, pause: Duration) {
-        self.shared.send_if_modified(|state| state.set(now, pause));
+        let moved = lock(&self.shared.state).set(now, pause);
+        self.tell(moved);
     }
 
     /// What to pass to [`clear`](Window::clear) after a success: take it before sending.
     pub fn observe(&self) -> Generation {
-        Generation(self.shared.borrow().generation)
+        Generation(lock(&self.shared.state).generation)
     }
 
     /// A request that saw `seen` before it was sent has succeeded: ends that window, and no other.
     pub fn clear(&self, seen: Generation) {
-        self.shared.send_if_modified(|state| state.clear(seen));
+        let cleared = lock(&self.shared.state).clear(seen);
+        self.tell(cleared);
     }
 
     /// When the window ends, if it is active at `now`.
     pub fn active(&self, now: Instant) -> Option<Instant> {
-        self.shared.borrow().active(now)
+        lock(&self.shared.state).active(now)
     }
 
     /// Waits until the window is over and this waiter's step of the ramp has come. Returns at once
     /// if it is not active. Cancel safe.
     pub async fn wait(&self) {
-        let mut changes = self.shared.subscribe();
+        // Listening begins before the look, so that no change falls in between.
+        let mut changes = self.shared.moved.subscribe();
         let now = tokio::time::Instant::now().into_std();
-        let mut position = None;
-        self.shared.send_if_modified(|state| {
-            if state.active(now).is_some() {
-                position = Some(state.waiters);
-                state.waiters += 1;
-            }
-            // The count concerns nobody else.
-            false
-        });
-        let Some(position) = position else { return };
+        let Some(position) = self.queue(now) else { return };
         // Positions 0 | 1, 2 | 3 to 6 | ... leave one step after another.
         let step = self.ramp.saturating_mul((position + 1).ilog2());
         loop {
-            let until = changes.borrow_and_update().until;
+            changes.mark_unchanged();
+            let until = lock(&self.shared.state).until;
             let now = tokio::time::Instant::now();
             let end = match until {
                 Some(until) => tokio::time::Instant::from_std(until),
@@ -120,9 +125,24 @@ impl Window {
             }
         }
     }
+
+    /// Takes the next position behind an active window.
+    fn queue(&self, now: Instant) -> Option<u64> {
+        let mut state = lock(&self.shared.state);
+        state.active(now)?;
+        let position = state.waiters;
+        state.waiters += 1;
+        Some(position)
+    }
+
+    fn tell(&self, moved: bool) {
+        if moved {
+            self.shared.moved.send_replace(());
+        }
+    }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
 mod tests {
     use proptest::prelude::*;
     use snakehouse_base::{Clock as _, ManualClock};

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod breaker;
+mod chaos;
+mod codes;
 mod dispatch;
 mod failure;
 mod limit;

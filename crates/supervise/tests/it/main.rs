@@ -1,8 +1,11 @@
 //! Trees as a user builds them: on a virtual clock wherever nothing blocks, for real elsewhere.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod chaos;
+mod codes;
 mod every;
 mod group;
+mod interpreter;
 mod journal;
 mod lane;
 mod restart;
