@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use loom::thread as model_thread;
 use snakehouse_base::{Backoff, Chance, Clock as _, Jitter, ManualClock};
 use snakehouse_guard::{
-    Breaker, BreakerConfig, BreakerState, Budget, Limit, Rate, Registry, Trip, Verdict,
+    Breaker, BreakerConfig, BreakerState, Budget, Limit, Rate, Registry, RegistryError, Trip,
+    Verdict, Window,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -112,7 +113,7 @@ fn a_limit_admits_exactly_its_burst() {
     });
 }
 
-/// Whoever asks for a key at the same time gets the same guard, made once.
+/// Single flight: whoever asks for a key at the same time gets the same guard, made once.
 #[test]
 fn a_registry_hands_everyone_the_same_guard() {
     loom::model(|| {
@@ -132,6 +133,45 @@ fn a_registry_hands_everyone_the_same_guard() {
         let (first, second) = (ask(), other.join().unwrap());
         assert!(Arc::ptr_eq(&first, &second));
         assert_eq!(made.load(loom::sync::atomic::Ordering::SeqCst), 1);
+    });
+}
+
+/// Hand-off: a guard that makes room for another key is one that nobody holds.
+#[test]
+fn a_registry_never_takes_a_held_guard_away() {
+    loom::model(|| {
+        let registry = Arc::new(Registry::<&str, u32, u32>::new(1, |_| true).unwrap());
+        let rival = {
+            let registry = registry.clone();
+            model_thread::spawn(move || match registry.get_or_make(&"b", 2, |n| Ok(*n)) {
+                Ok(held) => assert!(Arc::ptr_eq(&held, &registry.get(&"b").unwrap())),
+                Err(error) => assert_eq!(error, RegistryError::Full { capacity: 1 }),
+            })
+        };
+        if let Ok(held) = registry.get_or_make(&"a", 1, |n| Ok(*n)) {
+            let again = registry.get_or_make(&"a", 1, |n| Ok(*n)).unwrap();
+            assert!(Arc::ptr_eq(&held, &again));
+        }
+        rival.join().unwrap();
+        assert!(registry.keys().len() <= 1);
+        assert!(registry.get_or_make(&"c", 3, |n| Ok(*n)).is_ok(), "nobody holds one any more");
+    });
+}
+
+/// BW: of two pauses the longer one holds, and a success cannot erase what it has not seen.
+#[test]
+fn a_window_is_never_shortened_by_a_race() {
+    loom::model(|| {
+        let (window, now) = (Window::new(Duration::ZERO), now());
+        window.set(now, SECOND);
+        let seen = window.observe();
+        let (setter, success) = (window.clone(), window.clone());
+        let setter = model_thread::spawn(move || setter.set(now, 30 * SECOND));
+        let success = model_thread::spawn(move || success.clear(seen));
+        window.set(now, 20 * SECOND);
+        setter.join().unwrap();
+        success.join().unwrap();
+        assert_eq!(window.active(now), Some(now + 30 * SECOND));
     });
 }
 

@@ -2,7 +2,6 @@
 //!
 //! `cargo test -p snakehouse-guard --features shuttle --test shuttle --release`; the number of
 //! schedules comes from `SNAKEHOUSE_SCHEDULES` (default 5,000).
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
