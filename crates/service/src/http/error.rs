@@ -125,9 +125,6 @@ pub enum RequestError {
     /// No tools are offered.
     #[error("this service offers no tools")]
     NoTools,
-    /// The service is stopping.
-    #[error("the service is stopping")]
-    Stopping,
 }
 
 impl Coded for RequestError {
@@ -136,7 +133,6 @@ impl Coded for RequestError {
             Self::ForeignHost { .. } | Self::ForeignOrigin { .. } => Kind::Forbidden,
             Self::BadKey => Kind::Unauthenticated,
             Self::UnknownRoute { .. } | Self::NoTools => Kind::NotFound,
-            Self::Stopping => Kind::Unavailable,
             Self::Saturated { .. } => Kind::Saturated,
             Self::BodyTooLarge { .. }
             | Self::BodyLost { .. }
@@ -157,7 +153,6 @@ impl Coded for RequestError {
             Self::WrongContentType { .. } => "wrong_content_type",
             Self::Compressed => "compressed_body",
             Self::NoTools => "no_tools",
-            Self::Stopping => "stopping",
         }
     }
 
@@ -172,8 +167,23 @@ impl Coded for RequestError {
             Self::WrongContentType { .. } => "use version 0.25 or newer of the official client",
             Self::Compressed => "leave proto_compress_fwdbwd off, as client/config says",
             Self::NoTools => "start it with: snakehouse up --tools FILE",
-            Self::BodyLost { .. } | Self::Stopping => return None,
+            Self::BodyLost { .. } => return None,
         };
         Some(hint.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_the_system_refuses_says_which_and_what_to_do() {
+        let addr = SocketAddr::from(([127, 0, 0, 1], 80));
+        let source = io::Error::from(io::ErrorKind::PermissionDenied);
+        let error = ServeError::Bind { addr, source };
+        assert_eq!((error.code(), error.kind()), ("cannot_listen", Kind::Environment));
+        assert!(error.to_string().contains("127.0.0.1:80"), "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("1023")));
     }
 }
