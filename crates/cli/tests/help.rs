@@ -17,8 +17,9 @@ fn assert_help(name: &str, args: &[&str]) {
     let said = String::from_utf8(output.stdout).expect("help is text");
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/help/{name}.txt"));
     if std::env::var_os("SNAKEHOUSE_BLESS").is_some() {
-        std::fs::create_dir_all(file.parent().expect("the file has a directory")).unwrap();
-        std::fs::write(&file, &said).unwrap();
+        std::fs::create_dir_all(file.parent().expect("the file has a directory"))
+            .expect("the directory can be made");
+        std::fs::write(&file, &said).expect("the text can be written");
     }
     let expected = std::fs::read_to_string(&file).expect("the expected text is committed");
     assert_eq!(said, expected, "help of {name} changed");
