@@ -55,7 +55,7 @@ fn every_call_gets_through_a_seeded_plan_of_faults_and_everything_comes_back() {
                 }
             };
             let calls = (0..200u64).map(|n| {
-                let (begin, bytes) = (SECOND * (n / 2) as u32, ByteSize(chance.next_u64() % 60));
+                let (begin, bytes) = (Duration::from_secs(n / 2), ByteSize(chance.next_u64() % 60));
                 let (retry, attempt) = (&retry, &attempt);
                 let bounded = move |_| async move {
                     let cut = timeout(20 * SECOND, attempt(bytes)).await;

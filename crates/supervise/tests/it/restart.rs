@@ -166,6 +166,7 @@ fn a_panic_before_the_first_await_and_an_error_chain_are_exits_too() {
 fn too_many_restarts_fail_the_scope_and_all_around_it_but_a_contained_scope_stops_there() {
     virtual_time(async {
         let root = Root::new("root");
+        let mut events = root.scope().events();
         let journal = Journal::new();
         let island = root.scope().open_contained("island");
         let outer = island.open("outer");
@@ -195,6 +196,11 @@ fn too_many_restarts_fail_the_scope_and_all_around_it_but_a_contained_scope_stop
         assert_eq!(root.scope().tree().state, NodeState::Running, "the failure was contained");
         assert!(root.scope().task("still", async { 1 }).await.is_ok());
         root.stop().await;
+        let failed = std::iter::from_fn(|| events.try_recv().ok())
+            .filter(|event| event.what == Happening::ScopeFailed)
+            .map(|event| event.scope.to_string());
+        let expected = ["root/island/outer/inner", "root/island/outer", "root/island"];
+        assert_eq!(failed.collect::<Vec<_>>(), expected);
     });
 }
 
