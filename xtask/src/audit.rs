@@ -3,26 +3,38 @@
 use std::path::{Path, PathBuf};
 
 use crate::Finding;
+use crate::codes;
 use crate::rules::RULES;
 use crate::source::Source;
 
 /// Where our Rust sources are.
 const ROOTS: [&str; 4] = ["crates", "system-tests", "xtask", "examples"];
 
+/// Where tests in Python are.
+const PYTHON_TESTS: &str = "python/tests";
+
 pub(crate) fn check(root: &Path) -> Result<Vec<Finding>, String> {
     let mut files = Vec::new();
     for start in ROOTS {
-        collect(&root.join(start), &mut files)?;
+        collect(&root.join(start), "rs", &mut files)?;
     }
     files.sort();
-    let mut findings = Vec::new();
+    let mut sources = Vec::new();
     for file in files {
-        let text = std::fs::read_to_string(&file)
-            .map_err(|error| format!("failed to read {}: {error}", file.display()))?;
         let path = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().into_owned();
-        findings.extend(audit(&Source::new(&path, &text)));
+        sources.push(Source::new(&path, &read(&file)?));
     }
+    let mut python = Vec::new();
+    collect(&root.join(PYTHON_TESTS), "py", &mut python)?;
+    let python = python.iter().map(|file| read(file)).collect::<Result<Vec<_>, _>>()?;
+    let mut findings: Vec<_> = sources.iter().flat_map(audit).collect();
+    findings.extend(codes::untested(&sources, &python, &read(&root.join(codes::LIST))?));
     Ok(findings)
+}
+
+fn read(file: &Path) -> Result<String, String> {
+    std::fs::read_to_string(file)
+        .map_err(|error| format!("failed to read {}: {error}", file.display()))
 }
 
 fn audit(source: &Source) -> Vec<Finding> {
@@ -37,7 +49,7 @@ fn audit(source: &Source) -> Vec<Finding> {
         .collect()
 }
 
-fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
+fn collect(directory: &Path, kind: &str, files: &mut Vec<PathBuf>) -> Result<(), String> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -47,9 +59,9 @@ fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
         let path = entry.path();
         if path.is_dir() {
             if path.file_name().is_none_or(|name| name != "target") {
-                collect(&path, files)?;
+                collect(&path, kind, files)?;
             }
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+        } else if path.extension().is_some_and(|extension| extension == kind) {
             files.push(path);
         }
     }

@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
 mod audit;
+mod codes;
 mod edges;
 mod planted;
 mod rules;
