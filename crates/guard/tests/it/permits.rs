@@ -17,12 +17,14 @@ fn a_thousand_waiters_cost_nothing_for_an_hour_and_are_served_in_order() {
     virtual_time(async {
         let permits = Permits::counted(1).unwrap();
         let held = permits.acquire(NOTHING).await;
+        let hours = Duration::from_secs(2 * 3600);
+        let deadline = Deadline::after(Instant::now().into_std(), hours);
         let order = Rc::new(RefCell::new(Vec::new()));
         let (waiters, polls): (Vec<_>, Vec<_>) = (0..1000)
             .map(|n| {
                 let (permits, order) = (permits.clone(), order.clone());
                 counted(async move {
-                    let _permit = permits.acquire(NOTHING).await;
+                    let _permit = permits.acquire_by(NOTHING, deadline).await.unwrap();
                     order.borrow_mut().push(n);
                 })
             })
