@@ -182,6 +182,7 @@ def spin(turns: int) -> int:
 @snakehouse.tool
 def swallow() -> str:
     try:
+        print("ready")
         time.sleep(1000)
     except BaseException as error:
         return type(error).__name__
