@@ -297,6 +297,7 @@ impl<'a> Connection<'a> {
             deadline_micros: call.options.deadline.to_wire(now.into_std()),
             session: call.session,
             trace: call.options.trace,
+            is_stream: false,
         };
         let body = call.body.clone();
         self.sent.push_back(Sent {

@@ -1,9 +1,15 @@
 //! Frames to messages: puts bodies that came in pieces together.
 //!
 //! Owns the pieces of unfinished bodies, which together never pass its cap. Used by both sides: the
-//! host gets replies in pieces, a worker calls. A body in one frame passes through as it is.
+//! host gets replies and items in pieces, a worker calls and items. A body in one frame passes
+//! through as it is.
+//!
+//! A worker's answer and the host's next item cross on the way. So the worker's side knows which of
+//! the streams that were opened are still open: items of the others are late, and are dropped and
+//! counted. An item of a call that was never opened is a broken protocol. Which calls a host has, its
+//! connection knows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::BytesMut;
 
@@ -18,6 +24,11 @@ pub struct Assembler {
     cap: usize,
     held: usize,
     partial: HashMap<u32, Partial>,
+    /// Calls that may get items. Worker's side only, like the next two.
+    streams: HashSet<u32>,
+    /// The call that was opened last; 0 before the first.
+    newest: u32,
+    late: u64,
 }
 
 /// Which half of the protocol is legal here.
@@ -29,7 +40,7 @@ enum Side {
 
 #[derive(Debug)]
 struct Partial {
-    /// Present for calls; replies have none.
+    /// Present for calls; replies and items have none.
     head: Option<OpenHead>,
     body: BytesMut,
     /// It went over the cap; what follows is dropped.
@@ -51,7 +62,15 @@ impl Assembler {
     }
 
     fn new(side: Side, cap: usize) -> Self {
-        Self { side, cap, held: 0, partial: HashMap::new() }
+        Self {
+            side,
+            cap,
+            held: 0,
+            partial: HashMap::new(),
+            streams: HashSet::new(),
+            newest: 0,
+            late: 0,
+        }
     }
 
     /// Bytes of unfinished bodies.
@@ -59,11 +78,17 @@ impl Assembler {
         self.held
     }
 
+    /// Items that were dropped because their stream was over.
+    pub fn late(&self) -> u64 {
+        self.late
+    }
+
     /// Takes the next frame; gives the message it completes, if it does.
     ///
     /// # Errors
-    /// [`BodyTooLarge`](FrameError::BodyTooLarge), once and at the end of that body, if it did not
-    /// fit: its pieces were dropped, and the connection goes on. Any other [`FrameError`] if the
+    /// [`BodyTooLarge`](FrameError::BodyTooLarge) or [`ItemTooLarge`](FrameError::ItemTooLarge),
+    /// once and at the end of that body, if it did not fit: its pieces were dropped, and the
+    /// connection goes on. Any other [`FrameError`] if the
     /// frame is malformed, does not fit, or is one that this side never gets: the connection is of
     /// no use after it.
     pub fn push(&mut self, frame: Frame) -> Result<Option<Message>, FrameError> {
@@ -77,6 +102,10 @@ impl Assembler {
                 if self.partial.contains_key(&stream) {
                     return Err(out_of_place);
                 }
+                self.newest = stream;
+                if head.is_stream {
+                    self.streams.insert(stream);
+                }
                 if more {
                     self.hold(stream, Some(head), &payload);
                     return Ok(None);
@@ -87,11 +116,40 @@ impl Assembler {
                 Message::Open { stream, head, body: payload }
             }
             (FrameKind::Data, side) => {
-                if side == Side::Worker && !self.partial.contains_key(&stream) {
+                if side == Side::Host || self.partial.contains_key(&stream) || self.takes(stream)? {
+                    self.hold(stream, None, &payload);
+                }
+                return Ok(None);
+            }
+            (FrameKind::Item, side) => match self.partial.get(&stream) {
+                Some(Partial { head: Some(_), .. }) => return Err(out_of_place),
+                None if side == Side::Worker && !self.takes(stream)? => {
+                    self.late += 1;
+                    return Ok(None);
+                }
+                None if payload.len() > self.cap => {
+                    return Err(FrameError::ItemTooLarge { stream, cap: self.cap });
+                }
+                None => Message::Item { stream, body: payload },
+                Some(_) => {
+                    self.hold(stream, None, &payload);
+                    match self.take(stream) {
+                        Some(Partial { refused: false, body, .. }) => {
+                            Message::Item { stream, body: body.freeze() }
+                        }
+                        _ => return Err(FrameError::ItemTooLarge { stream, cap: self.cap }),
+                    }
+                }
+            },
+            (FrameKind::End, Side::Worker) if !payload.is_empty() => return Err(malformed),
+            (FrameKind::End, Side::Worker) => {
+                if self.partial.contains_key(&stream) {
                     return Err(out_of_place);
                 }
-                self.hold(stream, None, &payload);
-                return Ok(None);
+                if !self.takes(stream)? {
+                    return Ok(None);
+                }
+                Message::End { stream }
             }
             (FrameKind::Last, side) => {
                 if self.partial.contains_key(&stream) {
@@ -133,11 +191,34 @@ impl Assembler {
                 Message::Goaway { reason: String::from_utf8_lossy(&payload).into_owned() }
             }
             (FrameKind::Cancel, Side::Worker) => return Err(malformed),
-            (FrameKind::Hello | FrameKind::Open | FrameKind::Error | FrameKind::Cancel, _) => {
-                return Err(out_of_place);
-            }
+            (
+                FrameKind::Hello
+                | FrameKind::Open
+                | FrameKind::Error
+                | FrameKind::Cancel
+                | FrameKind::End,
+                _,
+            ) => return Err(out_of_place),
         };
         Ok(Some(message))
+    }
+
+    /// For a worker: the call is answered, and what still comes for it is late.
+    pub fn close(&mut self, stream: u32) {
+        self.streams.remove(&stream);
+        self.forget(stream);
+    }
+
+    /// Whether what came for `stream` belongs to an open one; if not, it is late.
+    fn takes(&self, stream: u32) -> Result<bool, FrameError> {
+        if self.streams.contains(&stream) {
+            return Ok(true);
+        }
+        // Numbers go round, and far fewer than half of them are in use at once.
+        match self.newest != 0 && self.newest.wrapping_sub(stream) < u32::MAX / 2 {
+            true => Ok(false),
+            false => Err(FrameError::OutOfPlace { kind: FrameKind::Item, stream }),
+        }
     }
 
     /// Drops what came of an unfinished body; says whether there was one.

@@ -3,10 +3,10 @@
 //! A [`FakeWorker`] speaks the real frames over any async byte stream, so a host's connection code
 //! runs unchanged over a `tokio::io::duplex` with a paused clock. It keeps a real worker's promises:
 //! one call at a time, in order, exactly one answer each, the page's `started` before a call runs.
-//! What a tool does is scripted by a [`Behaviour`]. It starts no task: the test drives
+//! What a tool does is scripted by a [`Behaviour`]; streams keep to their credits. It starts no task: the test drives
 //! [`serve`](FakeWorker::serve) as part of its own future or scope, and kills the worker by dropping it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::time::Duration;
 
@@ -16,9 +16,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use crate::assembler::Assembler;
+use crate::credit::{ReceiveCredit, SendCredit};
 use crate::failure::Failure;
 use crate::frame::Frame;
-use crate::hello::{Hello, ToolInfo};
+use crate::hello::{Hello, ToolInfo, ToolKind};
 use crate::message::Message;
 use crate::open::OpenHead;
 use crate::page::WorkerPage;
@@ -40,6 +41,23 @@ pub enum Behaviour {
     HangStubbornly,
     /// The worker is gone: [`serve`](FakeWorker::serve) returns and the stream closes.
     Die,
+    /// A generator: gives these items, as fast as there are credits, and then does that.
+    Yield {
+        /// The items.
+        items: Vec<Bytes>,
+        /// Any of the above. The body is the call's.
+        then: Box<Self>,
+    },
+    /// Gives each of the host's items back. After the host's end it answers with the call's body.
+    EchoItems,
+    /// Gives so many empty items without asking for credits, which breaks the protocol.
+    Flood(usize),
+}
+
+impl Behaviour {
+    const fn is_generator(&self) -> bool {
+        matches!(self, Self::Yield { .. } | Self::EchoItems | Self::Flood(_))
+    }
 }
 
 /// How a fake worker ended.
@@ -69,7 +87,8 @@ impl FakeWorker {
                 runtime: "fake".to_owned(),
                 pid: 1,
                 codec: "python".to_owned(),
-                capabilities: vec![Hello::CANCEL.to_owned()],
+                capabilities: [Hello::CANCEL, Hello::STREAMS].map(str::to_owned).into(),
+                capacity: 1,
                 tools: Vec::new(),
                 failure: None,
             },
@@ -86,6 +105,10 @@ impl FakeWorker {
             number,
             signature: String::new(),
             doc: String::new(),
+            kind: match behaviour.is_generator() {
+                true => ToolKind::Generator,
+                false => ToolKind::Function,
+            },
         }));
         self.behaviours.push(behaviour);
         self
@@ -121,6 +144,7 @@ impl FakeWorker {
             assembler: Assembler::worker(Assembler::DEFAULT_CAP),
             waiting: VecDeque::new(),
             cancelled: HashSet::new(),
+            streams: HashMap::new(),
             gone: false,
         };
         connection.send(Message::Hello(hello)).await?;
@@ -130,10 +154,16 @@ impl FakeWorker {
                     page.start(stream)?;
                 }
                 let behaviour = self.behaviours.get(usize::from(head.tool));
-                match connection.run(stream, &head, body, behaviour).await? {
+                let answer = match connection.give(stream, &head, &body, behaviour).await? {
+                    Given::All(then) => connection.run(stream, &head, body, then).await?,
+                    Given::Answer(answer) => Some(answer),
+                    Given::HungUp => None,
+                };
+                connection.close(stream);
+                match answer {
                     Some(answer) => connection.send(answer).await?,
-                    None if matches!(behaviour, Some(Behaviour::Die)) => return Ok(FakeEnd::Died),
-                    None => return Ok(FakeEnd::HungUp),
+                    None if connection.gone => return Ok(FakeEnd::HungUp),
+                    None => return Ok(FakeEnd::Died),
                 }
             }
             if connection.gone {
@@ -157,10 +187,93 @@ struct Connection<S> {
     waiting: VecDeque<(u32, OpenHead, Bytes)>,
     /// Cancels of calls that are running or waiting.
     cancelled: HashSet<u32>,
+    streams: HashMap<u32, Items>,
     gone: bool,
 }
 
+/// What a stream has of the host's items, and the credits of both directions.
+#[derive(Default)]
+struct Items {
+    waiting: VecDeque<Bytes>,
+    ended: bool,
+    arriving: ReceiveCredit,
+    sending: SendCredit,
+}
+
+/// How far the items of a call went.
+enum Given<'a> {
+    /// To their end: what comes then.
+    All(Option<&'a Behaviour>),
+    /// The call has its answer.
+    Answer(Message),
+    HungUp,
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// The items of a call, if it has any.
+    async fn give<'a>(
+        &mut self,
+        stream: u32,
+        head: &OpenHead,
+        body: &Bytes,
+        behaviour: Option<&'a Behaviour>,
+    ) -> io::Result<Given<'a>> {
+        if !behaviour.is_some_and(Behaviour::is_generator) {
+            return Ok(Given::All(behaviour));
+        }
+        if !head.is_stream {
+            let failure = Failure::new(Kind::InvalidInput, "is_stream", "it gives a stream");
+            return Ok(Given::Answer(Message::Error { stream, body: failure.encode() }));
+        }
+        if let Some(Behaviour::Flood(count)) = behaviour {
+            for _ in 0..*count {
+                self.send(Message::Item { stream, body: Bytes::new() }).await?;
+            }
+            return Ok(Given::All(Some(&Behaviour::Hang)));
+        }
+        let mut given = 0;
+        loop {
+            // Looked at before each item, like a generator that is closed at its yield.
+            if self.cancelled.contains(&stream) {
+                return Ok(Given::All(Some(&Behaviour::Hang)));
+            }
+            let items = self.streams.entry(stream).or_default();
+            let can_send = items.sending.can_send();
+            let next = match behaviour {
+                Some(Behaviour::Yield { items, then }) => match items.get(given) {
+                    None => return Ok(Given::All(Some(then))),
+                    Some(item) => can_send.then(|| item.clone()),
+                },
+                _ if can_send && !items.waiting.is_empty() => items.waiting.pop_front(),
+                _ if items.ended && items.waiting.is_empty() => {
+                    return Ok(Given::Answer(Message::Reply { stream, body: body.clone() }));
+                }
+                _ => None,
+            };
+            match next {
+                Some(item) => {
+                    given += 1;
+                    items.sending.sent(item.len());
+                    let grant = match behaviour {
+                        Some(Behaviour::EchoItems) => items.arriving.taken(item.len()),
+                        _ => None,
+                    };
+                    if let Some(amount) = grant {
+                        self.send(Message::Credit { stream, amount }).await?;
+                    }
+                    self.send(Message::Item { stream, body: item }).await?;
+                }
+                None if self.gone => return Ok(Given::HungUp),
+                None => self.receive().await?,
+            }
+        }
+    }
+
+    fn close(&mut self, stream: u32) {
+        self.streams.remove(&stream);
+        self.assembler.close(stream);
+    }
+
     /// The answer of one call; `None` if the worker dies in it or its host hangs up.
     async fn run(
         &mut self,
@@ -195,6 +308,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             Some(Behaviour::Hang) => (None, false, cancelled()),
             Some(Behaviour::HangStubbornly) => (None, true, cancelled()),
+            Some(_items) => {
+                let failure = Failure::new(Kind::Internal, "misscripted", "items after items");
+                return Ok(Some(fail(&failure)));
+            }
         };
         loop {
             let over = async {
@@ -226,7 +343,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         while let Some(frame) = Frame::decode(&mut self.buf).map_err(broken)? {
             match self.assembler.push(frame).map_err(broken)? {
                 Some(Message::Open { stream, head, body }) => {
+                    if head.is_stream {
+                        self.streams.insert(stream, Items::default());
+                    }
                     self.waiting.push_back((stream, head, body));
+                }
+                Some(Message::Item { stream, body }) => {
+                    let items = self.streams.entry(stream).or_default();
+                    items.arriving.arrived(stream, body.len()).map_err(broken)?;
+                    items.waiting.push_back(body);
+                }
+                Some(Message::End { stream }) => {
+                    self.streams.entry(stream).or_default().ended = true;
+                }
+                Some(Message::Credit { stream, amount }) => {
+                    if let Some(items) = self.streams.get_mut(&stream) {
+                        items.sending.granted(amount);
+                    }
                 }
                 Some(Message::Cancel { stream }) => {
                     self.cancelled.insert(stream);

@@ -40,15 +40,17 @@ pub enum FrameKind {
     Hello = 1,
     /// 2, host to worker: a call begins. [`OpenHead`], then the body or its first piece.
     Open = 2,
-    /// 3, both ways: a piece of a body, and more follows.
+    /// 3, both ways: a piece of a body or of an item, and more follows.
     Data = 3,
-    /// 4, both ways: the last piece of a body. From the worker: the reply is complete.
+    /// 4, both ways: the last piece of a body. From the worker: the reply is complete, which ends
+    /// the stream.
     Last = 4,
     /// 5, worker to host: the call failed; a [`Failure`](crate::Failure) map. Ends the stream.
     Error = 5,
     /// 6, host to worker, empty: the caller no longer wants this call. It is answered all the same.
     Cancel = 6,
-    /// 7, both ways: u32 little-endian, so many more items may be sent. For streams.
+    /// 7, both ways: u32 little-endian, so many more credits for the stream's items; see
+    /// [`credit`](crate::credit).
     Credit = 7,
     /// 8, both ways, stream 0: u64 little-endian token, to be returned.
     Ping = 8,
@@ -57,6 +59,10 @@ pub enum FrameKind {
     /// 10, both ways, stream 0: no new calls after this; the reason as UTF-8. A worker that gets
     /// it answers what it has and exits with status 0.
     Goaway = 10,
+    /// 11, both ways: a whole item of a stream, or the last piece of one after data frames.
+    Item = 11,
+    /// 12, host to worker, empty: the host sends no more items on this stream.
+    End = 12,
 }
 
 impl FrameKind {
@@ -72,6 +78,8 @@ impl FrameKind {
             8 => Self::Ping,
             9 => Self::Pong,
             10 => Self::Goaway,
+            11 => Self::Item,
+            12 => Self::End,
             _ => return None,
         })
     }
@@ -119,9 +127,23 @@ pub enum FrameError {
         /// The frame's stream.
         stream: u32,
     },
+    /// More items than the stream had credits for.
+    #[error("an item on stream {stream} for which there was no credit")]
+    OverSent {
+        /// The stream.
+        stream: u32,
+    },
     /// The pieces of unfinished bodies together are over the cap of the assembler.
     #[error("bodies in flight are over the cap of {cap} bytes")]
     BodyTooLarge {
+        /// The stream that went over it.
+        stream: u32,
+        /// The cap.
+        cap: usize,
+    },
+    /// An item of a stream did not fit under that cap.
+    #[error("an item on stream {stream} is over the cap of {cap} bytes")]
+    ItemTooLarge {
         /// The stream that went over it.
         stream: u32,
         /// The cap.
@@ -132,7 +154,7 @@ pub enum FrameError {
 impl Coded for FrameError {
     fn kind(&self) -> Kind {
         match self {
-            Self::BodyTooLarge { .. } => Kind::InvalidInput,
+            Self::BodyTooLarge { .. } | Self::ItemTooLarge { .. } => Kind::InvalidInput,
             _ => Kind::Corrupt,
         }
     }
@@ -144,13 +166,16 @@ impl Coded for FrameError {
             Self::WrongStream { .. } => "frame_wrong_stream",
             Self::BadPayload { .. } => "frame_bad_payload",
             Self::OutOfPlace { .. } => "frame_out_of_place",
+            Self::OverSent { .. } => "frame_over_sent",
             Self::BodyTooLarge { .. } => "body_too_large",
+            Self::ItemTooLarge { .. } => "item_too_large",
         }
     }
 
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::BodyTooLarge { .. } => "send less in one call, or raise the cap".to_owned(),
+            Self::ItemTooLarge { .. } => "send it as several items, or raise the cap".to_owned(),
             _ => "the peer is not a Snakehouse worker of this version, or something else wrote to \
                   its control socket"
                 .to_owned(),

@@ -12,7 +12,8 @@
 //! | `pid` | int, as the worker sees it |
 //! | `codec` | str: `msgpack` (C), `python` (pure), `opaque` (the tool reads its own bytes) |
 //! | `capabilities` | list of str, see [`Hello::can`] |
-//! | `tools` | list of maps: `name` str, `number` int, `signature` str, `doc` str |
+//! | `capacity` | int, how many calls it runs at once; absent: 1 |
+//! | `tools` | list of maps: `name` str, `number` int, `signature` str, `doc` str, and `kind` str, see [`ToolKind`]; absent: a function |
 //! | `failure` | None, or a [`Failure`] map: why this worker cannot serve |
 
 use bytes::Bytes;
@@ -37,6 +38,8 @@ pub struct Hello {
     pub codec: String,
     /// What the worker can do; see [`can`](Hello::can).
     pub capabilities: Vec<String>,
+    /// How many calls it runs at once; at least 1.
+    pub capacity: u32,
     /// The tools it serves.
     pub tools: Vec<ToolInfo>,
     /// Why it cannot serve, if it cannot: an import that failed, say. It exits after saying so.
@@ -54,6 +57,43 @@ pub struct ToolInfo {
     pub signature: String,
     /// Its description, for people. May be empty.
     pub doc: String,
+    /// How it runs.
+    pub kind: ToolKind,
+}
+
+/// How a tool runs, and whether it gives items.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ToolKind {
+    /// `function`: takes arguments, gives a result.
+    #[default]
+    Function,
+    /// `generator`: gives items, then a result. Must be opened as a stream.
+    Generator,
+    /// `async_function`: a function that runs on the worker's event loop.
+    AsyncFunction,
+    /// `async_generator`: a generator that runs on the worker's event loop.
+    AsyncGenerator,
+}
+
+impl ToolKind {
+    /// Every kind.
+    pub const ALL: [Self; 4] =
+        [Self::Function, Self::Generator, Self::AsyncFunction, Self::AsyncGenerator];
+
+    /// The name in the hello.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Function => "function",
+            Self::Generator => "generator",
+            Self::AsyncFunction => "async_function",
+            Self::AsyncGenerator => "async_generator",
+        }
+    }
+
+    /// Whether it gives items, so that it must be opened as a stream.
+    pub const fn is_generator(self) -> bool {
+        matches!(self, Self::Generator | Self::AsyncGenerator)
+    }
 }
 
 /// Why a hello is not accepted.
@@ -105,6 +145,8 @@ impl Hello {
     pub const CANCEL: &'static str = "cancel";
     /// Capability: the worker publishes what it started in the shared page.
     pub const STARTED: &'static str = "started";
+    /// Capability: calls can be opened as streams.
+    pub const STREAMS: &'static str = "streams";
 
     /// Whether the worker has a capability.
     pub fn can(&self, capability: &str) -> bool {
@@ -130,6 +172,7 @@ impl Hello {
                     ("number", tool.number.into()),
                     ("signature", tool.signature.as_str().into()),
                     ("doc", tool.doc.as_str().into()),
+                    ("kind", tool.kind.as_str().into()),
                 ])
             })
             .collect();
@@ -141,6 +184,7 @@ impl Hello {
             ("pid", self.pid.into()),
             ("codec", self.codec.as_str().into()),
             ("capabilities", self.capabilities.clone().into()),
+            ("capacity", self.capacity.into()),
             ("tools", Value::List(tools)),
             ("failure", self.failure.as_ref().map(Failure::to_value).into()),
         ])
@@ -169,6 +213,13 @@ impl Hello {
                 .map(|c| c.as_str().map(str::to_owned))
                 .collect::<Option<_>>()
                 .ok_or(HelloError::Field("capabilities"))?,
+            capacity: match map.get("capacity") {
+                None => 1,
+                Some(_) => number::<u32>(&map, "capacity")
+                    .ok()
+                    .filter(|&capacity| capacity > 0)
+                    .ok_or(HelloError::Field("capacity"))?,
+            },
             tools: list("tools")?.iter().map(ToolInfo::from_value).collect::<Result<_, _>>()?,
             failure: match map.get("failure") {
                 None | Some(Value::None) => None,
@@ -185,6 +236,13 @@ impl ToolInfo {
             number: number(map, "number")?,
             signature: text(map, "signature")?,
             doc: text(map, "doc")?,
+            kind: match map.get("kind") {
+                None => ToolKind::Function,
+                Some(name) => ToolKind::ALL
+                    .into_iter()
+                    .find(|kind| name.as_str() == Some(kind.as_str()))
+                    .ok_or(HelloError::Field("kind"))?,
+            },
         })
     }
 }

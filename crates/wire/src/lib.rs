@@ -21,17 +21,37 @@
 //!   │  ── end of file ─────────────────────►  │   the worker exits with status 0
 //! ```
 //!
+//! # One stream
+//!
+//! ```text
+//! host                                    worker
+//!   │  ── Open(stream 3, STREAM, body) ────►  │   a generator runs, or any other tool
+//!   │  ◄──────── Item(stream 3, body) ──────  │   each costs credits, 64 at the beginning ...
+//!   │  ── Credit(stream 3, 32) ────────────►  │   ... and more come as they are taken
+//!   │  ── Item(stream 3, body) ────────────►  │   the other way the same, independently
+//!   │  ◄──────── Credit(stream 3, 32) ──────  │
+//!   │  ── End(stream 3) ───────────────────►  │   the host has no more to send
+//!   │  ◄── Data, Data, Item(stream 3) ──────  │   an item of more than 1 MiB, in pieces
+//!   │  ◄──────── Last(stream 3, body) ──────  │   the generator's return value; or Error
+//! ```
+//!
+//! [`credit`] has the rules of credits. Items that cross with the answer are late: both sides drop
+//! them. A cancelled stream is answered once, like any call.
+//!
 //! # Environment of a worker
 //!
 //! | variable | meaning |
 //! |---|---|
 //! | [`SNAKEHOUSE_FD`](FD_VARIABLE) | number of the inherited control socket; 0 (standard input) is the usual place |
 //! | [`SNAKEHOUSE_PAGE_FD`](PAGE_FD_VARIABLE) | number of the inherited [`page`]; absent: no page |
+//! | [`SNAKEHOUSE_CAPACITY`](CAPACITY_VARIABLE) | how many calls the worker may run at once; absent: 1 |
+//! | [`SNAKEHOUSE_MODE`](MODE_VARIABLE) | how it runs several: `threads` or `asyncio`; absent: one at a time |
 //!
 //! Exit statuses of a worker: 0 end of file or goaway, 69 the hello said why it cannot serve, 76 the
 //! host broke the protocol, 78 the environment above is wrong, anything else is the tool's doing.
 
 mod assembler;
+pub mod credit;
 mod failure;
 #[cfg(feature = "fake")]
 pub mod fake;
@@ -46,7 +66,7 @@ pub mod worker;
 pub use assembler::Assembler;
 pub use failure::{Failure, TraceFrame};
 pub use frame::{Frame, FrameError, FrameKind, HEAD_LEN, MAX_CHUNK, MAX_PAYLOAD, PROTOCOL_VERSION};
-pub use hello::{Hello, HelloError, ToolInfo};
+pub use hello::{Hello, HelloError, ToolInfo, ToolKind};
 pub use message::{Message, Segment, Segments};
 pub use open::OpenHead;
 pub use value::{ConvertError, Int, Value, ValueError};
@@ -55,3 +75,7 @@ pub use value::{ConvertError, Int, Value, ValueError};
 pub const FD_VARIABLE: &str = "SNAKEHOUSE_FD";
 /// Environment variable with the number of the shared page's descriptor.
 pub const PAGE_FD_VARIABLE: &str = "SNAKEHOUSE_PAGE_FD";
+/// Environment variable with the number of calls that the worker may run at once.
+pub const CAPACITY_VARIABLE: &str = "SNAKEHOUSE_CAPACITY";
+/// Environment variable that says how a worker runs several calls at once: `threads`, `asyncio`.
+pub const MODE_VARIABLE: &str = "SNAKEHOUSE_MODE";

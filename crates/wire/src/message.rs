@@ -19,7 +19,7 @@ pub enum Message {
     Open {
         /// Its number.
         stream: u32,
-        /// Tool, deadline, session, trace.
+        /// Tool, deadline, session, trace, and whether it is a stream.
         head: OpenHead,
         /// For Python workers MessagePack `[args, kwargs]`, for others whatever the tool takes.
         body: Bytes,
@@ -43,11 +43,23 @@ pub enum Message {
         /// The call's number.
         stream: u32,
     },
+    /// One item of a stream.
+    Item {
+        /// The stream's number.
+        stream: u32,
+        /// To and from Python workers one MessagePack value.
+        body: Bytes,
+    },
+    /// The host sends no more items.
+    End {
+        /// The stream's number.
+        stream: u32,
+    },
     /// More items of a stream may be sent.
     Credit {
         /// The stream's number.
         stream: u32,
-        /// How many.
+        /// How many more [`credit`](crate::credit)s.
         amount: u32,
     },
     /// To be answered with a pong. A worker that is running a call answers after it.
@@ -102,6 +114,8 @@ pub struct Segments {
     stream: u32,
     rest: Bytes,
     open: bool,
+    /// The kind of the last piece.
+    last: FrameKind,
 }
 
 impl Iterator for Segments {
@@ -116,7 +130,7 @@ impl Iterator for Segments {
         }
         let piece = self.rest.split_to(self.rest.len().min(MAX_CHUNK));
         self.open = !self.rest.is_empty();
-        let kind = if self.open { FrameKind::Data } else { FrameKind::Last };
+        let kind = if self.open { FrameKind::Data } else { self.last };
         Some(Segment::new(kind, self.stream, &[], piece))
     }
 }
@@ -129,18 +143,21 @@ impl Message {
             stream,
             rest: Bytes::new(),
             open: false,
+            last: kind,
         };
+        let pieces =
+            |stream, body, last| Segments { first: None, stream, rest: body, open: true, last };
         match self {
             Self::Hello(body) => single(FrameKind::Hello, 0, &[], cut(body)),
             Self::Open { stream, head, mut body } => {
                 let first = body.split_to(body.len().min(MAX_CHUNK));
                 let open = !body.is_empty();
                 let first = Segment::new(FrameKind::Open, stream, &head.encode(open), first);
-                Segments { first: Some(first), stream, rest: body, open }
+                Segments { first: Some(first), stream, rest: body, open, last: FrameKind::Last }
             }
-            Self::Reply { stream, body } => {
-                Segments { first: None, stream, rest: body, open: true }
-            }
+            Self::Reply { stream, body } => pieces(stream, body, FrameKind::Last),
+            Self::Item { stream, body } => pieces(stream, body, FrameKind::Item),
+            Self::End { stream } => single(FrameKind::End, stream, &[], Bytes::new()),
             Self::Error { stream, body } => single(FrameKind::Error, stream, &[], cut(body)),
             Self::Cancel { stream } => single(FrameKind::Cancel, stream, &[], Bytes::new()),
             Self::Credit { stream, amount } => {
@@ -155,7 +172,7 @@ impl Message {
     /// Appends the message's bytes, body included.
     pub fn encode(self, out: &mut BytesMut) {
         match self {
-            // The two messages of every small call, without the detour over segments.
+            // The messages of every small call and stream, without the detour over segments.
             Self::Open { stream, head: open, body } if body.len() <= MAX_CHUNK => {
                 out.reserve(HEAD_LEN + OpenHead::LEN + body.len());
                 out.put_slice(&head(FrameKind::Open, stream, OpenHead::LEN + body.len()));
@@ -164,6 +181,9 @@ impl Message {
             }
             Self::Reply { stream, body } if body.len() <= MAX_CHUNK => {
                 put(out, FrameKind::Last, stream, &body);
+            }
+            Self::Item { stream, body } if body.len() <= MAX_CHUNK => {
+                put(out, FrameKind::Item, stream, &body);
             }
             other => {
                 for segment in other.segments() {

@@ -12,7 +12,7 @@ use crate::frame::{FrameError, FrameKind};
 /// | offset | size | field |
 /// |---|---|---|
 /// | 0 | 2 | tool number from the hello, u16 little-endian |
-/// | 2 | 2 | flags, u16 little-endian: bit 0 [`MORE`](OpenHead::MORE), others 0 |
+/// | 2 | 2 | flags, u16 little-endian: bit 0 [`MORE`](OpenHead::MORE), bit 1 [`STREAM`](OpenHead::STREAM), others 0 |
 /// | 4 | 8 | deadline: microseconds remaining at send, u64 little-endian, all ones = never |
 /// | 12 | 8 | session, u64 little-endian, 0 = none |
 /// | 20 | 16 | trace id, 0 = none |
@@ -26,6 +26,8 @@ pub struct OpenHead {
     pub session: u64,
     /// The trace the call belongs to; all zero is none.
     pub trace: [u8; 16],
+    /// Whether items may travel before the call's result, both ways.
+    pub is_stream: bool,
 }
 
 impl OpenHead {
@@ -34,16 +36,21 @@ impl OpenHead {
     /// Flag bit 0: the body goes on in data frames and ends with a last frame. Without it the
     /// open frame has the whole body.
     pub const MORE: u16 = 1;
+    /// Flag bit 1: this call is a stream. A generator needs it; any other tool may have it, and
+    /// then reads the host's items if it likes and answers with its result.
+    pub const STREAM: u16 = 2;
 
-    /// A head without deadline, session and trace.
+    /// A head of a plain call without deadline, session and trace.
     pub const fn new(tool: u16) -> Self {
-        Self { tool, deadline_micros: u64::MAX, session: 0, trace: [0; 16] }
+        Self { tool, deadline_micros: u64::MAX, session: 0, trace: [0; 16], is_stream: false }
     }
 
     pub(crate) fn encode(&self, more: bool) -> [u8; Self::LEN] {
         let mut out = [0; Self::LEN];
         out[0..2].copy_from_slice(&self.tool.to_le_bytes());
-        out[2..4].copy_from_slice(&(if more { Self::MORE } else { 0 }).to_le_bytes());
+        let flags =
+            if more { Self::MORE } else { 0 } | if self.is_stream { Self::STREAM } else { 0 };
+        out[2..4].copy_from_slice(&flags.to_le_bytes());
         out[4..12].copy_from_slice(&self.deadline_micros.to_le_bytes());
         out[12..20].copy_from_slice(&self.session.to_le_bytes());
         out[20..36].copy_from_slice(&self.trace);
@@ -63,7 +70,7 @@ impl OpenHead {
         };
         let [a, b, c, d] = fixed;
         let flags = u16::from_le_bytes([c, d]);
-        if flags & !Self::MORE != 0 {
+        if flags & !(Self::MORE | Self::STREAM) != 0 {
             return Err(bad);
         }
         let head = Self {
@@ -71,6 +78,7 @@ impl OpenHead {
             deadline_micros: u64::from_le_bytes(deadline),
             session: u64::from_le_bytes(session),
             trace,
+            is_stream: flags & Self::STREAM != 0,
         };
         let _ = payload.split_to(Self::LEN);
         Ok((head, flags & Self::MORE != 0))

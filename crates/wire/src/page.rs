@@ -16,8 +16,9 @@
 //! | 192 + 4·(i mod 256) | host | stream id of the i-th cancel, i counting from 0 |
 //!
 //! **Started.** A worker starts calls in the order in which their bodies became complete, and
-//! writes `started` before it runs the call. After a death every call that was sent up to and
-//! including `started` was started, whether or not its reply arrived; every later one was not.
+//! writes `started` when the call really starts, not when it is read; one that runs several calls
+//! at once does so too. After a death every call that was sent up to and including `started` was
+//! started, whether or not its reply arrived; every later one was not.
 //!
 //! **Cancel.** The host writes the slot, then the count, then rings the doorbell (SIGURG through
 //! the worker's pidfd), and sends the cancel frame as well. A worker compares the count with the

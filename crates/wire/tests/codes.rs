@@ -34,7 +34,9 @@ fn every_error_of_a_frame_has_its_kind_and_its_code() {
         (FrameError::WrongStream { kind, stream: 0 }, Kind::Corrupt, "frame_wrong_stream"),
         (FrameError::BadPayload { kind, len: 1 }, Kind::Corrupt, "frame_bad_payload"),
         (FrameError::OutOfPlace { kind, stream: 1 }, Kind::Corrupt, "frame_out_of_place"),
+        (FrameError::OverSent { stream: 1 }, Kind::Corrupt, "frame_over_sent"),
         (FrameError::BodyTooLarge { stream: 1, cap: 9 }, Kind::InvalidInput, "body_too_large"),
+        (FrameError::ItemTooLarge { stream: 1, cap: 9 }, Kind::InvalidInput, "item_too_large"),
     ];
     for (error, kind, code) in table {
         assert_eq!((error.kind(), error.code()), (kind, code), "{error}");

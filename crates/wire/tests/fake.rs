@@ -118,3 +118,93 @@ async fn a_stubborn_call_ends_only_with_its_host() {
     let (end, ()) = tokio::join!(worker.serve(theirs), script);
     assert_eq!(end.unwrap(), FakeEnd::HungUp);
 }
+
+fn stream_of(stream: u32, tool: u16) -> Message {
+    let head = OpenHead { is_stream: true, ..OpenHead::new(tool) };
+    Message::Open { stream, head, body: Bytes::from_static(b"body") }
+}
+
+fn item(stream: u32, byte: u8, len: usize) -> Message {
+    Message::Item { stream, body: vec![byte; len].into() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn items_stop_when_credits_are_used_up() {
+    let (ours, theirs) = tokio::io::duplex(1 << 20);
+    let items: Vec<_> = (0..100).map(|byte| Bytes::from(vec![byte; 20_000])).collect();
+    let then = Box::new(Behaviour::Fail(Failure::new(Kind::Tool, "broken", "no")));
+    let worker = FakeWorker::new().tool("count", Behaviour::Yield { items, then });
+    let script = async {
+        let mut host = Host::new(ours);
+        assert!(matches!(host.hear().await, Some(Message::Hello(_))));
+        host.open(1, 0).await;
+        assert_eq!(code(host.hear().await), "is_stream");
+        host.say(stream_of(2, 0)).await;
+        // Two credits each.
+        for byte in 0..32 {
+            assert_eq!(host.hear().await, Some(item(2, byte, 20_000)));
+        }
+        let silent = tokio::time::timeout(Duration::from_secs(60), host.hear()).await;
+        assert!(silent.is_err());
+        host.say(Message::Credit { stream: 2, amount: 1 }).await;
+        // It may owe one.
+        assert_eq!(host.hear().await, Some(item(2, 32, 20_000)));
+        let silent = tokio::time::timeout(Duration::from_secs(60), host.hear()).await;
+        assert!(silent.is_err());
+        host.say(Message::Credit { stream: 2, amount: 1_000 }).await;
+        for byte in 33..100 {
+            assert_eq!(host.hear().await, Some(item(2, byte, 20_000)));
+        }
+        assert_eq!(code(host.hear().await), "broken");
+        host.say(stream_of(3, 0)).await;
+        assert_eq!(host.hear().await, Some(item(3, 0, 20_000)));
+        host.say(Message::Cancel { stream: 3 }).await;
+        loop {
+            match host.hear().await {
+                Some(Message::Item { .. }) => {}
+                answer => break assert_eq!(code(answer), "cancelled"),
+            }
+        }
+    };
+    let (end, ()) = tokio::join!(worker.serve(theirs), script);
+    assert_eq!(end.unwrap(), FakeEnd::HungUp);
+}
+
+#[tokio::test(start_paused = true)]
+async fn items_go_both_ways_and_late_ones_are_dropped() {
+    let (ours, theirs) = tokio::io::duplex(1 << 16);
+    let worker =
+        FakeWorker::new().tool("echo", Behaviour::EchoItems).tool("plain", Behaviour::Echo);
+    let script = async {
+        let mut host = Host::new(ours);
+        assert!(matches!(host.hear().await, Some(Message::Hello(_))));
+        host.say(stream_of(1, 0)).await;
+        let mut granted = 64;
+        for byte in 0..200 {
+            host.say(item(1, byte, 3)).await;
+            granted -= 1;
+            loop {
+                match host.hear().await.unwrap() {
+                    Message::Credit { stream: 1, amount } => granted += amount,
+                    message => break assert_eq!(message, item(1, byte, 3)),
+                }
+            }
+            assert!(granted > 0, "it grants what it took");
+            if byte % 32 == 31 {
+                host.say(Message::Credit { stream: 1, amount: 32 }).await;
+            }
+        }
+        host.say(Message::End { stream: 1 }).await;
+        assert_eq!(host.hear().await, reply(1));
+        host.say(item(1, 9, 3)).await;
+        // A plain tool may be opened as a stream, and what it does not take is dropped.
+        host.say(stream_of(2, 1)).await;
+        host.say(item(2, 9, 3)).await;
+        assert_eq!(host.hear().await, reply(2));
+        host.say(Message::End { stream: 2 }).await;
+        host.open(3, 1).await;
+        assert_eq!(host.hear().await, reply(3));
+    };
+    let (end, ()) = tokio::join!(worker.serve(theirs), script);
+    assert_eq!(end.unwrap(), FakeEnd::HungUp);
+}

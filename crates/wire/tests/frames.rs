@@ -6,8 +6,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use proptest::prelude::*;
 use snakehouse_base::{Coded, Kind};
 use snakehouse_wire::{
-    Assembler, Failure, Frame, FrameError, HEAD_LEN, Hello, HelloError, MAX_CHUNK, MAX_PAYLOAD,
-    Message, OpenHead, ToolInfo, TraceFrame, Value,
+    Assembler, Failure, Frame, FrameError, FrameKind, HEAD_LEN, Hello, HelloError, MAX_CHUNK,
+    MAX_PAYLOAD, Message, OpenHead, ToolInfo, ToolKind, TraceFrame, Value,
 };
 
 fn body() -> impl Strategy<Value = Bytes> {
@@ -30,12 +30,21 @@ fn open_head() -> impl Strategy<Value = OpenHead> {
             deadline_micros,
             session,
             trace,
+            is_stream: tool % 2 == 1,
         },
     )
 }
 
+/// Opened as a stream before everything else.
+const STREAM: u32 = 1;
+
 fn stream() -> impl Strategy<Value = u32> {
-    1..=u32::MAX
+    2..=u32::MAX
+}
+
+fn open_stream() -> Message {
+    let head = OpenHead { is_stream: true, ..OpenHead::new(0) };
+    Message::Open { stream: STREAM, head, body: Bytes::new() }
 }
 
 fn to_worker() -> impl Strategy<Value = Message> {
@@ -47,6 +56,9 @@ fn to_worker() -> impl Strategy<Value = Message> {
         }),
         stream().prop_map(|stream| Message::Cancel { stream }),
         (stream(), any::<u32>()).prop_map(|(stream, amount)| Message::Credit { stream, amount }),
+        // Always of a stream that is open.
+        body().prop_map(|body| Message::Item { stream: STREAM, body }),
+        Just(Message::End { stream: STREAM }),
         any::<u64>().prop_map(|token| Message::Ping { token }),
         any::<u64>().prop_map(|token| Message::Pong { token }),
         ".*".prop_map(|reason| Message::Goaway { reason }),
@@ -56,6 +68,7 @@ fn to_worker() -> impl Strategy<Value = Message> {
 fn to_host() -> impl Strategy<Value = Message> {
     prop_oneof![
         (stream(), body()).prop_map(|(stream, body)| Message::Reply { stream, body }),
+        (stream(), body()).prop_map(|(stream, body)| Message::Item { stream, body }),
         (stream(), any::<u8>())
             .prop_map(|(stream, byte)| Message::Error { stream, body: vec![byte; 40].into() }),
         any::<[u8; 9]>().prop_map(|bytes| Message::Hello(bytes.to_vec().into())),
@@ -94,6 +107,7 @@ proptest! {
         answers in prop::collection::vec(to_host(), 1..6),
         cuts in prop::collection::vec(prop_oneof![1usize..64, 60_000usize..3_000_000], 1..5),
     ) {
+        let calls = std::iter::once(open_stream()).chain(calls).collect::<Vec<_>>();
         for (messages, assembler) in [
             (calls, Assembler::worker(Assembler::DEFAULT_CAP)),
             (answers, Assembler::host(Assembler::DEFAULT_CAP)),
@@ -175,6 +189,48 @@ fn a_body_over_the_cap_is_refused_once_and_the_rest_goes_on() {
 }
 
 #[test]
+fn what_comes_for_a_stream_that_is_over_is_late_and_not_an_error() {
+    let mut assembler = Assembler::worker(3 << 20);
+    let mut push = |message: Message| {
+        let outcomes = frames(message).into_iter().map(|frame| assembler.push(frame));
+        let last = outcomes.last().unwrap();
+        (last, assembler.late(), assembler.held())
+    };
+    let item = |stream, len| Message::Item { stream, body: vec![7; len].into() };
+    push(open_stream()).0.unwrap();
+    assert_eq!(push(item(STREAM, 9)).0, Ok(Some(item(STREAM, 9))));
+    let too_large = FrameError::ItemTooLarge { stream: STREAM, cap: 3 << 20 };
+    assert_eq!(push(item(STREAM, 4 << 20)), (Err(too_large), 0, 0));
+    // Never opened.
+    assert!(push(item(STREAM + 1, 9)).0.is_err());
+    assert!(push(item(STREAM + 1, 2 << 20)).0.is_err());
+    assert!(push(Message::End { stream: STREAM + 1 }).0.is_err());
+
+    assembler.close(STREAM);
+    let mut push = |message: Message| {
+        let outcomes = frames(message).into_iter().map(|frame| assembler.push(frame));
+        let last = outcomes.last().unwrap();
+        (last, assembler.late(), assembler.held())
+    };
+    assert_eq!(push(item(STREAM, 2 << 20)), (Ok(None), 1, 0));
+    assert_eq!(push(item(STREAM, 0)), (Ok(None), 2, 0));
+    assert_eq!(push(Message::End { stream: STREAM }), (Ok(None), 2, 0));
+}
+
+#[test]
+fn an_end_in_the_middle_of_an_item_is_out_of_place() {
+    let mut assembler = Assembler::worker(3 << 20);
+    for frame in frames(open_stream()) {
+        assembler.push(frame).unwrap();
+    }
+    let item = Message::Item { stream: STREAM, body: vec![0; 2 << 20].into() };
+    assert_eq!(assembler.push(frames(item).remove(0)), Ok(None));
+    let end = frames(Message::End { stream: STREAM }).remove(0);
+    let error = assembler.push(end).unwrap_err();
+    assert_eq!(error, FrameError::OutOfPlace { kind: FrameKind::End, stream: STREAM });
+}
+
+#[test]
 fn unfinished_bodies_share_one_cap() {
     let mut assembler = Assembler::host(3 << 20);
     for stream in [1, 2] {
@@ -219,11 +275,13 @@ fn hello() -> Hello {
         pid: 7,
         codec: "msgpack".into(),
         capabilities: vec![Hello::CANCEL.into()],
+        capacity: 4,
         tools: vec![ToolInfo {
             name: "shout".into(),
             number: 3,
             signature: "(text: str) -> str".into(),
             doc: "Shouts.".into(),
+            kind: ToolKind::AsyncGenerator,
         }],
         failure: Some(Failure::new(Kind::Tool, "import_failed", "no").with_hint("look")),
     }
@@ -235,6 +293,24 @@ fn hello_round_trips() {
     assert_eq!(Hello::decode(&hello.encode().unwrap()), Ok(hello.clone()));
     assert!(hello.can(Hello::CANCEL) && !hello.can(Hello::STARTED));
     assert_eq!((hello.tool("shout"), hello.tool("whisper")), (Some(3), None));
+}
+
+#[test]
+fn a_hello_without_kinds_and_capacity_is_of_functions_one_at_a_time() {
+    let bytes = hello().encode().unwrap();
+    let Value::Dict(mut map) = Value::decode(&bytes).unwrap() else { panic!("a map") };
+    map.retain(|(key, _)| key.as_str() != Some("capacity"));
+    for (key, value) in &mut map {
+        if let (Some("tools"), Value::List(tools)) = (key.as_str(), value) {
+            let Value::Dict(tool) = &mut tools[0] else { panic!("a map") };
+            tool.retain(|(key, _)| key.as_str() != Some("kind"));
+        }
+    }
+    let plain = Hello::decode(&Value::Dict(map.clone()).encode().unwrap()).unwrap();
+    assert_eq!((plain.capacity, plain.tools[0].kind), (1, ToolKind::Function));
+    map.push(("capacity".into(), 0.into()));
+    let none = Hello::decode(&Value::Dict(map).encode().unwrap());
+    assert_eq!(none, Err(HelloError::Field("capacity")));
 }
 
 #[test]

@@ -80,14 +80,16 @@ fn frames_have_exactly_these_bytes() {
             assert_eq!(frame.payload, body, "{}", vector["name"]);
             continue;
         }
+        let flags = u16::try_from(vector["flags"].as_u64().unwrap()).unwrap();
         let number = |key: &str| vector[key].as_str().unwrap().parse::<u64>().unwrap();
         let head = OpenHead {
             tool: u16::try_from(vector["tool"].as_u64().unwrap()).unwrap(),
             deadline_micros: number("deadline_micros"),
             session: number("session"),
             trace: hex(&vector["trace"])[..].try_into().unwrap(),
+            is_stream: flags & OpenHead::STREAM != 0,
         };
-        let more = vector["flags"].as_u64() == Some(u64::from(OpenHead::MORE));
+        let more = flags & OpenHead::MORE != 0;
         let mut assembler = Assembler::worker(1 << 20);
         let message = assembler.push(frame).unwrap();
         if more {

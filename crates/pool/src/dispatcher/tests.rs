@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use snakehouse_wire::ToolKind;
 use tokio::sync::oneshot;
 
 use super::*;
@@ -46,7 +47,8 @@ impl Bench {
         self.dispatcher.starting(place);
         self.dispatcher.started(place, 100);
         let (signature, doc) = (String::new(), String::new());
-        let tool = ToolInfo { name: "t".to_owned(), number: 7, signature, doc };
+        let tool =
+            ToolInfo { name: "t".to_owned(), number: 7, signature, doc, kind: ToolKind::Function };
         self.dispatcher.serving(place, vec![tool], &mut after);
         self.deliver(Self::settle(after));
     }

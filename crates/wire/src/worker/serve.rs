@@ -13,7 +13,7 @@ use super::{CallContext, Handler, WorkerError, setup};
 use crate::assembler::Assembler;
 use crate::failure::Failure;
 use crate::frame::{Frame, FrameError};
-use crate::hello::{Hello, ToolInfo};
+use crate::hello::{Hello, ToolInfo, ToolKind};
 use crate::message::Message;
 use crate::open::OpenHead;
 use crate::page::WorkerPage;
@@ -77,14 +77,20 @@ fn hello(tools: &[String], has_page: bool) -> Hello {
         number,
         signature: String::new(),
         doc: String::new(),
+        kind: ToolKind::Function,
     });
+    let mut capabilities = vec![Hello::STREAMS.to_owned()];
+    if has_page {
+        capabilities.push(Hello::STARTED.to_owned());
+    }
     Hello {
         language: "rust".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         runtime: "native".to_owned(),
         pid: std::process::id(),
         codec: "opaque".to_owned(),
-        capabilities: if has_page { vec![Hello::STARTED.to_owned()] } else { Vec::new() },
+        capabilities,
+        capacity: 1,
         tools: tools.collect(),
         failure: None,
     }
@@ -113,6 +119,7 @@ impl<S: Read + Write> Worker<'_, S> {
                     Ok(None) => {}
                     Ok(Some(Message::Open { stream, head, body })) => {
                         self.call(handler, stream, &head, body)?;
+                        assembler.close(stream);
                     }
                     Ok(Some(Message::Cancel { stream })) => {
                         self.lock().ask(stream);
@@ -130,6 +137,8 @@ impl<S: Read + Write> Worker<'_, S> {
                             &Failure::new(Kind::InvalidInput, "body_too_large", message),
                         );
                     }
+                    // Of a call that is over: a handler takes no items.
+                    Err(FrameError::ItemTooLarge { .. }) => {}
                     Err(error) => return Err(error.into()),
                 }
             }
