@@ -13,13 +13,14 @@ pub(crate) struct Rule {
 }
 
 /// Every rule.
-pub(crate) const RULES: [Rule; 6] = [
+pub(crate) const RULES: [Rule; 7] = [
     Rule { name: "spawn", find: spawn },
     Rule { name: "unbounded", find: unbounded },
     Rule { name: "sleep", find: sleep },
     Rule { name: "length", find: length },
     Rule { name: "unfinished", find: unfinished },
     Rule { name: "deadline", find: deadline },
+    Rule { name: "semaphore", find: semaphore },
 ];
 
 /// Law 1: everything is started by `supervise`.
@@ -104,6 +105,18 @@ fn deadline(source: &Source) -> Vec<(usize, String)> {
         .collect()
 }
 
+/// Law 16: what is in flight is bounded by `guard`'s permits, and by `supervise`'s lanes.
+fn semaphore(source: &Source) -> Vec<(usize, String)> {
+    let owners = ["crates/guard/", "crates/supervise/"];
+    if owners.iter().any(|owner| source.path.starts_with(owner)) {
+        return Vec::new();
+    }
+    // With a name before it, this is somebody's own type.
+    tokens(source, &["Semaphore"], |n| !source.is_test(n))
+        .map(|(n, form)| (n, format!("{form}: take the permits of the guard crate")))
+        .collect()
+}
+
 /// Where one of `forms` stands in code that `applies`.
 fn tokens<'a>(
     source: &'a Source,
@@ -144,6 +157,7 @@ mod tests {
             ("std::thread::sleep(SECOND);", "sleep"),
             ("x(); // TODO later", "unfinished"),
             ("call(Deadline::never())", "deadline"),
+            ("places: Arc<Semaphore>,", "semaphore"),
         ];
         for (text, rule) in faults {
             assert_eq!(found("crates/pool/src/a.rs", text), [(rule, 1)], "{text}");
@@ -160,11 +174,14 @@ mod tests {
             "child.my_spawn_blocking(1)",
             "tokio::time::sleep(PAUSE).await",
             "let (a, b) = mpsc::channel(8);",
+            "struct NoSemaphore;",
         ];
         for text in fine {
             assert_eq!(found("crates/pool/src/a.rs", text), [], "{text}");
         }
         assert_eq!(found("crates/supervise/src/spawn.rs", "tokio::spawn(x)"), []);
+        assert_eq!(found("crates/supervise/src/lane.rs", "places: Arc<Semaphore>,"), []);
+        assert_eq!(found("crates/pool/tests/it/main.rs", "gate: Semaphore,"), []);
     }
 
     #[test]

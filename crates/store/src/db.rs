@@ -8,10 +8,12 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use snakehouse_base::ByteSize;
+use snakehouse_guard::Permits;
 use snakehouse_supervise::Scope;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::StoreError;
 
@@ -39,7 +41,7 @@ pub struct Db {
 
 struct Readers {
     free: Mutex<VecDeque<SqliteConnection>>,
-    permits: Semaphore,
+    permits: Permits,
 }
 
 /// Runs a closure in the current transaction and keeps its result until the commit is known.
@@ -88,7 +90,7 @@ impl Db {
             let options = options.clone().create_if_missing(false).read_only(true);
             free.push_back(SqliteConnection::connect_with(&options).await.map_err(failed)?);
         }
-        let permits = Semaphore::new(free.len());
+        let permits = Permits::counted(free.len()).expect("there is at least one reader");
         let (writes, jobs) = mpsc::channel(Self::QUEUE);
         let stop = scope.cancelled();
         let _owned_by_scope = scope.task("db-writer", async move {
@@ -156,7 +158,7 @@ impl Db {
     where
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> SqlFuture<'c, T>,
     {
-        let _permit = self.readers.permits.acquire().await.map_err(|_| StoreError::Closed)?;
+        let _permit = self.readers.permits.acquire(ByteSize(0)).await;
         let mut lease = Lease { readers: &self.readers, connection: self.readers.take() };
         let connection = lease.connection.as_mut().ok_or(StoreError::Closed)?;
         run(connection).await.map_err(|e| StoreError::sql(&self.path, e))

@@ -5,7 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
+use snakehouse_base::{Clock as _, SystemClock};
+use snakehouse_guard::http::Hints;
 use snakehouse_tinker_api::PROTOBUF;
 
 use crate::config::{ClientConfig, ConfigError};
@@ -16,8 +18,6 @@ use crate::transport::{Body, Request, Response, Transport, TransportError};
 const SILENCE: Duration = Duration::from_secs(60);
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
-/// The longest pause that a service may ask for.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Keep-alive connections to one service.
 #[derive(Debug)]
@@ -76,16 +76,14 @@ impl HttpTransport {
         }
         let answer = builder.send().await?;
         let headers = answer.headers();
+        let hints = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let hints = Hints::read(hints, SystemClock.wall());
         let mut response = Response {
             status: answer.status().as_u16(),
             is_protobuf: text(headers, CONTENT_TYPE.as_str())
                 .is_some_and(|kind| kind.starts_with(PROTOBUF)),
-            retry_after: retry_after(headers),
-            should_retry: match text(headers, "x-should-retry") {
-                Some("true") => Some(true),
-                Some("false") => Some(false),
-                _ => None,
-            },
+            retry_after: hints.after,
+            should_retry: hints.should_retry,
             body: Bytes::new(),
         };
         response.body = answer.bytes().await?;
@@ -118,32 +116,4 @@ fn read_error(error: &reqwest::Error) -> TransportError {
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
-}
-
-/// Reads `retry-after-ms` or `retry-after` in seconds; a pause longer than a minute is ignored.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let number = |name: &str| text(headers, name)?.trim().parse::<f64>().ok();
-    let seconds =
-        number("retry-after-ms").map(|ms| ms / 1000.0).or_else(|| number(RETRY_AFTER.as_str()))?;
-    Duration::try_from_secs_f64(seconds).ok().filter(|d| !d.is_zero() && *d <= LONGEST_PAUSE)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pause_is_read_in_both_units_and_bounded() {
-        let pause = |name: &'static str, value: &'static str| {
-            retry_after(&HeaderMap::from_iter([(
-                reqwest::header::HeaderName::from_static(name),
-                HeaderValue::from_static(value),
-            )]))
-        };
-        assert_eq!(pause("retry-after", "2"), Some(Duration::from_secs(2)));
-        assert_eq!(pause("retry-after-ms", "250"), Some(Duration::from_millis(250)));
-        for bad in ["-1", "0", "61", "NaN", "soon", "1e300"] {
-            assert_eq!(pause("retry-after", bad), None, "{bad}");
-        }
-    }
 }

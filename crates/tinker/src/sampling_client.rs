@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use snakehouse_base::ByteSize;
 use snakehouse_base::id::SamplerId;
+use snakehouse_guard::Permits;
 use snakehouse_tinker_api::json::{self, SamplingParams, SamplingPrompt};
 use snakehouse_tinker_api::{InvalidInput, SampleOutput};
-use tokio::sync::Semaphore;
 
 use crate::error::ClientError;
 use crate::pending::Pending;
@@ -22,7 +23,7 @@ pub struct SamplingClient {
     session: Arc<Session>,
     id: SamplerId,
     next: Arc<AtomicU64>,
-    permits: Arc<Semaphore>,
+    permits: Permits,
 }
 
 impl SamplingClient {
@@ -31,7 +32,7 @@ impl SamplingClient {
             session,
             id: SamplerId::new(id),
             next: Arc::new(AtomicU64::new(0)),
-            permits: Arc::new(Semaphore::new(AT_ONCE)),
+            permits: Permits::counted(AT_ONCE).expect("the bound is not zero"),
         }
     }
 
@@ -59,8 +60,7 @@ impl SamplingClient {
         }
         let deadline = self.session.deadline();
         let link = &self.session.link;
-        let permit = Arc::clone(&self.permits).acquire_owned();
-        let permit = link.bounded(permit, "asample", deadline).await?;
+        let permit = link.bounded(self.permits.acquire(ByteSize(0)), "asample", deadline).await?;
         let body = json::Sample {
             num_samples,
             prompt: SamplingPrompt::from_tokens(prompt.iter().copied().map(i64::from).collect()),

@@ -1,6 +1,5 @@
 //! Reading bodies: capped, timed, decoded off the async threads when large.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{FromRequest, Request};
@@ -9,9 +8,10 @@ use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
+use snakehouse_base::ByteSize;
 use snakehouse_base::id::{ModelId, SeqId};
+use snakehouse_guard::{Permit, Permits};
 use snakehouse_tinker_api::{InvalidInput, PROTOBUF, limits};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::RequestError;
 use super::refusal::Refusal;
@@ -34,43 +34,38 @@ pub(super) const LARGE: usize = 64 << 10;
 
 /// The memory of bodies, shared by all requests.
 #[derive(Clone, Debug)]
-pub(crate) struct BodyRoom(Arc<Semaphore>);
+pub(crate) struct BodyRoom(Permits);
 
 impl Default for BodyRoom {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(TOGETHER / BLOCK)))
+        let permits = Permits::new(usize::MAX, ByteSize(TOGETHER as u64));
+        Self(permits.expect("neither bound is zero"))
     }
 }
 
-/// Room that one body has taken, in blocks. Given back when dropped.
+/// Room that one body has taken, in steps of whole blocks. Given back when dropped.
 #[derive(Debug)]
 struct Taken {
     room: BodyRoom,
-    blocks: usize,
-    permit: Option<OwnedSemaphorePermit>,
+    bytes: usize,
+    permits: Vec<Permit>,
 }
 
 impl Taken {
     fn none(room: BodyRoom) -> Self {
-        Self { room, blocks: 0, permit: None }
+        Self { room, bytes: 0, permits: Vec::new() }
     }
 
     /// Makes sure of room for `bytes` in all. Never waits: a body that holds some and waits for
     /// more could wait for another one that does the same.
     fn reach(&mut self, bytes: usize) -> Result<(), RequestError> {
-        let missing = bytes.div_ceil(BLOCK).saturating_sub(self.blocks);
+        let missing = bytes.next_multiple_of(BLOCK).saturating_sub(self.bytes);
         if missing == 0 {
             return Ok(());
         }
-        let more = u32::try_from(missing)
-            .ok()
-            .and_then(|more| self.room.0.clone().try_acquire_many_owned(more).ok())
-            .ok_or(RequestError::Saturated { most: TOGETHER })?;
-        match &mut self.permit {
-            Some(permit) => permit.merge(more),
-            none => *none = Some(more),
-        }
-        self.blocks += missing;
+        let more = self.room.0.try_acquire(ByteSize(missing as u64));
+        self.permits.push(more.ok_or(RequestError::Saturated { most: TOGETHER })?);
+        self.bytes += missing;
         Ok(())
     }
 }
@@ -269,6 +264,6 @@ mod tests {
         bodies.pop();
         late.reach(TOGETHER / 4).unwrap();
         drop((bodies, late));
-        assert_eq!(room.0.available_permits(), TOGETHER / BLOCK);
+        assert_eq!(room.0.in_flight(), (0, ByteSize(0)));
     }
 }

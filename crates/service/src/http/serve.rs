@@ -9,9 +9,10 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, getrlimit};
+use snakehouse_base::ByteSize;
+use snakehouse_guard::Permits;
 use snakehouse_supervise::{CancellationToken, Scope};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 
 /// Most connections at once. Further ones wait in the system's backlog.
 const CONNECTIONS: u64 = 2048;
@@ -36,10 +37,12 @@ pub(crate) async fn accept(
     cancelled: CancellationToken,
 ) -> Result<(), Infallible> {
     let descriptors = getrlimit(Resource::Nofile).current;
-    let places = Arc::new(Semaphore::new(connections(descriptors)));
+    let places = Permits::counted(connections(descriptors)).expect("there is always a fewest");
     loop {
-        // The semaphore is never closed, so a failed acquire cannot happen; it ends the loop.
-        let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
+        let place = tokio::select! {
+            place = places.acquire(ByteSize(0)) => place,
+            () = cancelled.cancelled() => return Ok(()),
+        };
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
