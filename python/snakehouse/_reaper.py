@@ -18,11 +18,12 @@ killed (it changed its user) is named on standard error, and its end is waited f
 Messages are JSON objects, one to a packet, descriptors beside them:
 
     host    {"op": "spawn", "id", "argv", "env", "cwd"}    + control, page, lifeline, stdout, stderr
+            ... "limits": {"CPU": [soft, hard]}, "groups": [file]    where the worker is limited
     reaper  {"event": "ready", "version", "pid"}
             {"event": "failed", "code", "message"}          the reaper cannot work here
             {"event": "spawned", "id", "pid", "start"}      + pidfd
             {"event": "refused", "id", "errno", "message"}
-            {"event": "exited", "id", "pid", "code", "signal"}
+            {"event": "exited", "id", "pid", "code", "signal", "cpu_ms"}
             {"event": "ended", "pids"}                      left behind by dead workers, killed
 """
 
@@ -33,6 +34,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -342,6 +344,8 @@ class Reaper:
             for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            stage = "limits"
+            set_limits(message)
             if message.get("cwd") is not None:
                 stage = f"working directory {message['cwd']}"
                 os.chdir(message["cwd"])
@@ -392,7 +396,7 @@ class Reaper:
             if spawn_id is not None:
                 # The leader is a zombie: its pid, which names the group, is still its own.
                 kill_group(pid)
-            os.waitpid(pid, 0)
+            _, _, usage = os.wait4(pid, 0)
             self.killed.discard(pid)
             self.refusing.discard(pid)
             if spawn_id is not None:
@@ -404,6 +408,7 @@ class Reaper:
                         "pid": pid,
                         "code": dead.si_status if exited else None,
                         "signal": None if exited else dead.si_status,
+                        "cpu_ms": int((usage.ru_utime + usage.ru_stime) * 1000),
                     }
                 )
         if any_dead:
@@ -475,6 +480,18 @@ class Reaper:
                 return
             self.kill_children()
             poll.poll()
+
+
+def set_limits(message: Message) -> None:
+    """Puts this process into its control groups, then under the limits of its own."""
+    for door in message.get("groups", ()):
+        fd = os.open(door, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"0")
+        finally:
+            os.close(fd)
+    for name, (soft, hard) in message.get("limits", {}).items():
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (soft, hard))
 
 
 def arm_lifeline() -> None:

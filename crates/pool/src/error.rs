@@ -66,6 +66,14 @@ pub enum PoolError {
         /// The step that failed and why.
         message: String,
     },
+    /// A limit of the worker cannot be kept here, so it was not started.
+    #[error("worker {worker} cannot be limited: {source}")]
+    LimitUnavailable {
+        /// The worker.
+        worker: WorkerId,
+        /// Which control group could not be made, and why.
+        source: io::Error,
+    },
     /// No worker of the pool said hello.
     #[error("worker {worker} of pool {pool} did not get ready: {cause}{}", tail(.output))]
     NotReady {
@@ -73,8 +81,8 @@ pub enum PoolError {
         pool: String,
         /// The worker that failed first.
         worker: WorkerId,
-        /// Why.
-        cause: String,
+        /// How it died.
+        cause: Death,
         /// The last lines it wrote.
         output: Vec<String>,
     },
@@ -86,7 +94,7 @@ pub enum PoolError {
         /// The worker.
         worker: WorkerId,
         /// How.
-        cause: String,
+        cause: Death,
         /// The last lines it wrote.
         output: Vec<String>,
     },
@@ -120,7 +128,7 @@ impl PoolError {
         death: &Death,
         output: Vec<String>,
     ) -> Self {
-        let (pool, cause) = (pool.to_owned(), death.to_string());
+        let (pool, cause) = (pool.to_owned(), death.clone());
         match served {
             true => Self::Died { pool, worker, cause, output },
             false => Self::NotReady { pool, worker, cause, output },
@@ -144,6 +152,7 @@ impl Coded for PoolError {
             | Self::Package { .. }
             | Self::ReaperUnfit { .. }
             | Self::Spawn { .. }
+            | Self::LimitUnavailable { .. }
             | Self::NotReady { .. }
             | Self::Os { .. } => Kind::Environment,
             Self::Died { .. } => Kind::WorkerDied,
@@ -160,6 +169,7 @@ impl Coded for PoolError {
             Self::ReaperUnfit { .. } => "reaper_unfit",
             Self::ReaperGone { .. } => "reaper_gone",
             Self::Spawn { .. } => "worker_not_started",
+            Self::LimitUnavailable { .. } => "limit_unavailable",
             Self::NotReady { .. } => "worker_not_ready",
             Self::Died { .. } => "worker_died",
             Self::Stopped => "pool_stopped",
@@ -186,6 +196,11 @@ impl Coded for PoolError {
             }
             Self::ReaperGone { .. } => "it is started again by itself; try once more".to_owned(),
             Self::Spawn { .. } => "check that the program exists and may be run".to_owned(),
+            Self::LimitUnavailable { .. } => {
+                "memory and tasks are limited by a control group: name one that this user may \
+                 write with SNAKEHOUSE_CGROUP, or limit address_space instead"
+                    .to_owned()
+            }
             Self::NotReady { .. } | Self::Died { .. } => {
                 "the worker's own output names the cause; it is kept in the log".to_owned()
             }

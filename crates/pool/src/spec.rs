@@ -8,6 +8,7 @@ use snakehouse_wire::{FD_VARIABLE, PAGE_FD_VARIABLE};
 
 use crate::environment;
 use crate::interpreter::Interpreter;
+use crate::limits::Limits;
 use crate::reaper::Command;
 
 /// Where the reaper puts a worker's control socket and page. Standard input, because that is the
@@ -26,6 +27,7 @@ pub struct WorkerSpec {
     kind: Kind,
     env: BTreeMap<String, String>,
     cwd: Option<PathBuf>,
+    limits: Limits,
 }
 
 #[derive(Clone, Debug)]
@@ -47,6 +49,7 @@ impl WorkerSpec {
             kind,
             env: environment::THREADS.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             cwd: None,
+            limits: Limits::default(),
         }
     }
 
@@ -66,6 +69,7 @@ impl WorkerSpec {
             kind: Kind::Program { path: path.into(), args },
             env: BTreeMap::new(),
             cwd: None,
+            limits: Limits::default(),
         }
     }
 
@@ -109,6 +113,13 @@ impl WorkerSpec {
         self
     }
 
+    /// What each worker may use. The default is no limit.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
@@ -143,6 +154,6 @@ impl WorkerSpec {
         env.extend(self.env.clone());
         env.insert(FD_VARIABLE.to_owned(), CONTROL_FD.to_owned());
         env.insert(PAGE_FD_VARIABLE.to_owned(), PAGE_FD.to_owned());
-        Ok(Command { argv, env, cwd: self.cwd.clone() })
+        Ok(Command { argv, env, cwd: self.cwd.clone(), limits: self.limits.clone() })
     }
 }

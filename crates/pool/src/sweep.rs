@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 use snakehouse_base::id::RunToken;
 
-use crate::os::{self, Environ};
+use crate::os::{self, ControlGroups, Environ};
 
 /// Marks every process of a run, in its environment.
 pub const RUN_ENV: &str = "SNAKEHOUSE_RUN";
@@ -35,7 +35,7 @@ pub struct Ended {
 }
 
 /// Kills every process that carries this run token in its environment, this process apart, and
-/// says which.
+/// says which. Removes the control groups of the run that are empty then.
 ///
 /// Looks again until nothing is found, so what a process started in between is found too. Each
 /// process is held by a pidfd and its start time is checked before the signal: a pid that meanwhile
@@ -77,6 +77,7 @@ pub fn sweep(token: &RunToken) -> Vec<Ended> {
             break;
         }
     }
+    ControlGroups::find().remove_of_run(token.as_str());
     let mut ended: Vec<_> = ended.into_values().collect();
     ended.sort_by_key(|found| (found.start, found.pid));
     ended

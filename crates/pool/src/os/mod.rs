@@ -3,6 +3,7 @@
 //! Owns no state. Each function fails with the `io::Error` of its call. Nothing here is unsafe.
 //! Tested by the modules that use it and, for the descriptor passing, here.
 
+mod cgroup;
 mod pidfd;
 mod procfs;
 mod seqpacket;
@@ -10,6 +11,7 @@ mod seqpacket;
 use std::io;
 use std::os::fd::OwnedFd;
 
+pub(crate) use cgroup::{ControlGroups, Group, group_name, oom_kills, own_oom_counter};
 pub(crate) use pidfd::{Pidfd, open as open_pidfd, signal_to};
 pub(crate) use procfs::{Environ, command, environ, pids, resident_bytes, start_time};
 pub(crate) use seqpacket::Seqpacket;

@@ -15,10 +15,12 @@ use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::death::Death;
+use crate::death::{Death, Status};
 use crate::environment;
 use crate::error::PoolError;
-use crate::os::{Pidfd, Seqpacket};
+use crate::limits::Limits;
+use crate::oom::OomCounter;
+use crate::os::{Group, Pidfd, Seqpacket};
 use crate::sweep::{RUN_ENV, sweep};
 
 use super::message::{Event, MAX_MESSAGE, Request, VERSION};
@@ -38,6 +40,8 @@ pub(crate) struct Spawn {
     pub(super) id: u64,
     pub(super) worker: WorkerId,
     pub(super) command: Command,
+    /// What it runs in, if its limits need that.
+    pub(super) group: Option<Group>,
     pub(super) reply: oneshot::Sender<Result<Process, PoolError>>,
 }
 
@@ -50,11 +54,15 @@ struct Pending {
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
     lifeline: OwnedFd,
+    limits: Limits,
+    group: Option<Group>,
 }
 
 /// A worker that lives.
 struct Living {
     exited: oneshot::Sender<Death>,
+    limits: Limits,
+    group: Option<Group>,
     /// Its closing makes the kernel kill the process group.
     _lifeline: OwnedFd,
 }
@@ -83,6 +91,8 @@ pub(super) async fn run(ctx: &ChildCtx, shared: &Shared) -> Result<(), PoolError
         outbox: VecDeque::new(),
         pending: HashMap::new(),
         living: HashMap::new(),
+        graves: Vec::new(),
+        oom: shared.oom.clone(),
     };
     let ready = tokio::select! {
         ready = timeout(READY_WITHIN, reaper.ready()) => ready,
@@ -177,6 +187,10 @@ struct Loop {
     outbox: VecDeque<Packet>,
     pending: HashMap<u64, Pending>,
     living: HashMap<u64, Living>,
+    /// Groups of dead workers in which something still dies. No more than workers that died since
+    /// the last one could be removed.
+    graves: Vec<Group>,
+    oom: Arc<OomCounter>,
 }
 
 impl Loop {
@@ -219,12 +233,23 @@ impl Loop {
     }
 
     fn begin(&mut self, spawn: Spawn) {
-        let Spawn { id, worker, command, reply } = spawn;
-        match prepare(id, &command) {
+        let Spawn { id, worker, command, group, reply } = spawn;
+        match prepare(id, &command, group.as_ref()) {
             Ok((packet, ends)) => {
                 self.outbox.push_back(packet);
                 let (control, page, stdout, stderr, lifeline) = ends;
-                let pending = Pending { worker, reply, control, page, stdout, stderr, lifeline };
+                let limits = command.limits;
+                let pending = Pending {
+                    worker,
+                    reply,
+                    control,
+                    page,
+                    stdout,
+                    stderr,
+                    lifeline,
+                    limits,
+                    group,
+                };
                 self.pending.insert(id, pending);
             }
             Err(message) => {
@@ -244,7 +269,9 @@ impl Loop {
                 };
                 tracing::debug!(worker = %pending.worker, pid, start, "worker process started");
                 let (exited, exit) = oneshot::channel();
-                self.living.insert(id, Living { exited, _lifeline: pending.lifeline });
+                let (limits, group) = (pending.limits, pending.group);
+                let living = Living { exited, limits, group, _lifeline: pending.lifeline };
+                self.living.insert(id, living);
                 let process = Pidfd::adopt(pidfd)
                     .map(|pidfd| Process {
                         pid,
@@ -266,16 +293,16 @@ impl Loop {
                 let worker = pending.worker;
                 let _ = pending.reply.send(Err(PoolError::Spawn { worker, message }));
             }
-            Event::Exited { id, pid, code, signal } => {
-                tracing::debug!(pid, code, signal, "worker process reaped");
+            Event::Exited { id, pid, code, signal, cpu_ms } => {
+                tracing::debug!(pid, code, signal, cpu_ms, "worker process reaped");
                 if let Some(living) = self.living.remove(&id) {
-                    let death = match (code, signal) {
-                        (Some(code), _) => Death::Exited { code },
-                        (None, Some(signal)) => Death::Signalled { signal },
-                        (None, None) => Death::Unknown,
-                    };
+                    let status = Status { code, signal, cpu: cpu_ms.map(Duration::from_millis) };
+                    let group = living.group.as_ref();
+                    let death = Death::of(status, &living.limits, || self.oom.about(group));
                     let _ = living.exited.send(death);
+                    self.graves.extend(living.group);
                 }
+                self.graves.retain_mut(|group| !group.remove());
             }
             Event::Ended { pids } => {
                 tracing::info!(?pids, "processes that a worker left behind were ended");
@@ -322,12 +349,24 @@ async fn send_first(socket: &Seqpacket, outbox: &VecDeque<Packet>) -> Result<(),
 type HostEnds = (UnixStream, HostPage, pipe::Receiver, pipe::Receiver, OwnedFd);
 
 /// The packet for a request, and the host's ends of what it carries.
-fn prepare(id: u64, command: &Command) -> Result<(Packet, HostEnds), String> {
+fn prepare(
+    id: u64,
+    command: &Command,
+    group: Option<&Group>,
+) -> Result<(Packet, HostEnds), String> {
     let cwd = command.cwd.as_deref().map(|path| {
         path.to_str().ok_or_else(|| format!("the directory {} is not UTF-8", path.display()))
     });
     let cwd = cwd.transpose()?;
-    let request = Request::Spawn { id, argv: &command.argv, env: &command.env, cwd };
+    let groups = group.map(Group::doors).transpose().map_err(|error| error.to_string())?;
+    let request = Request::Spawn {
+        id,
+        argv: &command.argv,
+        env: &command.env,
+        cwd,
+        limits: &command.limits.resources(),
+        groups: &groups.unwrap_or_default(),
+    };
     let data = serde_json::to_vec(&request).map_err(|error| error.to_string())?;
     if data.len() > MAX_MESSAGE {
         return Err(format!(

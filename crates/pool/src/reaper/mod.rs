@@ -29,7 +29,8 @@ pub(crate) use process::{Command, Process};
 
 use crate::error::PoolError;
 use crate::interpreter::Interpreter;
-use crate::os::Pidfd;
+use crate::oom::OomCounter;
+use crate::os::{Group, Pidfd, group_name};
 use crate::package::Package;
 use crate::start_delay::StartDelay;
 
@@ -72,6 +73,7 @@ pub(crate) struct Shared {
     state: watch::Sender<State>,
     delay: StartDelay,
     next_id: AtomicU64,
+    oom: Arc<OomCounter>,
 }
 
 /// The loop at this moment.
@@ -123,6 +125,7 @@ impl Reaper {
             state: watch::Sender::new(State::Starting),
             delay: StartDelay::default(),
             next_id: AtomicU64::new(1),
+            oom: Arc::new(OomCounter::new()),
         });
         let mut state = shared.state.subscribe();
         let loops = shared.clone();
@@ -201,8 +204,9 @@ impl Reaper {
             .clone();
         let State::Up { pid, pidfd, requests } = up else { return Err(PoolError::Stopped) };
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let group = self.group(id, worker, &command).await?;
         let (reply, answer) = oneshot::channel();
-        let request = Spawn { id, worker, command, reply };
+        let request = Spawn { id, worker, command, group, reply };
         let gone = |_| PoolError::reaper_gone("it ended before it started the worker");
         let asked = async {
             requests.send(request).await.map_err(|_| gone(()))?;
@@ -216,6 +220,22 @@ impl Reaper {
                 Err(PoolError::reaper_gone("it did not answer in time and is replaced"))
             }
         }
+    }
+
+    /// The control group that the command's limits need.
+    async fn group(
+        &self,
+        id: u64,
+        worker: WorkerId,
+        command: &Command,
+    ) -> Result<Option<Group>, PoolError> {
+        let (name, limits) = (group_name(self.run_token().as_str(), id), command.limits.clone());
+        if limits.memory.is_none() && limits.tasks.is_none() {
+            return Ok(None);
+        }
+        let made = self.shared.lane.run(move || limits.group(&name)).await;
+        made.map_err(|_closed| PoolError::Stopped)?
+            .map_err(|source| PoolError::LimitUnavailable { worker, source })
     }
 }
 

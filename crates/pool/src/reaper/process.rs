@@ -11,6 +11,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
 use crate::death::Death;
+use crate::limits::Limits;
 use crate::os::{self, Pidfd};
 
 /// What to start.
@@ -22,6 +23,8 @@ pub(crate) struct Command {
     pub(crate) env: BTreeMap<String, String>,
     /// Where; `None` is where the host is.
     pub(crate) cwd: Option<PathBuf>,
+    /// What it may use.
+    pub(crate) limits: Limits,
 }
 
 /// A running worker. Dropping it kills it.

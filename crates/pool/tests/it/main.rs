@@ -11,10 +11,12 @@
 
 mod calls;
 mod cancels;
+mod causes;
 mod deaths;
 mod host;
 mod hostile;
 mod interpreters;
+mod limits;
 mod measurements;
 mod processes;
 mod programs;
