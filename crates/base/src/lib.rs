@@ -14,7 +14,7 @@ pub mod id;
 pub mod kind;
 mod secret;
 
-pub use backoff::{Backoff, BackoffError, Jitter};
+pub use backoff::{Backoff, BackoffError, Growth, Jitter, Row};
 pub use byte_size::ByteSize;
 pub use chance::Chance;
 pub use clock::{Clock, ManualClock, SystemClock};

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use snakehouse_base::{Chance, Coded, Kind};
 
 use crate::ConfigError;
-use crate::breaker_core::{Admitted, BreakerConfig, BreakerCore, BreakerState, Verdict};
+use crate::breaker_core::{Admitted, BreakerConfig, BreakerCore, BreakerState, Effect, Verdict};
+use crate::event;
 use crate::sync::{Mutex, lock};
 
 /// Stops calling what is down, and finds out with single probes when it is back.
@@ -91,14 +92,24 @@ impl Breaker {
     /// # Errors
     /// [`BreakerOpen`] says when to ask again.
     pub fn try_admit_at(&self, now: Instant) -> Result<BreakerPermit, BreakerOpen> {
-        match lock(&self.shared.core).admit(now) {
+        let (admitted, began) = {
+            let mut core = lock(&self.shared.core);
+            let before = core.generation();
+            let admitted = core.admit(now);
+            (admitted, Some(core.generation()).filter(|generation| *generation != before))
+        };
+        if let Some(generation) = began {
+            event::breaker_half_open(&self.shared.name, generation);
+        }
+        match admitted {
             Ok(admitted) => {
                 Ok(BreakerPermit { shared: self.shared.clone(), admitted: Some(admitted) })
             }
-            Err(retry_at) => Err(BreakerOpen {
-                name: self.shared.name.clone(),
-                retry_in: retry_at.saturating_duration_since(now),
-            }),
+            Err(retry_at) => {
+                let retry_in = retry_at.saturating_duration_since(now);
+                event::breaker_refused(&self.shared.name, retry_in);
+                Err(BreakerOpen { name: self.shared.name.clone(), retry_in })
+            }
         }
     }
 
@@ -126,7 +137,18 @@ impl Breaker {
 
     /// Closes it and forgets its history.
     pub fn reset(&self) {
-        lock(&self.shared.core).reset();
+        let generation = {
+            let mut core = lock(&self.shared.core);
+            core.reset();
+            core.generation()
+        };
+        event::breaker_closed(&self.shared.name, generation);
+    }
+
+    /// How many verdicts came too late to count: the breaker had changed since their calls were
+    /// admitted.
+    pub fn late(&self) -> u64 {
+        lock(&self.shared.core).late()
     }
 
     /// The target.
@@ -160,9 +182,16 @@ impl BreakerPermit {
 
     fn settle(&self, admitted: &Admitted, verdict: Verdict, now: Instant) {
         let unit = self.shared.chance.next_unit();
-        let changed = lock(&self.shared.core).resolve(admitted, verdict, now, unit);
-        if let Some(state) = changed {
-            tracing::warn!(breaker = %self.shared.name, ?state, "breaker changed");
+        let (effect, generation) = {
+            let mut core = lock(&self.shared.core);
+            (core.resolve(admitted, verdict, now, unit), core.generation())
+        };
+        let name = &self.shared.name;
+        match effect {
+            Effect::None => {}
+            Effect::Late => event::breaker_late(name),
+            Effect::Changed(BreakerState::Open) => event::breaker_opened(name, generation),
+            Effect::Changed(_) => event::breaker_closed(name, generation),
         }
     }
 }
@@ -171,6 +200,7 @@ impl Drop for BreakerPermit {
     fn drop(&mut self) {
         if let Some(admitted) = self.admitted.take() {
             lock(&self.shared.core).forget(&admitted);
+            event::breaker_abandoned(&self.shared.name);
         }
     }
 }

@@ -104,6 +104,17 @@ pub(crate) struct Admitted {
     probe: Option<u64>,
 }
 
+/// What a verdict did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// It was taken note of, if anything.
+    None,
+    /// The breaker entered this state.
+    Changed(BreakerState),
+    /// Nothing: it belongs to an earlier generation, or to a probe whose slot was given to another.
+    Late,
+}
+
 /// The state machine. Each change of state begins a new generation.
 #[derive(Debug)]
 pub(crate) struct BreakerCore {
@@ -112,6 +123,8 @@ pub(crate) struct BreakerCore {
     state: State,
     /// Failed openings in a row, for the growing open time.
     level: u32,
+    /// Verdicts that came too late.
+    late: u64,
 }
 
 #[derive(Debug)]
@@ -129,7 +142,7 @@ struct Probe {
 
 impl BreakerCore {
     pub(crate) fn new(config: BreakerConfig) -> Self {
-        Self { config, generation: 0, state: State::closed(), level: 0 }
+        Self { config, generation: 0, state: State::closed(), level: 0, late: 0 }
     }
 
     pub(crate) const fn state(&self) -> BreakerState {
@@ -138,6 +151,16 @@ impl BreakerCore {
             State::Open { .. } => BreakerState::Open,
             State::HalfOpen { .. } => BreakerState::HalfOpen,
         }
+    }
+
+    /// Counts the changes of state.
+    pub(crate) const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// How many verdicts came too late to count.
+    pub(crate) const fn late(&self) -> u64 {
+        self.late
     }
 
     /// Admits one call, or tells when to ask again.
@@ -163,22 +186,23 @@ impl BreakerCore {
         Ok(Admitted { generation: self.generation, probe: Some(id) })
     }
 
-    /// Takes the verdict of an admitted call. Returns the new state if it changed.
+    /// Takes the verdict of an admitted call.
     pub(crate) fn resolve(
         &mut self,
         admitted: &Admitted,
         verdict: Verdict,
         now: Instant,
         chance: f64,
-    ) -> Option<BreakerState> {
+    ) -> Effect {
         if admitted.generation != self.generation {
-            return None;
+            self.late += 1;
+            return Effect::Late;
         }
         let trip = self.config.trip;
         match &mut self.state {
             State::Closed { row, recent } => {
                 let failed = match verdict {
-                    Verdict::Ignored => return None,
+                    Verdict::Ignored => return Effect::None,
                     Verdict::Success => false,
                     Verdict::Failure => true,
                 };
@@ -195,26 +219,27 @@ impl BreakerCore {
                             && failures * 100 >= u64::from(calls) * u64::from(percent)
                     }
                 };
-                trips.then(|| self.open(now, chance))
+                if trips { self.open(now, chance) } else { Effect::None }
             }
             State::HalfOpen { probes, .. } => {
                 let before = probes.len();
                 probes.retain(|probe| Some(probe.id) != admitted.probe);
                 if probes.len() == before {
                     // Its lease ended; the slot is somebody else's now.
-                    return None;
+                    self.late += 1;
+                    return Effect::Late;
                 }
                 match verdict {
-                    Verdict::Ignored => None,
-                    Verdict::Failure => Some(self.open(now, chance)),
+                    Verdict::Ignored => Effect::None,
+                    Verdict::Failure => self.open(now, chance),
                     Verdict::Success => {
                         self.level = 0;
                         self.enter(State::closed());
-                        Some(BreakerState::Closed)
+                        Effect::Changed(BreakerState::Closed)
                     }
                 }
             }
-            State::Open { .. } => None,
+            State::Open { .. } => Effect::None,
         }
     }
 
@@ -233,11 +258,11 @@ impl BreakerCore {
         self.enter(State::closed());
     }
 
-    fn open(&mut self, now: Instant, chance: f64) -> BreakerState {
+    fn open(&mut self, now: Instant, chance: f64) -> Effect {
         let open_for = self.config.open.delay(self.level, chance);
         self.level = self.level.saturating_add(1);
         self.enter(State::Open { until: now.checked_add(open_for).unwrap_or(now) });
-        BreakerState::Open
+        Effect::Changed(BreakerState::Open)
     }
 
     fn enter(&mut self, state: State) {

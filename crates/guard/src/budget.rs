@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::ConfigError;
+use crate::event;
 use crate::sync::{Mutex, lock};
 
 /// Credit for retries, shared by all calls to one target.
@@ -44,10 +45,16 @@ impl Budget {
 
     /// Asks for one retry; false if there is no credit. [`Retry`](crate::Retry) asks by itself.
     pub fn try_retry(&self) -> bool {
-        let mut credit = lock(&self.credit);
-        let affordable = *credit >= RETRY;
-        if affordable {
-            *credit -= RETRY;
+        let affordable = {
+            let mut credit = lock(&self.credit);
+            let affordable = *credit >= RETRY;
+            if affordable {
+                *credit -= RETRY;
+            }
+            affordable
+        };
+        if !affordable {
+            event::budget_spent();
         }
         affordable
     }

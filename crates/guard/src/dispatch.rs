@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::ConfigError;
 use crate::admission::Limits;
+use crate::event;
 use crate::gate::{Gate, Permit};
 use crate::window::{Generation, Window};
 
@@ -175,6 +176,7 @@ impl Dispatch {
         });
         self.throttled_until
             .send_modify(|known| *known = Some(known.map_or(until, |known| known.max(until))));
+        event::dispatch_throttled(until - now);
     }
 
     /// Returns to the normal limits if their time has come.
@@ -189,6 +191,7 @@ impl Dispatch {
         });
         if over {
             self.gate.set_limits(normal(&self.config));
+            event::dispatch_recovered();
         }
     }
 }

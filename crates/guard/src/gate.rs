@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
 use crate::admission::{Admission, Charge, Limits, Ticket};
+use crate::event;
 use crate::sync::{Mutex, MutexGuard, lock};
 
 /// The right to run one request. Dropping it, in whatever way, gives it back.
@@ -28,22 +29,29 @@ impl Gate {
     }
 
     pub(crate) fn try_enter(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
-        lock(&self.core).try_admit(bytes).map(|charge| self.permit(charge))
+        let charge = lock(&self.core).try_admit(bytes)?;
+        event::permit_admitted(bytes);
+        Some(self.permit(charge))
     }
 
     /// First come, first served; nothing but the grant wakes the waiter.
     pub(crate) async fn enter(self: &Arc<Self>, bytes: u64) -> Permit {
-        let waiter = {
+        let (waiter, before) = {
             let mut core = lock(&self.core);
             if let Some(charge) = core.try_admit(bytes) {
                 drop(core);
+                event::permit_admitted(bytes);
                 return self.permit(charge);
             }
+            let before = core.waiting();
             let (grant, granted) = oneshot::channel();
             let ticket = core.enqueue(bytes, grant);
-            Waiter { gate: self.clone(), ticket, granted }
+            (Waiter { gate: self.clone(), ticket, granted }, before)
         };
-        waiter.await
+        event::permit_waiting(bytes, before);
+        let permit = waiter.await;
+        event::permit_granted();
+        permit
     }
 
     pub(crate) fn set_limits(self: &Arc<Self>, limits: Limits) {
@@ -84,6 +92,7 @@ impl Drop for Permit {
             let mut core = lock(&self.gate.core);
             core.release(&charge);
             self.gate.grant(core);
+            event::permit_released();
         }
     }
 }
@@ -130,6 +139,7 @@ impl Drop for Waiter {
         if left.is_some() {
             // It may have stood before others that fit.
             self.gate.grant(core);
+            event::permit_left();
         }
     }
 }

@@ -8,8 +8,9 @@
 //! pool-wide [`Progress`] limit; [`Poller`] asks until something is done; [`http`] reads what a
 //! server says about trying again; [`Breaker`] stops calling what is down; [`Window`] is the shared
 //! "not now"; [`Limit`] bounds a rate and [`Permits`] bound what is in flight; [`Dispatch`] puts
-//! count, bytes and the window behind one guard; [`Registry`] keeps one of them per key. Nothing
-//! here starts a task: each guard is a value around the caller's own future.
+//! count, bytes and the window behind one guard; [`Registry`] keeps one of them per key; what they
+//! do is told as [`event`]s. Nothing here starts a task: each guard is a value around the caller's
+//! own future.
 //!
 //! **How it fails.** With typed errors that keep the last cause. Every held resource is a guard
 //! object that gives itself back when dropped, at any await point.
@@ -23,6 +24,7 @@ mod breaker;
 mod breaker_core;
 mod budget;
 mod dispatch;
+pub mod event;
 mod gate;
 pub mod http;
 mod http_date;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use snakehouse_base::{Coded, Deadline, Kind};
 
 use crate::ConfigError;
+use crate::event;
 use crate::sync::{AtomicU64, Mutex, lock};
 
 /// `burst` at once, refilled at one per `per`.
@@ -126,6 +127,10 @@ impl Limit {
     /// # Errors
     /// [`LimitError::Limited`] or [`LimitError::TooLarge`].
     pub fn try_take(&self, cost: u64, now: Instant) -> Result<(), LimitError> {
+        self.decide(cost, now).inspect_err(|_| event::limit_refused(cost))
+    }
+
+    fn decide(&self, cost: u64, now: Instant) -> Result<(), LimitError> {
         let now = nanos_since(self.shared.origin, now);
         let cell = &self.shared.full_at;
         let mut known = cell.load(Ordering::Acquire);
@@ -146,26 +151,34 @@ impl Limit {
     pub async fn take(&self, cost: u64, deadline: Deadline) -> Result<(), LimitError> {
         let waiting = async {
             let _turn = self.shared.queue.lock().await;
+            let mut waited = false;
             loop {
                 let now = tokio::time::Instant::now();
-                match self.try_take(cost, now.into_std()) {
+                match self.decide(cost, now.into_std()) {
                     Err(LimitError::Limited { retry_in }) => {
                         let at = now + retry_in;
                         if deadline.is_over(at.into_std()) {
                             return Err(LimitError::Deadline);
                         }
+                        event::limit_waiting(cost, retry_in);
+                        waited = true;
                         tokio::time::sleep_until(at).await;
+                    }
+                    Ok(()) if waited => {
+                        event::limit_granted(cost);
+                        return Ok(());
                     }
                     decided => return decided,
                 }
             }
         };
-        match deadline.instant() {
+        let taken = match deadline.instant() {
             None => waiting.await,
             Some(at) => tokio::time::timeout_at(tokio::time::Instant::from_std(at), waiting)
                 .await
                 .unwrap_or(Err(LimitError::Deadline)),
-        }
+        };
+        taken.inspect_err(|_| event::limit_refused(cost))
     }
 }
 
@@ -198,6 +211,13 @@ impl<K: Eq + Hash + Clone> KeyedLimit<K> {
     /// # Errors
     /// As [`Limit::try_take`], and [`LimitError::TooManyKeys`].
     pub fn try_take(&self, key: &K, cost: u64, now: Instant) -> Result<(), LimitError> {
+        self.decide(key, cost, now).inspect_err(|error| match error {
+            LimitError::TooManyKeys => event::limit_keys_full(self.capacity),
+            _ => event::limit_refused(cost),
+        })
+    }
+
+    fn decide(&self, key: &K, cost: u64, now: Instant) -> Result<(), LimitError> {
         let now = nanos_since(self.origin, now);
         let mut keys = lock(&self.full_at);
         if let Some(full_at) = keys.get_mut(key) {

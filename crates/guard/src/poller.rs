@@ -3,10 +3,11 @@
 use std::future::Future;
 use std::time::Duration;
 
-use snakehouse_base::{Backoff, Coded, Deadline, Jitter};
+use snakehouse_base::{Backoff, Coded, Deadline, Jitter, Row};
 use tokio::time::Instant;
 
-use crate::retry::{History, Retry};
+use crate::event;
+use crate::retry::{History, Retry, Voice};
 use crate::retry_core::{Advice, GaveUp, after_failure};
 
 /// What one poll brought.
@@ -66,6 +67,13 @@ const THROTTLED: Backoff =
         Err(_) => unreachable!(),
     };
 
+const POLL: Voice = Voice {
+    started: event::poll_started,
+    succeeded: event::poll_succeeded,
+    gave_up: event::poll_gave_up,
+    dropped: event::poll_dropped,
+};
+
 /// Shortest pause between two polls.
 const FLOOR: Duration = Duration::from_millis(10);
 
@@ -92,7 +100,7 @@ impl Poller {
         E: Coded,
         F: Future<Output = Poll<T, E>>,
     {
-        let mut history = History::new();
+        let mut history = History::new(&POLL);
         let bounds = self.retry.bounds(history.start, deadline);
         let mut rows = Rows::default();
         loop {
@@ -107,35 +115,39 @@ impl Poller {
                 }
             };
             let unit = self.retry.unit();
-            let pause = match outcome {
+            let (cause, pause) = match outcome {
                 Poll::Done(value) => {
                     self.retry.record_progress();
+                    history.succeeded();
                     return Ok(value);
                 }
                 Poll::Pending { mark } => {
                     if rows.pending_again(mark) {
                         self.retry.record_progress();
                     }
-                    self.pending_pause(rows.pending, unit).saturating_sub(asked_at.elapsed())
+                    let pause = self.pending_pause(rows.pending, unit);
+                    ("pending", pause.saturating_sub(asked_at.elapsed()))
                 }
                 Poll::Throttled { after } => {
                     let law = THROTTLED.delay(rows.throttled_again(), unit);
-                    after.map_or(law, |after| after.min(bounds.ceiling).max(law))
+                    ("throttled", after.map_or(law, |after| after.min(bounds.ceiling).max(law)))
                 }
                 Poll::Failed(error) => {
                     let advice = advise(&error);
                     history.failed(error);
                     let now = Instant::now().into_std();
-                    let law = self.retry.law();
-                    match after_failure(&bounds, law, rows.failed_again(), advice, now, unit) {
-                        Ok(pause) => pause,
+                    let (before, law) = rows.failed_again(self.retry.law(), unit);
+                    match after_failure(&bounds, before, law, advice, now, unit) {
+                        Ok(pause) => ("failed", pause),
                         Err(reason) => return Err(history.gave_up(reason)),
                     }
                 }
             };
+            let pause = pause.max(FLOOR);
+            event::poll_paused(cause, pause);
             tokio::select! {
                 biased;
-                () = tokio::time::sleep(pause.max(FLOOR)) => {}
+                () = tokio::time::sleep(pause) => {}
                 reason = self.retry.cut_off(&bounds, history.start) => {
                     return Err(history.gave_up(reason));
                 }
@@ -157,6 +169,7 @@ struct Rows {
     pending: u32,
     throttled: u32,
     failed: u32,
+    failures: Row,
     mark: Option<u64>,
 }
 
@@ -167,18 +180,26 @@ impl Rows {
         let news = known.is_some_and(|known| known != mark);
         self.pending = if known == Some(mark) { self.pending.saturating_add(1) } else { 0 };
         self.throttled = 0;
-        self.failed = 0;
+        self.answered();
         news
     }
 
     fn throttled_again(&mut self) -> u32 {
-        self.failed = 0;
+        self.answered();
         self.throttled = self.throttled.saturating_add(1);
         self.throttled - 1
     }
 
-    fn failed_again(&mut self) -> u32 {
-        self.failed = self.failed.saturating_add(1);
-        self.failed - 1
+    /// How many failures came before in this row, and the pause of the law after this one.
+    fn failed_again(&mut self, law: &Backoff, unit: f64) -> (u32, Duration) {
+        let before = self.failed;
+        self.failed = before.saturating_add(1);
+        (before, law.next(&mut self.failures, unit))
+    }
+
+    /// Any answer ends a row of failures.
+    fn answered(&mut self) {
+        self.failed = 0;
+        self.failures = Row::default();
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use snakehouse_base::{Coded, Kind};
 
 use crate::ConfigError;
+use crate::event;
 use crate::sync::{Mutex, lock};
 
 /// Guards by key (a target, a credential's hash), shared by all who name the same key.
@@ -84,6 +85,29 @@ impl<K: Eq + Hash + Clone + Debug, C: PartialEq, V> Registry<K, C, V> {
         config: C,
         make: impl FnOnce(&C) -> Result<V, ConfigError>,
     ) -> Result<Arc<V>, RegistryError> {
+        let (mut made, mut evicted) = (false, Vec::new());
+        let outcome = self.find_or_make(key, config, make, &mut made, &mut evicted);
+        if !evicted.is_empty() {
+            event::registry_evicted(evicted.len());
+        }
+        if made {
+            event::registry_made();
+        }
+        if let Err(RegistryError::Full { capacity }) = outcome {
+            event::registry_full(capacity);
+        }
+        outcome
+    }
+
+    /// Tells whether the guard was made, and what made room, for the events after the lock.
+    fn find_or_make(
+        &self,
+        key: &K,
+        config: C,
+        make: impl FnOnce(&C) -> Result<V, ConfigError>,
+        made: &mut bool,
+        evicted: &mut Vec<Arc<V>>,
+    ) -> Result<Arc<V>, RegistryError> {
         let mut entries = lock(&self.entries);
         if let Some((known, value)) = entries.get(key) {
             return if *known == config {
@@ -94,13 +118,16 @@ impl<K: Eq + Hash + Clone + Debug, C: PartialEq, V> Registry<K, C, V> {
         }
         if entries.len() >= self.capacity {
             let idle = self.idle;
-            entries.retain(|_, (_, value)| Arc::strong_count(value) > 1 || !idle(value));
+            let goes =
+                |_: &K, (_, value): &mut (C, Arc<V>)| Arc::strong_count(value) == 1 && idle(value);
+            evicted.extend(entries.extract_if(goes).map(|(_, (_, value))| value));
             if entries.len() >= self.capacity {
                 return Err(RegistryError::Full { capacity: self.capacity });
             }
         }
         let value = Arc::new(make(&config)?);
         entries.insert(key.clone(), (config, value.clone()));
+        *made = true;
         Ok(value)
     }
 

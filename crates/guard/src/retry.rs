@@ -5,10 +5,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use snakehouse_base::{Backoff, Chance, Coded, Deadline, Jitter};
+use snakehouse_base::{Backoff, Chance, Coded, Deadline, Jitter, Row};
 use tokio::time::Instant;
 
 use crate::budget::Budget;
+use crate::event;
 use crate::progress::Progress;
 use crate::retry_core::{Advice, Bounds, GaveUp, Reason, after_failure};
 
@@ -116,7 +117,8 @@ impl Retry {
         E: Coded,
         F: Future<Output = Result<T, E>>,
     {
-        let mut history = History::new();
+        let mut history = History::new(&RETRY);
+        let mut row = Row::default();
         let bounds = self.bounds(history.start, deadline);
         if let Some(budget) = &self.budget {
             budget.earn();
@@ -129,6 +131,7 @@ impl Retry {
                 outcome = attempt(number) => match outcome {
                     Ok(value) => {
                         self.record_progress();
+                        history.succeeded();
                         return Ok(value);
                     }
                     Err(error) => error,
@@ -141,7 +144,8 @@ impl Retry {
             history.failed(error);
             let now = Instant::now().into_std();
             let unit = self.chance.next_unit();
-            let pause = after_failure(&bounds, &self.backoff, number, advice, now, unit);
+            let law = self.backoff.next(&mut row, unit);
+            let pause = after_failure(&bounds, number, law, advice, now, unit);
             let pause = pause.and_then(|pause| match &self.budget {
                 Some(budget) if !budget.try_retry() => Err(Reason::Budget),
                 _ => Ok(pause),
@@ -150,7 +154,7 @@ impl Retry {
                 Ok(pause) => pause,
                 Err(reason) => return Err(history.gave_up(reason)),
             };
-            tracing::debug!(attempt = number, ?pause, "retrying");
+            event::retry_paused(number, pause);
             tokio::select! {
                 biased;
                 () = tokio::time::sleep(pause) => {}
@@ -213,31 +217,68 @@ impl Retry {
     }
 }
 
-/// What has happened in one call so far.
+/// The events of one kind of call.
+pub(crate) struct Voice {
+    pub(crate) started: fn(),
+    pub(crate) succeeded: fn(u32, Duration),
+    pub(crate) gave_up: fn(Reason, u32, Duration),
+    pub(crate) dropped: fn(u32, Duration),
+}
+
+const RETRY: Voice = Voice {
+    started: event::retry_started,
+    succeeded: event::retry_succeeded,
+    gave_up: event::retry_gave_up,
+    dropped: event::retry_dropped,
+};
+
+/// What has happened in one call so far. One that is dropped says that its call was.
 pub(crate) struct History<E> {
+    voice: &'static Voice,
     pub(crate) start: Instant,
     pub(crate) attempts: u32,
     last: Option<E>,
     kinds: BTreeMap<&'static str, u32>,
+    over: bool,
+}
+
+impl<E> History<E> {
+    pub(crate) fn new(voice: &'static Voice) -> Self {
+        (voice.started)();
+        let (start, kinds) = (Instant::now(), BTreeMap::new());
+        Self { voice, start, attempts: 0, last: None, kinds, over: false }
+    }
+
+    pub(crate) fn succeeded(mut self) {
+        self.over = true;
+        (self.voice.succeeded)(self.attempts, self.start.elapsed());
+    }
 }
 
 impl<E: Coded> History<E> {
-    pub(crate) fn new() -> Self {
-        Self { start: Instant::now(), attempts: 0, last: None, kinds: BTreeMap::new() }
-    }
-
     pub(crate) fn failed(&mut self, error: E) {
         *self.kinds.entry(error.kind().as_str()).or_default() += 1;
         self.last = Some(error);
     }
 
-    pub(crate) fn gave_up(self, reason: Reason) -> GaveUp<E> {
+    pub(crate) fn gave_up(mut self, reason: Reason) -> GaveUp<E> {
+        self.over = true;
+        let elapsed = self.start.elapsed();
+        (self.voice.gave_up)(reason, self.attempts, elapsed);
         GaveUp {
             reason,
-            last: self.last,
+            last: self.last.take(),
             attempts: self.attempts,
-            elapsed: self.start.elapsed(),
-            kinds: self.kinds,
+            elapsed,
+            kinds: std::mem::take(&mut self.kinds),
+        }
+    }
+}
+
+impl<E> Drop for History<E> {
+    fn drop(&mut self) {
+        if !self.over {
+            (self.voice.dropped)(self.attempts, self.start.elapsed());
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use snakehouse_base::{Backoff, Coded, Kind, Retry as Rule};
+use snakehouse_base::{Coded, Kind, Retry as Rule};
 
 /// What an error says about another attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,11 +107,12 @@ impl Bounds {
     }
 }
 
-/// The pause after failure number `failures` (from 0), or why there is none.
+/// The pause after failure number `failures` (from 0), or why there is none. `law` is the pause that
+/// the back-off law gives, and the least there will be.
 pub(crate) fn after_failure(
     bounds: &Bounds,
-    backoff: &Backoff,
     failures: u32,
+    law: Duration,
     advice: Advice,
     now: Instant,
     chance: f64,
@@ -124,7 +125,6 @@ pub(crate) fn after_failure(
     if bounds.retries.is_some_and(|retries| failures >= retries) {
         return Err(Reason::Attempts);
     }
-    let law = backoff.delay(failures, chance);
     // Callers that were told the same pause must not come back together; never before it.
     let spread = |asked: Duration| {
         asked.saturating_add((asked / 4).min(Duration::from_secs(1)).mul_f64(chance))

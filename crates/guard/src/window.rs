@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::event;
 use crate::sync::{Mutex, lock};
 
 /// What a request observed before it was sent; only this may be cleared by its success.
@@ -77,7 +78,10 @@ impl Window {
     /// Nobody should send for `pause` from `now`. Only ever extends.
     pub fn set(&self, now: Instant, pause: Duration) {
         let moved = lock(&self.shared.state).set(now, pause);
-        self.tell(moved);
+        if moved {
+            self.shared.moved.send_replace(());
+            event::window_set(pause);
+        }
     }
 
     /// What to pass to [`clear`](Window::clear) after a success: take it before sending.
@@ -88,7 +92,10 @@ impl Window {
     /// A request that saw `seen` before it was sent has succeeded: ends that window, and no other.
     pub fn clear(&self, seen: Generation) {
         let cleared = lock(&self.shared.state).clear(seen);
-        self.tell(cleared);
+        if cleared {
+            self.shared.moved.send_replace(());
+            event::window_cleared();
+        }
     }
 
     /// When the window ends, if it is active at `now`.
@@ -133,12 +140,6 @@ impl Window {
         let position = state.waiters;
         state.waiters += 1;
         Some(position)
-    }
-
-    fn tell(&self, moved: bool) {
-        if moved {
-            self.shared.moved.send_replace(());
-        }
     }
 }
 

@@ -8,8 +8,9 @@
 //! **What it owns.** Runtimes of tests, the [`LeakProbe`], the [`Process`] probe, [seeds](for_each_seed),
 //! [own processes](in_own_process) for tests of process-wide things, [poll counting](counted), and
 //! a [`Transport`] in memory that lives through a [`Timeline`] of outages and keeps a [`Ledger`],
-//! [points of failure](Faults) that follow a seeded plan of [`Chaos`], and a
-//! [runtime](virtual_time_prompt) that finds polls which hold everybody up.
+//! [points of failure](Faults) that follow a seeded plan of [`Chaos`], a
+//! [runtime](virtual_time_prompt) that finds polls which hold everybody up, and a [`Recorder`] of
+//! `tracing` events.
 //!
 //! **How it fails.** By panicking with a sentence that names the culprit: it is only ever a
 //! development dependency.
@@ -27,6 +28,7 @@ mod leaks;
 mod process;
 mod prompt;
 mod race;
+mod recorder;
 mod runtime;
 mod seed;
 mod timeline;
@@ -40,6 +42,7 @@ pub use leaks::{LeakProbe, Leaks};
 pub use process::Process;
 pub use prompt::{SlowPoll, Watch, Watched, virtual_time_prompt};
 pub use race::race;
+pub use recorder::{Recorder, Told};
 pub use runtime::{real_time, virtual_time};
 pub use seed::for_each_seed;
 pub use timeline::{Timeline, Weather};

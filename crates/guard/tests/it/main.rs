@@ -5,6 +5,7 @@ mod breaker;
 mod chaos;
 mod codes;
 mod dispatch;
+mod events;
 mod failure;
 mod limit;
 mod outages;
