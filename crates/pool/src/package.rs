@@ -25,6 +25,7 @@ macro_rules! file {
 const FILES: &[(&str, &str)] = &[
     file!("__init__.py"),
     file!("_codec.py"),
+    file!("_conformance_cases.py"),
     file!("_context.py"),
     file!("_doorbell.py"),
     file!("_errors.py"),
@@ -34,9 +35,11 @@ const FILES: &[(&str, &str)] = &[
     file!("_loop.py"),
     file!("_main.py"),
     file!("_msgpack.py"),
+    file!("_peer.py"),
     file!("_reaper.py"),
     file!("_tool.py"),
     file!("_version.py"),
+    file!("conformance.py"),
     file!("py.typed"),
     file!("worker.py"),
 ];

@@ -1,0 +1,23 @@
+"""The tools that ``docs/worker-protocol.md`` asks of a worker that is checked."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import snakehouse
+
+
+@snakehouse.tool
+def echo(value: Any) -> Any:
+    return value
+
+
+@snakehouse.tool
+def fail(message: str) -> None:
+    raise ValueError(message)
+
+
+@snakehouse.tool
+def wait() -> None:
+    time.sleep(60)
