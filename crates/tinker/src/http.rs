@@ -117,3 +117,19 @@ fn read_error(error: &reqwest::Error) -> TransportError {
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use snakehouse_base::{Coded as _, Secret};
+
+    use super::*;
+
+    /// The check of the configuration refuses such a key before; a client made past it says so too.
+    #[test]
+    fn a_key_that_no_header_can_hold_is_no_client() {
+        let config = ClientConfig::new("http://127.0.0.1:1", Secret::new("tml-\n"));
+        let error = HttpTransport::new(&config, "http://127.0.0.1:1").unwrap_err();
+        assert_eq!(error.code(), "http_client");
+        assert!(!error.to_string().contains("tml-"), "{error}");
+    }
+}

@@ -328,6 +328,7 @@ mod tests {
                 ..
             }
         ));
+        assert_eq!(error.code(), "service_unreachable");
         // The last pause may lead past it.
         assert!(start.elapsed() <= Duration::from_secs(30) + PAUSES.cap());
         assert!(service.seen("ping").len() < 20, "pauses grow");
@@ -363,6 +364,14 @@ mod tests {
         assert_eq!(service.seen("ping").len(), 3);
     }
 
+    #[test]
+    fn an_answer_that_may_pass_is_an_outage_whatever_its_words() {
+        for (status, code) in [(503, "service_unavailable"), (429, "service_unavailable")] {
+            let answer = Response { status, ..Response::default() };
+            assert_eq!(judge("ping", &answer).code(), code, "{status}");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_refusal_is_final_and_keeps_the_hint() {
         let service = Scripted::new();
@@ -372,6 +381,7 @@ mod tests {
 
         let error = link.call(ping(), Deadline::never()).await.unwrap_err();
 
+        assert_eq!(error.code(), "request_refused");
         let ClientError::Refused { status: 404, detail, hint, .. } = error else {
             panic!("{error:?}")
         };

@@ -236,6 +236,7 @@ fn read(accepted: &Accepted, response: &Response) -> Result<Answer, ClientError>
 
 #[cfg(test)]
 mod tests {
+    use snakehouse_base::Coded as _;
     use snakehouse_tinker_api::json::Category;
 
     use super::*;
@@ -311,6 +312,7 @@ mod tests {
         let error = settled(&service, Operation::ForwardBackward).await.unwrap_err();
 
         assert_eq!(error.to_string(), "ForwardBackward failed: NaN in weights");
+        assert_eq!(error.code(), "operation_failed");
         assert!(matches!(error, ClientError::Failed { category: Category::User, .. }));
         assert_eq!(service.seen(ENDPOINT).len(), 1);
     }

@@ -216,3 +216,74 @@ fn a_broken_frame_is_a_typed_end() {
     let error = outcome.unwrap_err();
     assert_eq!((error.exit_status(), error.code()), (76, "frame_unknown_kind"));
 }
+
+/// A socket that lets this much pass and then fails.
+struct Failing {
+    reads: bool,
+    writes: bool,
+}
+
+impl Read for Failing {
+    fn read(&mut self, _buf: &mut [u8]) -> io::Result<usize> {
+        if self.reads { Ok(0) } else { Err(io::ErrorKind::TimedOut.into()) }
+    }
+}
+
+impl Write for Failing {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        if self.writes { Ok(buf.len()) } else { Err(io::ErrorKind::StorageFull.into()) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_socket_that_fails_either_way_is_a_typed_end() {
+    for (reads, writes) in [(true, false), (false, true)] {
+        let mut tools = Tools::default();
+        let clock = Arc::clone(&tools.clock);
+        let error = serve_on(Failing { reads, writes }, None, &*clock, &mut tools).unwrap_err();
+        assert_eq!((error.kind(), error.code()), (Kind::Internal, "worker_socket"));
+        assert_eq!(error.exit_status(), 1);
+    }
+}
+
+#[test]
+fn a_page_that_cannot_be_written_is_a_typed_end() {
+    let mut tools = Tools::default();
+    let page = HostPage::create().unwrap();
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&page.as_fd()));
+    let read_only = std::fs::File::open(path).unwrap();
+    let page = WorkerPage::from_fd(read_only.into()).unwrap();
+    let mut bytes = BytesMut::new();
+    open(1, 0, b"never runs").encode(&mut bytes);
+    let script = Script { input: Cursor::new(bytes.to_vec()), writes: Arc::clone(&tools.writes) };
+    let clock = Arc::clone(&tools.clock);
+
+    let error = serve_on(script, Some(page), &*clock, &mut tools).unwrap_err();
+
+    assert_eq!((error.kind(), error.code()), (Kind::Internal, "worker_page"));
+    assert_eq!(tools.seen, [], "a call whose start nobody can see does not run");
+}
+
+/// Has one tool, whose name is too long to be told.
+struct Unnameable;
+
+impl Handler for Unnameable {
+    fn tools(&self) -> Vec<String> {
+        vec!["x".repeat(MAX_CHUNK)]
+    }
+
+    fn call(&mut self, _tool: &str, body: Bytes, _: &CallContext) -> Result<Bytes, Failure> {
+        Ok(body)
+    }
+}
+
+#[test]
+fn tools_that_do_not_fit_into_a_hello_are_a_typed_end() {
+    let script = Script { input: Cursor::default(), writes: Arc::default() };
+    let error = serve_on(script, None, &ManualClock::default(), &mut Unnameable).unwrap_err();
+    assert_eq!((error.kind(), error.code()), (Kind::Internal, "worker_hello"));
+}

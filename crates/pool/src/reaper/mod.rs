@@ -15,6 +15,7 @@ mod message;
 mod process;
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -81,7 +82,7 @@ pub(crate) struct Shared {
 pub(crate) enum State {
     Starting,
     Up { pid: u32, pidfd: Arc<Pidfd>, requests: mpsc::Sender<Spawn> },
-    Down { message: String, unfit: Option<String> },
+    Down { message: String, unfit: Option<String>, os: Option<(&'static str, i32)> },
 }
 
 impl State {
@@ -94,7 +95,11 @@ impl State {
             Err(PoolError::ReaperGone { message }) => (message.clone(), None),
             Err(error) => (error.to_string(), None),
         };
-        Self::Down { message, unfit }
+        let os = match ended {
+            Err(PoolError::Os { what, source }) => source.raw_os_error().map(|code| (*what, code)),
+            _ => None,
+        };
+        Self::Down { message, unfit, os }
     }
 }
 
@@ -106,7 +111,7 @@ impl Reaper {
     /// is ended and another one is started.
     ///
     /// # Errors
-    /// [`PoolError::Package`], [`ReaperUnfit`](PoolError::ReaperUnfit) or
+    /// [`PoolError::Package`], [`ReaperUnfit`](PoolError::ReaperUnfit), [`Os`](PoolError::Os) or
     /// [`ReaperGone`](PoolError::ReaperGone) if the first one does not come up.
     pub async fn start(scope: &Scope, config: ReaperConfig) -> Result<Self, PoolError> {
         let lane = Lane::new(scope, "reaper-lane", 1, QUEUE);
@@ -146,11 +151,14 @@ impl Reaper {
         let reaper = Self { shared, child };
         match first {
             State::Up { .. } | State::Starting => Ok(reaper),
-            State::Down { message, unfit } => {
+            State::Down { message, unfit, os } => {
                 reaper.child.stop().await;
-                Err(match unfit {
-                    Some(reason) => PoolError::ReaperUnfit { reason, message },
-                    None => PoolError::ReaperGone { message },
+                Err(match (unfit, os) {
+                    (Some(reason), _) => PoolError::ReaperUnfit { reason, message },
+                    (None, Some((what, code))) => {
+                        PoolError::Os { what, source: io::Error::from_raw_os_error(code) }
+                    }
+                    (None, None) => PoolError::ReaperGone { message },
                 })
             }
         }

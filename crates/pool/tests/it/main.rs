@@ -12,6 +12,7 @@
 mod calls;
 mod cancels;
 mod causes;
+mod codes;
 mod deaths;
 mod host;
 mod hostile;

@@ -12,11 +12,12 @@ use super::cancel::Cancels;
 use super::{CallContext, Handler, WorkerError, setup};
 use crate::assembler::Assembler;
 use crate::failure::Failure;
-use crate::frame::{Frame, FrameError};
+use crate::frame::{Frame, FrameError, MAX_CHUNK};
 use crate::hello::{Hello, ToolInfo, ToolKind};
 use crate::message::Message;
 use crate::open::OpenHead;
 use crate::page::WorkerPage;
+use crate::value::ValueError;
 
 /// Least room for a read.
 const READ_LEN: usize = 64 << 10;
@@ -49,6 +50,9 @@ pub fn serve_on<S: Read + Write, H: Handler>(
 ) -> Result<(), WorkerError> {
     let tools = handler.tools();
     let hello = hello(&tools, page.is_some()).encode()?;
+    if hello.len() > MAX_CHUNK || tools.len() > usize::from(u16::MAX) {
+        return Err(ValueError::TooLarge.into());
+    }
     let mut worker = Worker {
         socket,
         clock,

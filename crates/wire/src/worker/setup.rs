@@ -71,6 +71,8 @@ fn duplicate(number: u32) -> io::Result<OwnedFd> {
 mod tests {
     use std::os::fd::AsRawFd;
 
+    use snakehouse_base::Coded as _;
+
     use super::*;
 
     fn reason(result: Result<UnixStream, WorkerError>) -> String {
@@ -87,7 +89,8 @@ mod tests {
         let named = format!("descriptor {number}: ");
         assert!(reason(socket(&|_| Some(number.clone()))).contains(&named));
         assert!(page(&|_| None).unwrap().is_none());
-        assert!(page(&|_| Some(number.clone())).is_err());
+        let error = page(&|_| Some(number.clone())).unwrap_err();
+        assert_eq!((error.code(), error.exit_status()), ("worker_environment", 78));
     }
 
     #[test]

@@ -8,4 +8,5 @@ mod deaths;
 mod fake_engine;
 mod keeping;
 mod leaving;
+mod refusals;
 mod saving;
