@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::death::Death;
+use crate::dispatcher::Ticket;
 
 /// The arguments of a Python tool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -118,9 +119,9 @@ pub enum CallError {
         /// Where the call was then.
         at: Where,
     },
-    /// The deadline passed in the queue of a pool none of whose workers lived. The call had no
-    /// effect.
-    #[error("the deadline passed while no worker lived to run the call: {cause}")]
+    /// No worker lived to run the call until its deadline, or none of a pool's workers ever could be
+    /// started. The call had no effect.
+    #[error("no worker lived to run the call: {cause}")]
     NoWorker {
         /// How the last one ended.
         cause: String,
@@ -248,8 +249,8 @@ impl Coded for CallError {
 /// A call on its way. It is in exactly one place at a time, and whoever has it must finish it.
 #[derive(Debug)]
 pub(crate) struct Call {
-    /// Orders the queue; kept when a call goes back to it.
-    pub(crate) id: u64,
+    /// Its name in the pool, which orders the queue; kept when a call goes back to it.
+    pub(crate) ticket: Ticket,
     pub(crate) tool: String,
     /// The tool's number at the worker it was given to.
     pub(crate) number: u16,
@@ -257,12 +258,20 @@ pub(crate) struct Call {
     pub(crate) options: CallOptions,
     /// The session's number; 0 is none. A call of a session never changes its worker.
     pub(crate) session: u64,
+    /// Whether it is a stream.
+    pub(crate) stream: bool,
     /// Workers that died with it as the next call to start.
     pub(crate) deaths: u32,
     pub(crate) reply: oneshot::Sender<Result<Bytes, CallError>>,
 }
 
 impl Call {
+    /// Whether it is a stream: it starts at once where it is sent, and lasts as long as its parties
+    /// like.
+    pub(crate) const fn is_stream(&self) -> bool {
+        self.stream
+    }
+
     /// Whether nobody waits for the outcome any more.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.reply.is_closed()

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::call::{Call, CallError};
 use crate::death::{Death, KillReason};
-use crate::dispatcher::worker_id;
+use crate::dispatcher::{Report, Ticket, worker_id};
 use crate::pool::Shared;
 use crate::reaper::Process;
 
@@ -52,7 +52,7 @@ const MAX_PONGS: usize = 32 * 1024;
 /// A call that was sent.
 struct Sent {
     stream: u32,
-    id: u64,
+    ticket: Ticket,
     /// `None` once the caller is gone.
     call: Option<Call>,
     /// When a cancelled call has had its grace.
@@ -85,7 +85,9 @@ pub(crate) struct Connection<'a> {
     output: VecDeque<Bytes>,
     sent: VecDeque<Sent>,
     next_stream: u32,
-    answered: usize,
+    answered: Vec<Ticket>,
+    /// Results that came for nobody, since the last exchange.
+    late: u64,
     /// Whether it ever answered a call.
     has_answered: bool,
     /// Pongs in `small` and `output`.
@@ -110,7 +112,8 @@ impl<'a> Connection<'a> {
             output: VecDeque::new(),
             sent: VecDeque::new(),
             next_stream: 1,
-            answered: 0,
+            answered: Vec::new(),
+            late: 0,
             has_answered: false,
             pongs: 0,
             busy_since: Instant::now(),
@@ -269,22 +272,24 @@ impl<'a> Connection<'a> {
     fn exchange(&mut self) {
         let (mut calls, mut cancels) = (Vec::new(), Vec::new());
         let now = Instant::now();
-        let busy = match self.answered {
-            0 => Duration::ZERO,
-            _ => now - std::mem::replace(&mut self.busy_since, now),
+        let busy = match self.answered.is_empty() {
+            true => Duration::ZERO,
+            false => now - std::mem::replace(&mut self.busy_since, now),
         };
-        let answered = std::mem::take(&mut self.answered);
+        let report =
+            Report { answered: &self.answered, late: std::mem::take(&mut self.late), busy };
         self.shared.change(|dispatcher, after| {
-            dispatcher.exchange(self.place, answered, busy, &mut calls, &mut cancels, after);
+            dispatcher.exchange(self.place, &report, now, &mut calls, &mut cancels, after);
         });
+        self.answered.clear();
         if !calls.is_empty() && self.sent.is_empty() {
             self.busy_since = now;
         }
         for call in calls {
             self.send(call, now);
         }
-        for id in cancels {
-            self.cancel(id, now);
+        for ticket in cancels {
+            self.cancel(ticket, now);
         }
     }
 
@@ -302,7 +307,7 @@ impl<'a> Connection<'a> {
         let body = call.body.clone();
         self.sent.push_back(Sent {
             stream,
-            id: call.id,
+            ticket: call.ticket,
             call: Some(call),
             overdue: None,
             seen_running: false,
@@ -323,9 +328,9 @@ impl<'a> Connection<'a> {
 
     /// The caller is gone. The page says it to a worker that looks while it works, the bell makes
     /// it look, and the frame is for one that has no page.
-    fn cancel(&mut self, id: u64, now: Instant) {
+    fn cancel(&mut self, ticket: Ticket, now: Instant) {
         let last = self.last_started();
-        let Some(sent) = self.sent.iter_mut().find(|sent| sent.id == id) else { return };
+        let Some(sent) = self.sent.iter_mut().find(|sent| sent.ticket == ticket) else { return };
         let stream = sent.stream;
         sent.call = None;
         sent.seen_running = last == Some(stream);
@@ -390,9 +395,14 @@ impl<'a> Connection<'a> {
 
     fn handle(&mut self, message: Message) -> Result<(), String> {
         match message {
-            Message::Reply { stream, body } => self.finish(stream, |call| call.finish(Ok(body))),
+            Message::Reply { stream, body } => {
+                if !self.finish(stream, |call| call.finish(Ok(body)))? {
+                    self.late += 1;
+                }
+                Ok(())
+            }
             Message::Error { stream, body } => {
-                self.finish(stream, |call| call.failed(Failure::decode(&body)))
+                self.finish(stream, |call| call.failed(Failure::decode(&body))).map(drop)
             }
             Message::Ping { token } => {
                 self.pongs += 1;
@@ -409,19 +419,25 @@ impl<'a> Connection<'a> {
         }
     }
 
-    fn finish(&mut self, stream: u32, outcome: impl FnOnce(Call)) -> Result<(), String> {
+    /// Gives an open call its outcome; whether anybody still waited for it.
+    fn finish(&mut self, stream: u32, outcome: impl FnOnce(Call)) -> Result<bool, String> {
         // Almost always the first: answers come in order.
         let Some(place) = self.sent.iter().position(|sent| sent.stream == stream) else {
             return Err(format!("it answered stream {stream}, which is not open"));
         };
-        let call = self.sent.remove(place).and_then(|sent| sent.call);
-        self.answered += 1;
+        let Some(sent) = self.sent.remove(place) else { return Ok(false) };
+        self.answered.push(sent.ticket);
         self.has_answered = true;
-        match call {
-            Some(call) => outcome(call),
-            None => tracing::trace!(stream, "answer of a cancelled call dropped"),
+        match sent.call.filter(|call| !call.is_abandoned()) {
+            Some(call) => {
+                outcome(call);
+                Ok(true)
+            }
+            None => {
+                tracing::trace!(stream, "answer of a cancelled call dropped");
+                Ok(false)
+            }
         }
-        Ok(())
     }
 
     // Input and output.

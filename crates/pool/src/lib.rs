@@ -36,39 +36,46 @@
 //! ```
 
 mod call;
+mod config;
 mod connection;
+mod counters;
 mod death;
 mod dispatcher;
 mod environment;
 mod error;
 mod interpreter;
 mod json;
+mod keeper;
 mod limits;
 mod oom;
 mod os;
 mod output;
 mod package;
+mod phase;
 mod pool;
 mod reaper;
 mod session;
 mod slot;
 mod spec;
 mod start_delay;
+mod starts;
 mod sweep;
 mod window;
 mod worker;
 
 pub use call::{Args, CallError, CallOptions, Where};
+pub use config::{PoolConfig, Recycle, Start};
+pub use counters::PoolCounters;
 pub use death::{Death, KillReason};
 pub use error::PoolError;
 pub use interpreter::{Interpreter, PYTHON_ENV, Version};
 pub use json::{JsonError, from_json, to_json};
 pub use limits::{LimitSupport, Limits};
 pub use output::{OutputLine, Stream};
-pub use pool::{Pool, PoolConfig};
+pub use pool::Pool;
 pub use reaper::{Reaper, ReaperConfig};
 pub use session::Session;
 pub use snakehouse_wire::{Failure, ToolInfo, Value};
-pub use spec::WorkerSpec;
+pub use spec::{Mode, WorkerSpec};
 pub use sweep::{Ended, RUN_ENV, sweep};
 pub use worker::{WorkerInfo, WorkerRef, WorkerState};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use snakehouse_wire::Value;
+use tokio::time::Instant;
 
 use crate::call::{Args, CallError, CallOptions};
 use crate::death::Death;
@@ -72,7 +73,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.shared.lock().close_session(&self.life);
+        let now = Instant::now();
+        self.shared.change(|pool, after| pool.close_session(&self.life, now, after));
     }
 }
 
