@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use snakehouse_wire::Value;
-use tokio::time::Instant;
 
 use crate::call::{Args, CallError, CallOptions};
 use crate::death::Death;
@@ -55,6 +54,14 @@ impl Session {
         call_bytes(&self.shared, Some((&self.life, self.id)), tool, body, options).await
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn pin(&self) -> (&Life, u64) {
+        (&self.life, self.id)
+    }
+
     /// The incarnation it is pinned to.
     pub fn worker(&self) -> WorkerRef {
         self.life.worker
@@ -73,8 +80,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let now = Instant::now();
-        self.shared.change(|pool, after| pool.close_session(&self.life, now, after));
+        self.shared.lock().close_session(&self.life);
     }
 }
 

@@ -22,5 +22,7 @@ mod measurements;
 mod processes;
 mod programs;
 mod reaper;
+mod scripted;
 mod sessions;
+mod streams;
 mod support;
