@@ -1,6 +1,5 @@
 //! What a caller says and gets.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::death::Death;
-use crate::stream::flow::{Flow, FlowHold};
+use crate::dispatcher::Ticket;
 
 /// The arguments of a Python tool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -120,9 +119,9 @@ pub enum CallError {
         /// Where the call was then.
         at: Where,
     },
-    /// The deadline passed in the queue of a pool none of whose workers lived. The call had no
-    /// effect.
-    #[error("the deadline passed while no worker lived to run the call: {cause}")]
+    /// No worker lived to run the call until its deadline, or none of a pool's workers ever could be
+    /// started. The call had no effect.
+    #[error("no worker lived to run the call: {cause}")]
     NoWorker {
         /// How the last one ended.
         cause: String,
@@ -173,17 +172,6 @@ pub enum CallError {
         /// What is wrong with it.
         error: ValueError,
     },
-    /// An item of a stream is not a value.
-    #[error("an item of tool {tool} cannot be read: {error}")]
-    BadItem {
-        /// The tool.
-        tool: String,
-        /// What is wrong with it.
-        error: ValueError,
-    },
-    /// Nothing more can be sent: the stream is over, or was told that nothing more comes.
-    #[error("the stream takes no more items")]
-    StreamOver,
     /// The pool is stopped.
     #[error("the pool is stopped")]
     Stopped,
@@ -201,8 +189,7 @@ impl Coded for CallError {
             Self::UnknownTool { .. } => Kind::NotFound,
             Self::SessionLost { .. } | Self::Stopped => Kind::Unavailable,
             Self::BadArguments(error) => error.kind(),
-            Self::BadResult { .. } | Self::BadItem { .. } => Kind::Corrupt,
-            Self::StreamOver => Kind::Conflict,
+            Self::BadResult { .. } => Kind::Corrupt,
         }
     }
 
@@ -219,8 +206,6 @@ impl Coded for CallError {
             Self::SessionLost { .. } => "session_lost",
             Self::BadArguments(error) => error.code(),
             Self::BadResult { .. } => "bad_result",
-            Self::BadItem { .. } => "bad_item",
-            Self::StreamOver => "stream_over",
             Self::Stopped => "pool_stopped",
         }
     }
@@ -256,8 +241,7 @@ impl Coded for CallError {
                 Some("open a new session and set its state up again".to_owned())
             }
             Self::BadArguments(error) => error.hint(),
-            Self::StreamOver => Some("its result says how it ended".to_owned()),
-            Self::Cancelled | Self::BadResult { .. } | Self::BadItem { .. } | Self::Stopped => None,
+            Self::Cancelled | Self::BadResult { .. } | Self::Stopped => None,
         }
     }
 }
@@ -265,8 +249,8 @@ impl Coded for CallError {
 /// A call on its way. It is in exactly one place at a time, and whoever has it must finish it.
 #[derive(Debug)]
 pub(crate) struct Call {
-    /// Orders the queue; kept when a call goes back to it.
-    pub(crate) id: u64,
+    /// Its name in the pool, which orders the queue; kept when a call goes back to it.
+    pub(crate) ticket: Ticket,
     pub(crate) tool: String,
     /// The tool's number at the worker it was given to.
     pub(crate) number: u16,
@@ -274,54 +258,28 @@ pub(crate) struct Call {
     pub(crate) options: CallOptions,
     /// The session's number; 0 is none. A call of a session never changes its worker.
     pub(crate) session: u64,
+    /// Whether it is a stream.
+    pub(crate) stream: bool,
     /// Workers that died with it as the next call to start.
     pub(crate) deaths: u32,
-    pub(crate) reply: Reply,
-}
-
-/// Where the outcome goes to. A caller that is gone does not mind.
-#[derive(Debug)]
-pub(crate) enum Reply {
-    Once(oneshot::Sender<Result<Bytes, CallError>>),
-    Stream(FlowHold),
-}
-
-impl From<oneshot::Sender<Result<Bytes, CallError>>> for Reply {
-    fn from(sender: oneshot::Sender<Result<Bytes, CallError>>) -> Self {
-        Self::Once(sender)
-    }
+    pub(crate) reply: oneshot::Sender<Result<Bytes, CallError>>,
 }
 
 impl Call {
+    /// Whether it is a stream: it starts at once where it is sent, and lasts as long as its parties
+    /// like.
+    pub(crate) const fn is_stream(&self) -> bool {
+        self.stream
+    }
+
     /// Whether nobody waits for the outcome any more.
     pub(crate) fn is_abandoned(&self) -> bool {
-        match &self.reply {
-            Reply::Once(sender) => sender.is_closed(),
-            Reply::Stream(hold) => hold.0.is_abandoned(),
-        }
+        self.reply.is_closed()
     }
 
-    /// Whether it is a stream: it occupies a place of its worker, and nothing is sent ahead of it.
-    pub(crate) fn is_stream(&self) -> bool {
-        matches!(self.reply, Reply::Stream(_))
-    }
-
-    /// What a stream shares with its caller.
-    pub(crate) fn flow(&self) -> Option<&Arc<Flow>> {
-        match &self.reply {
-            Reply::Once(_) => None,
-            Reply::Stream(hold) => Some(&hold.0),
-        }
-    }
-
-    /// Gives the caller the one outcome.
+    /// Gives the caller the one outcome. A caller that is gone does not mind.
     pub(crate) fn finish(self, outcome: Result<Bytes, CallError>) {
-        match self.reply {
-            Reply::Once(sender) => {
-                let _ = sender.send(outcome);
-            }
-            Reply::Stream(hold) => hold.0.finish(outcome),
-        }
+        let _ = self.reply.send(outcome);
     }
 
     /// What an error frame means for this call.

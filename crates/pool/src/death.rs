@@ -117,7 +117,7 @@ impl Death {
         match self {
             Self::Exited { .. } | Self::MemoryLimit | Self::CpuLimit => true,
             Self::Signalled { .. } => !matches!(self.code(), "killed" | "terminated"),
-            Self::Killed(reason) => !matches!(reason, KillReason::Stop),
+            Self::Killed(reason) => !matches!(reason, KillReason::Stop | KillReason::Recycled),
             Self::OutOfMemory | Self::ReaperDied | Self::Unknown => false,
         }
     }
@@ -141,6 +141,9 @@ pub enum KillReason {
     CancelIgnored,
     /// The pool stopped and the worker did not.
     Stop,
+    /// It was replaced because of its age, its calls or its memory, and what it had was not done
+    /// within [`Recycle::drain_within`](crate::Recycle::drain_within).
+    Recycled,
 }
 
 impl fmt::Display for Death {
@@ -172,6 +175,7 @@ impl KillReason {
             Self::ClosedSocket => "closed_socket",
             Self::CancelIgnored => "cancel_ignored",
             Self::Stop => "stopped",
+            Self::Recycled => "recycled",
         }
     }
 }
@@ -186,6 +190,7 @@ impl fmt::Display for KillReason {
             Self::ClosedSocket => f.write_str("it closed its control socket"),
             Self::CancelIgnored => f.write_str("a cancelled call did not return"),
             Self::Stop => f.write_str("the pool stopped"),
+            Self::Recycled => f.write_str("it was replaced and could be waited for no longer"),
         }
     }
 }

@@ -1,13 +1,12 @@
 //! A pool of workers that serve calls.
 //!
 //! Each worker is a supervised child of the pool's scope: it starts a process, serves its socket
-//! until the process is dead, and is started again with back-off. What waits, what is where and who
-//! is next is the [`Dispatcher`]'s; this module holds it, and the two sides that change it.
+//! until the process is dead, and is started again with back-off. What waits, what is where, who is
+//! next and how many workers there shall be is the [`Dispatcher`]'s; this module holds it and lets
+//! callers change it. Connections and the keeper are the others who do.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use snakehouse_base::Deadline;
@@ -15,44 +14,21 @@ use snakehouse_base::id::WorkerId;
 use snakehouse_supervise::Scope;
 use snakehouse_wire::{ToolInfo, Value};
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use crate::call::{Args, Call, CallError, CallOptions, Where};
-use crate::dispatcher::{After, Dispatcher};
+use crate::config::{PoolConfig, Start};
+use crate::counters::PoolCounters;
+use crate::dispatcher::{After, Dispatcher, Ticket};
 use crate::error::PoolError;
+use crate::keeper;
 use crate::os;
 use crate::output::{Output, OutputLine};
 use crate::reaper::Reaper;
 use crate::session::Session;
-use crate::slot;
 use crate::spec::WorkerSpec;
+use crate::starts::PoolStarts;
 use crate::worker::{Life, WorkerInfo};
-
-/// How a pool works.
-#[derive(Clone, Debug)]
-pub struct PoolConfig {
-    /// Workers. Default 1; at least 1.
-    pub workers: usize,
-    /// Calls that may wait; one more is [`CallError::Saturated`]. Default 10,000.
-    pub queue: usize,
-    /// From the start of a worker's process to its hello. Default 60 s: an import of a large
-    /// library on a loaded machine takes 20 s. The reaper has as long to start the process, but no
-    /// longer than 10 s, or it is replaced.
-    pub start_within: Duration,
-    /// From the pool's stop to the kill of a worker that is not gone by itself. Default 3 s.
-    pub stop_grace: Duration,
-}
-
-impl Default for PoolConfig {
-    fn default() -> Self {
-        Self {
-            workers: 1,
-            queue: 10_000,
-            start_within: Duration::from_secs(60),
-            stop_grace: Duration::from_secs(3),
-        }
-    }
-}
 
 /// Workers that serve calls. Cheap to clone; the scope it was started in owns the workers.
 #[derive(Clone)]
@@ -66,14 +42,17 @@ pub(crate) struct Shared {
     pub(crate) spec: WorkerSpec,
     pub(crate) config: PoolConfig,
     pub(crate) reaper: Reaper,
+    pub(crate) starts: PoolStarts,
     dispatcher: Mutex<Dispatcher>,
-    /// One per worker: its connection has something to do.
+    /// One per place: its worker's connection has something to do.
     pub(crate) bells: Vec<Notify>,
+    /// The keeper has something to do.
+    pub(crate) keeper: Notify,
     pub(crate) outputs: Vec<Output>,
-    /// Counts the times that a worker began to serve, for those who wait for one.
-    pub(crate) served: watch::Sender<u64>,
-    /// Items of streams that came for nobody.
-    pub(crate) late_items: AtomicU64,
+    /// Counts the times that a worker began to serve or could not, for those who wait for one.
+    pub(crate) news: watch::Sender<u64>,
+    /// Told of the first worker that does not get ready, while the pool starts.
+    pub(crate) first_failure: Mutex<Option<oneshot::Sender<PoolError>>>,
 }
 
 impl Shared {
@@ -83,7 +62,7 @@ impl Shared {
     }
 
     /// What a deadline that passed in the queue means.
-    pub(crate) fn not_given_out(&self) -> CallError {
+    fn not_given_out(&self) -> CallError {
         match self.lock().why_none_serves() {
             Some(cause) => CallError::NoWorker { cause: cause.to_owned() },
             None => CallError::Deadline { at: Where::Queue },
@@ -97,6 +76,12 @@ impl Shared {
         for place in after.ring {
             self.bells[place].notify_one();
         }
+        for stop in after.stop {
+            stop.cancel();
+        }
+        if after.keeper {
+            self.keeper.notify_one();
+        }
         for (call, error) in after.fail {
             call.finish(Err(error));
         }
@@ -105,12 +90,15 @@ impl Shared {
 }
 
 impl Pool {
-    /// Starts the workers and waits until every one of them serves.
+    /// Starts the workers and waits until [`min_workers`](PoolConfig::min_workers) of them serve; a
+    /// lazy pool is there at once.
     ///
     /// From then on a worker that dies is started again for as long as the scope lives: at once if
-    /// it had been of use, after 50 ms to 5 s if it died before it started a call. At the scope's stop
-    /// what waits fails with [`CallError::Stopped`], and the workers have
-    /// [`PoolConfig::stop_grace`] to finish what they run.
+    /// it had been of use, after 50 ms to 5 s if it died before it started a call. All pools of a
+    /// reaper share the CPUs for their starts: as many start at once as there are CPUs, and a pool
+    /// whose workers fail delays no other. At the scope's stop what waits fails with
+    /// [`CallError::Stopped`], and the workers have [`PoolConfig::stop_grace`] to finish what they
+    /// run.
     ///
     /// # Errors
     /// [`PoolError`] of the first worker that does not get ready; nothing is left then.
@@ -120,37 +108,41 @@ impl Pool {
         spec: WorkerSpec,
         config: PoolConfig,
     ) -> Result<Self, PoolError> {
-        let workers = config.workers.max(1);
+        let (places, least) = (config.places(), config.least());
         let scope = scope.open(&spec.name);
+        let (failure, mut failed) = oneshot::channel();
+        let eager = config.start == Start::Eager;
         let shared = Arc::new(Shared {
-            dispatcher: Mutex::new(Dispatcher::new(workers, config.queue)),
-            bells: std::iter::repeat_with(Notify::new).take(workers).collect(),
-            outputs: std::iter::repeat_with(Output::default).take(workers).collect(),
-            served: watch::Sender::new(0),
-            late_items: AtomicU64::new(0),
+            dispatcher: Mutex::new(Dispatcher::new(config.clone())),
+            bells: std::iter::repeat_with(Notify::new).take(places).collect(),
+            keeper: Notify::new(),
+            outputs: std::iter::repeat_with(Output::default).take(places).collect(),
+            news: watch::Sender::new(0),
+            first_failure: Mutex::new(eager.then_some(failure)),
+            starts: reaper.starts().pool(),
             spec,
             config,
             reaper,
         });
-        let mut starts = Vec::new();
-        for place in 0..workers {
-            let (first, started) = oneshot::channel();
-            scope.child(slot::spec(shared.clone(), place, first));
-            starts.push(started);
-        }
+        // Their results are nothing, and a panic is the scope's to report.
+        let _keeper = scope.task("keeper", keeper::run(shared.clone(), scope.clone()));
         let (watched, token) = (shared.clone(), scope.cancelled());
-        // The result is nothing, and a panic is the scope's to report.
         let _stopper = scope.task("stopper", async move {
             token.cancelled().await;
             watched.change(Dispatcher::stop);
         });
-        for started in starts {
-            let outcome = started.await.unwrap_or(Err(PoolError::Stopped));
-            if let Err(error) = outcome {
-                scope.stop().await;
-                return Err(error);
-            }
+        let (mut news, token) = (shared.news.subscribe(), scope.cancelled());
+        while eager && shared.lock().open_workers() < least {
+            let error = tokio::select! {
+                biased;
+                error = &mut failed => error.unwrap_or(PoolError::Stopped),
+                () = token.cancelled() => PoolError::Stopped,
+                _ = news.changed() => continue,
+            };
+            scope.stop().await;
+            return Err(error);
         }
+        shared.first_failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         Ok(Self { shared, scope })
     }
 
@@ -189,30 +181,27 @@ impl Pool {
     /// # Errors
     /// [`CallError::Deadline`], [`CallError::NoWorker`] or [`CallError::Stopped`].
     pub async fn session(&self, deadline: Deadline) -> Result<Session, CallError> {
-        let mut served = self.shared.served.subscribe();
+        let mut news = self.shared.news.subscribe();
+        let failed_before = self.shared.lock().failed_starts();
         loop {
-            served.borrow_and_update();
-            if let Some((id, life)) = self.shared.lock().open_session()? {
+            news.borrow_and_update();
+            let now = Instant::now();
+            let opened = self.shared.change(|pool, after| pool.open_session(now, after))?;
+            if let Some((id, life)) = opened {
                 return Ok(Session::new(self.shared.clone(), life, id));
+            }
+            if self.shared.lock().failed_starts() > failed_before {
+                return Err(self.shared.not_given_out());
             }
             let stopped = self.scope.cancelled();
             let waited = until(deadline, async {
                 tokio::select! {
-                    changed = served.changed() => changed.map_err(|_gone| CallError::Stopped),
+                    changed = news.changed() => changed.map_err(|_gone| CallError::Stopped),
                     () = stopped.cancelled() => Err(CallError::Stopped),
                 }
             });
             waited.await.unwrap_or_else(|| Err(self.shared.not_given_out()))?;
         }
-    }
-
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
-    }
-
-    /// Items of streams that came for callers that were gone. They are dropped.
-    pub fn late_items(&self) -> u64 {
-        self.shared.late_items.load(Ordering::Relaxed)
     }
 
     /// Every worker at this moment.
@@ -222,6 +211,11 @@ impl Pool {
             worker.rss = worker.pid.and_then(os::resident_bytes);
         }
         workers
+    }
+
+    /// What it has done since its start.
+    pub fn counters(&self) -> PoolCounters {
+        self.shared.lock().counters()
     }
 
     /// Calls that wait for a worker.
@@ -258,7 +252,7 @@ impl fmt::Debug for Pool {
 }
 
 /// The session a call belongs to.
-pub(crate) type Pin<'a> = Option<(&'a Life, u64)>;
+type Pin<'a> = Option<(&'a Life, u64)>;
 
 pub(crate) async fn call_value(
     shared: &Shared,
@@ -281,18 +275,20 @@ pub(crate) async fn call_bytes(
 ) -> Result<Bytes, CallError> {
     let (reply, outcome) = oneshot::channel();
     let call = Call {
-        id: 0,
+        ticket: Ticket::default(),
         tool: tool.to_owned(),
         number: 0,
         body,
         options,
         session: pin.map_or(0, |(_, session)| session),
+        stream: false,
         deaths: 0,
-        reply: reply.into(),
+        reply,
     };
     let life = pin.map(|(life, _)| life);
-    let id = shared.change(|dispatcher, after| dispatcher.submit(call, life, after))?;
-    let mut guard = CancelOnDrop { shared, id, armed: true };
+    let now = Instant::now();
+    let ticket = shared.change(|dispatcher, after| dispatcher.submit(call, life, now, after))?;
+    let mut guard = CancelOnDrop { shared, ticket, armed: true };
     match until(options.deadline, outcome).await {
         Some(outcome) => {
             guard.armed = false;
@@ -317,14 +313,15 @@ async fn until<T>(deadline: Deadline, future: impl Future<Output = T>) -> Option
 /// Cancels a call that nobody waits for any more.
 struct CancelOnDrop<'a> {
     shared: &'a Shared,
-    id: u64,
+    ticket: Ticket,
     armed: bool,
 }
 
 impl CancelOnDrop<'_> {
     fn cancel(&mut self) -> Where {
         self.armed = false;
-        self.shared.change(|dispatcher, after| dispatcher.cancel(self.id, after))
+        let now = Instant::now();
+        self.shared.change(|dispatcher, after| dispatcher.cancel(self.ticket, now, after))
     }
 }
 

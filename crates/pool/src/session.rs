@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use snakehouse_wire::Value;
+use tokio::time::Instant;
 
 use crate::call::{Args, CallError, CallOptions};
 use crate::death::Death;
@@ -54,14 +55,6 @@ impl Session {
         call_bytes(&self.shared, Some((&self.life, self.id)), tool, body, options).await
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
-    }
-
-    pub(crate) fn pin(&self) -> (&Life, u64) {
-        (&self.life, self.id)
-    }
-
     /// The incarnation it is pinned to.
     pub fn worker(&self) -> WorkerRef {
         self.life.worker
@@ -80,7 +73,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.shared.lock().close_session(&self.life);
+        let now = Instant::now();
+        self.shared.change(|pool, after| pool.close_session(&self.life, now, after));
     }
 }
 

@@ -1,15 +1,16 @@
 //! A worker's place in a pool, as a supervised child: each incarnation is one process.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use snakehouse_supervise::{BoxError, ChildCtx, ChildSpec};
-use tokio::sync::oneshot;
+use snakehouse_base::id::Incarnation;
+use snakehouse_supervise::{BoxError, CancellationToken, ChildCtx, ChildSpec, Restart, Task};
+use snakehouse_wire::Hello;
 use tokio::time::{Instant, timeout};
 
 use crate::connection::{Connection, Settled};
 use crate::death::Death;
-use crate::dispatcher::worker_id;
+use crate::dispatcher::{Hail, worker_id};
 use crate::error::PoolError;
 use crate::output::Stream;
 use crate::pool::Shared;
@@ -24,37 +25,40 @@ const OUTPUT_WITHIN: Duration = Duration::from_millis(200);
 /// Last lines that an error quotes.
 const QUOTED_LINES: usize = 20;
 
-/// Told once, how the first incarnation got on.
-type First = oneshot::Sender<Result<(), PoolError>>;
-
-/// The child that keeps one worker alive.
-pub(crate) fn spec(shared: Arc<Shared>, place: usize, first: First) -> ChildSpec {
+/// The child that keeps one place occupied. It ends when no worker is wanted there any more.
+pub(crate) fn spec(shared: Arc<Shared>, place: usize) -> ChildSpec {
     let name = format!("worker-{}", worker_id(place));
     let grace = shared.config.stop_grace + Duration::from_secs(5);
-    let first = Arc::new(Mutex::new(Some(first)));
     let delay = Arc::new(StartDelay::default());
     let spec = ChildSpec::new(name, move |ctx| {
-        let (shared, first, delay) = (shared.clone(), first.clone(), delay.clone());
+        let (shared, delay) = (shared.clone(), delay.clone());
         async move {
-            match incarnation(&ctx, &shared, place, &first, &delay).await {
-                Ok(()) => Ok(()),
-                Err(error) => {
-                    let text = error.to_string();
-                    shared.lock().ended(text.clone());
-                    tell(&first, Err(error));
-                    Err(BoxError::from(text))
-                }
+            let outcome = incarnation(&ctx, &shared, place, &delay).await;
+            if let Err(error) = &outcome {
+                shared.change(|pool, after| pool.ended(error.to_string(), after));
             }
+            if shared.lock().is_closing(place) {
+                shared.change(|pool, after| pool.closed(place, Instant::now(), after));
+                return Ok(());
+            }
+            outcome.map_err(|error| {
+                let text = error.to_string();
+                tell(&shared, error);
+                BoxError::from(text)
+            })
         }
     });
     // Never given up: calls have deadlines for that.
-    StartDelay::supervise(spec).grace(grace)
+    StartDelay::supervise(spec).restart(Restart::Transient).grace(grace)
 }
 
-fn tell(first: &Mutex<Option<First>>, outcome: Result<(), PoolError>) {
-    if let Some(first) = first.lock().unwrap_or_else(PoisonError::into_inner).take() {
+/// Those who wait for a first worker learn that it does not come.
+fn tell(shared: &Shared, error: PoolError) {
+    if !matches!(error, PoolError::Died { .. }) {
+        let first = shared.first_failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         // Nobody waits for it if the start was given up.
-        let _ = first.send(outcome);
+        first.map(|first| first.send(error));
+        shared.news.send_modify(|times| *times += 1);
     }
 }
 
@@ -63,48 +67,41 @@ async fn incarnation(
     ctx: &ChildCtx,
     shared: &Shared,
     place: usize,
-    first: &Mutex<Option<First>>,
     delay: &StartDelay,
 ) -> Result<(), PoolError> {
     let worker = worker_id(place);
-    let stop = ctx.cancelled();
-    if delay.begin(&stop).await {
+    // Fires at the pool's stop, and when this worker is to go.
+    let stop = ctx.cancelled().child_token();
+    if !shared.lock().awaiting(place, stop.clone()) {
+        return Ok(());
+    }
+    let suspect = delay.begin(&stop).await;
+    if suspect {
         shared.reaper.mend_package().await;
     }
-    let mut seat = Seat { shared, place, over: false };
-    let incarnation = shared.lock().starting(place);
-    let command = shared
-        .spec
-        .command(&shared.reaper.python_worker())
-        .map_err(|message| PoolError::Spawn { worker, message })?;
-    let mut process = tokio::select! {
+    let turn = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
-        process = shared.reaper.spawn(worker, command, shared.config.start_within) => process?,
+        turn = shared.starts.turn(suspect) => turn,
     };
-    shared.lock().started(place, process.pid);
-    let captures = process.output.take().map(|(stdout, stderr)| {
-        let output = &shared.outputs[place];
-        let capture = |name, stream, pipe| {
-            ctx.scope().task(name, output.clone().capture(worker, incarnation, stream, pipe))
-        };
-        (capture("stdout", Stream::Stdout, stdout), capture("stderr", Stream::Stderr, stderr))
-    });
-    let mut connection = Connection::new(shared, place, process);
-    let hello = connection.hello(&stop).await;
+    let Some(incarnation) = shared.lock().starting(place, stop.clone()) else { return Ok(()) };
+    let mut seat = Seat { shared, place, over: false };
+    let begun = turn.during(begin(ctx, shared, place, incarnation, &stop)).await?;
+    let Some(Begun { mut connection, captures, hello }) = begun else { return Ok(()) };
     let served = hello.is_ok();
     let death = match hello {
         Ok(hello) => {
             tracing::info!(
                 %worker, %incarnation, pid = hello.pid, runtime = %hello.runtime, "worker serves"
             );
-            shared.change(|dispatcher, after| dispatcher.serving(place, hello.tools, after));
-            shared.served.send_modify(|times| *times += 1);
+            let capacity = usize::try_from(hello.capacity).unwrap_or(1);
+            let hail = Hail { tools: hello.tools, capacity };
+            let now = Instant::now();
+            shared.change(|pool, after| pool.serving(place, hail, now, after));
+            shared.news.send_modify(|times| *times += 1);
             ctx.ready();
-            tell(first, Ok(()));
-            let since = Instant::now();
             let death = connection.serve(&stop).await;
-            if connection.was_of_use() || since.elapsed() >= SETTLED {
+            if connection.was_of_use() || now.elapsed() >= SETTLED {
                 delay.useful();
             }
             death
@@ -129,6 +126,44 @@ async fn incarnation(
     Err(PoolError::ended(shared.spec.name(), worker, served, &death, output))
 }
 
+/// A worker that said hello, or died before it did.
+struct Begun<'a> {
+    connection: Connection<'a>,
+    captures: Option<(Task<()>, Task<()>)>,
+    hello: Result<Hello, Death>,
+}
+
+/// From nothing to the hello: what a [`Turn`](crate::starts::Turn) is for. `None` if it was stopped.
+async fn begin<'a>(
+    ctx: &ChildCtx,
+    shared: &'a Shared,
+    place: usize,
+    incarnation: Incarnation,
+    stop: &CancellationToken,
+) -> Result<Option<Begun<'a>>, PoolError> {
+    let worker = worker_id(place);
+    let command = shared
+        .spec
+        .command(&shared.reaper.python_worker())
+        .map_err(|message| PoolError::Spawn { worker, message })?;
+    let mut process = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(None),
+        process = shared.reaper.spawn(worker, command, shared.config.start_within) => process?,
+    };
+    shared.lock().started(place, process.pid);
+    let captures = process.output.take().map(|(stdout, stderr)| {
+        let output = &shared.outputs[place];
+        let capture = |name, stream, pipe| {
+            ctx.scope().task(name, output.clone().capture(worker, incarnation, stream, pipe))
+        };
+        (capture("stdout", Stream::Stdout, stdout), capture("stderr", Stream::Stderr, stderr))
+    });
+    let mut connection = Connection::new(shared, place, process);
+    let hello = connection.hello(stop).await;
+    Ok(Some(Begun { connection, captures, hello }))
+}
+
 /// Gives the place back, also when the incarnation is dropped half-way.
 struct Seat<'a> {
     shared: &'a Shared,
@@ -140,9 +175,10 @@ impl Seat<'_> {
     /// Whoever learns of the death from a call finds it known to the pool.
     fn leave(&mut self, death: &Death, settled: Settled) {
         self.over = true;
-        self.shared.change(|dispatcher, after| {
+        let now = Instant::now();
+        self.shared.change(|pool, after| {
             after.fail.extend(settled.failed);
-            dispatcher.gone(self.place, death, settled.unstarted, after);
+            pool.gone(self.place, death, settled.unstarted, now, after);
         });
     }
 }

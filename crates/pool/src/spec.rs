@@ -16,6 +16,19 @@ use crate::reaper::Command;
 const CONTROL_FD: &str = "0";
 const PAGE_FD: &str = "3";
 
+/// How many calls the worker runs at once, and how.
+const CAPACITY_ENV: &str = "SNAKEHOUSE_CAPACITY";
+const MODE_ENV: &str = "SNAKEHOUSE_MODE";
+
+impl Mode {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Threads => "threads",
+            Self::Asyncio => "asyncio",
+        }
+    }
+}
+
 /// How to start the workers of a pool.
 ///
 /// A worker sees a short list of the host's variables (`PATH`, `HOME`, locale, library path, proxy
@@ -28,6 +41,17 @@ pub struct WorkerSpec {
     env: BTreeMap<String, String>,
     cwd: Option<PathBuf>,
     limits: Limits,
+    capacity: Option<(usize, Mode)>,
+}
+
+/// How a Python worker runs several calls at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Each call on a thread of its own: for tools that wait in code which lets go of the
+    /// interpreter.
+    Threads,
+    /// All calls on one event loop: for `async` tools. Plain functions are refused at load.
+    Asyncio,
 }
 
 #[derive(Clone, Debug)]
@@ -50,6 +74,7 @@ impl WorkerSpec {
             env: environment::THREADS.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             cwd: None,
             limits: Limits::default(),
+            capacity: None,
         }
     }
 
@@ -70,6 +95,7 @@ impl WorkerSpec {
             env: BTreeMap::new(),
             cwd: None,
             limits: Limits::default(),
+            capacity: None,
         }
     }
 
@@ -89,6 +115,15 @@ impl WorkerSpec {
         if let Kind::Python { path, .. } = &mut self.kind {
             path.push(directory.into());
         }
+        self
+    }
+
+    /// How many calls each worker runs at once, and how. The default is one. At least 1; what the
+    /// worker's hello says counts in the end. Programs are asked in the same way, through
+    /// `SNAKEHOUSE_CAPACITY` and `SNAKEHOUSE_MODE` in their environment.
+    #[must_use]
+    pub fn capacity(mut self, calls: usize, mode: Mode) -> Self {
+        self.capacity = Some((calls.max(1), mode));
         self
     }
 
@@ -152,6 +187,10 @@ impl WorkerSpec {
             }
         };
         env.extend(self.env.clone());
+        if let Some((calls, mode)) = self.capacity {
+            env.insert(CAPACITY_ENV.to_owned(), calls.to_string());
+            env.insert(MODE_ENV.to_owned(), mode.name().to_owned());
+        }
         env.insert(FD_VARIABLE.to_owned(), CONTROL_FD.to_owned());
         env.insert(PAGE_FD_VARIABLE.to_owned(), PAGE_FD.to_owned());
         Ok(Command { argv, env, cwd: self.cwd.clone(), limits: self.limits.clone() })

@@ -27,10 +27,14 @@ pub struct WorkerRef {
 pub enum WorkerState {
     /// Its process is being started, or has not said hello yet.
     Starting,
+    /// It said hello and is a spare one: it has no calls and gets none until it is needed.
+    Standby,
     /// It serves and has nothing to do.
     Ready,
     /// It has calls.
     Busy,
+    /// It finishes what it has and gets nothing new: another one has taken its place.
+    Draining,
     /// It was told to end.
     Stopping,
     /// It is dead, and the next incarnation has not begun.
@@ -54,6 +58,10 @@ pub struct WorkerInfo {
     pub in_flight: usize,
     /// Calls it may have at once: 1 until its calls are short, at most 64.
     pub window: usize,
+    /// Calls it runs at once.
+    pub capacity: usize,
+    /// Sessions that are bound to it.
+    pub sessions: usize,
     /// Incarnations after the first.
     pub restarts: u64,
     /// Resident memory, while it has a process.

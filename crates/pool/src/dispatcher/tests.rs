@@ -1,182 +1,52 @@
-//! The rules of the dispatcher, one by one, and all of them under random events.
+//! The rules of the order of calls, one by one.
 
-use std::collections::{BTreeMap, HashSet};
-
-use bytes::Bytes;
-use proptest::prelude::*;
-use snakehouse_wire::ToolKind;
-use tokio::sync::oneshot;
-
+use super::rig::{LONG, Rig, SHORT};
 use super::*;
-use crate::call::CallOptions;
-
-type Outcome = oneshot::Receiver<Result<Bytes, CallError>>;
-
-const SHORT: Duration = Duration::from_micros(1);
-const LONG: Duration = Duration::from_secs(1);
-
-/// A dispatcher with workers that do what they are told.
-struct Bench {
-    dispatcher: Dispatcher,
-    outcomes: BTreeMap<u64, Outcome>,
-    /// What each worker's connection has.
-    at: Vec<Vec<Call>>,
-}
-
-impl Bench {
-    /// All workers serve the tool `t`.
-    fn new(workers: usize, limit: usize) -> Self {
-        let mut bench = Self {
-            dispatcher: Dispatcher::new(workers, limit),
-            outcomes: BTreeMap::new(),
-            at: std::iter::repeat_with(Vec::new).take(workers).collect(),
-        };
-        (0..workers).for_each(|place| bench.serve(place));
-        bench
-    }
-
-    fn settle(after: After) -> Vec<usize> {
-        for (call, error) in after.fail {
-            call.finish(Err(error));
-        }
-        after.ring
-    }
-
-    fn serve(&mut self, place: usize) {
-        let mut after = After::default();
-        self.dispatcher.starting(place);
-        self.dispatcher.started(place, 100);
-        let (signature, doc) = (String::new(), String::new());
-        let tool =
-            ToolInfo { name: "t".to_owned(), number: 7, signature, doc, kind: ToolKind::Function };
-        self.dispatcher.serving(place, vec![tool], &mut after);
-        self.deliver(Self::settle(after));
-    }
-
-    fn submit(&mut self, tool: &str, pin: Option<(&Life, u64)>) -> Result<u64, CallError> {
-        let (reply, outcome) = oneshot::channel();
-        let call = Call {
-            id: 0,
-            tool: tool.to_owned(),
-            number: 0,
-            body: Bytes::new(),
-            options: CallOptions::default(),
-            session: pin.map_or(0, |(_, session)| session),
-            deaths: 0,
-            reply: reply.into(),
-        };
-        let mut after = After::default();
-        let id = self.dispatcher.submit(call, pin.map(|(life, _)| life), &mut after)?;
-        self.outcomes.insert(id, outcome);
-        self.deliver(Self::settle(after));
-        Ok(id)
-    }
-
-    fn submit_many(&mut self, count: usize) -> Vec<u64> {
-        (0..count).map(|_| self.submit("t", None).unwrap()).collect()
-    }
-
-    /// Connections that were rung take what is there for them.
-    fn deliver(&mut self, ring: Vec<usize>) {
-        for place in ring {
-            self.exchange(place, 0, SHORT);
-        }
-    }
-
-    fn exchange(&mut self, place: usize, answered: usize, busy: Duration) -> Vec<u64> {
-        let (mut calls, mut cancels, mut after) = (Vec::new(), Vec::new(), After::default());
-        self.dispatcher.exchange(place, answered, busy, &mut calls, &mut cancels, &mut after);
-        assert!(!calls.iter().any(Call::is_abandoned), "it is sent for nobody");
-        self.at[place].append(&mut calls);
-        self.deliver(Self::settle(after));
-        cancels
-    }
-
-    /// The worker answers its oldest call.
-    fn answer(&mut self, place: usize, busy: Duration) {
-        let call = self.at[place].remove(0);
-        assert_eq!(call.number, 7);
-        call.finish(Ok(Bytes::new()));
-        self.exchange(place, 1, busy);
-    }
-
-    /// The worker dies having started its first `started` calls.
-    fn die(&mut self, place: usize, started: usize) {
-        let mut calls = std::mem::take(&mut self.at[place]);
-        let unstarted = calls.split_off(started.min(calls.len()));
-        for call in calls {
-            call.finish(Err(CallError::Cancelled));
-        }
-        let mut after = After::default();
-        self.dispatcher.gone(place, &Death::Unknown, unstarted, &mut after);
-        self.deliver(Self::settle(after));
-    }
-
-    fn ids(&self, place: usize) -> Vec<u64> {
-        self.at[place].iter().map(|call| call.id).collect()
-    }
-
-    /// The caller goes away. Unless `told`, the connection dies before it hears of the cancel.
-    fn cancel(&mut self, id: u64, told: bool) -> Where {
-        self.outcomes.remove(&id);
-        let mut after = After::default();
-        let at = self.dispatcher.cancel(id, &mut after);
-        let ring = Self::settle(after);
-        if told || at == Where::Queue {
-            self.deliver(ring);
-        }
-        at
-    }
-
-    fn outcome(&mut self, id: u64) -> Option<Result<Bytes, CallError>> {
-        self.outcomes.get_mut(&id).unwrap().try_recv().ok()
-    }
-}
 
 #[test]
 fn calls_go_out_in_order_to_the_least_loaded() {
-    let mut bench = Bench::new(2, 100);
-    bench.submit_many(5);
-    assert_eq!((bench.ids(0), bench.ids(1)), (vec![1], vec![2]), "one each until calls are short");
-    bench.answer(1, LONG);
-    assert_eq!(bench.ids(1), [3]);
-    assert_eq!(bench.dispatcher.waiting(), 2);
+    let mut rig = Rig::new(2, 100);
+    rig.submit_many(5);
+    assert_eq!((rig.ids(0), rig.ids(1)), (vec![1], vec![2]), "one each until calls are short");
+    rig.answer(1, LONG);
+    assert_eq!(rig.ids(1), [3]);
+    assert_eq!(rig.dispatcher.waiting(), 2);
 }
 
 #[test]
 fn short_calls_are_sent_ahead_and_a_long_one_ends_that() {
-    let mut bench = Bench::new(1, 1000);
-    bench.submit_many(500);
-    (0..100).for_each(|_| bench.answer(0, SHORT));
-    assert_eq!(bench.at[0].len(), 64);
-    bench.answer(0, LONG);
-    assert_eq!(bench.at[0].len(), 63, "what is there is not taken back, and nothing is added");
+    let mut rig = Rig::new(1, 1000);
+    rig.submit_many(500);
+    (0..100).for_each(|_| rig.answer(0, SHORT));
+    assert_eq!(rig.ids(0).len(), 64);
+    rig.answer(0, LONG);
+    assert_eq!(rig.ids(0).len(), 63, "what is there is not taken back, and nothing is added");
 }
 
 #[test]
 fn one_more_than_may_wait_is_refused() {
-    let mut bench = Bench::new(1, 2);
-    bench.submit_many(3);
-    assert_eq!(bench.submit("t", None), Err(CallError::Saturated { limit: 2 }));
-    bench.answer(0, LONG);
-    assert!(bench.submit("t", None).is_ok());
+    let mut rig = Rig::new(1, 2);
+    rig.submit_many(3);
+    assert_eq!(rig.submit("t", None), Err(CallError::Saturated { limit: 2 }));
+    rig.answer(0, LONG);
+    assert!(rig.submit("t", None).is_ok());
 }
 
 #[test]
 fn unstarted_calls_go_to_another_worker_before_younger_ones() {
-    let mut bench = Bench::new(1, 100);
-    bench.submit_many(40);
-    (0..30).for_each(|_| bench.answer(0, SHORT));
-    let had = bench.ids(0);
+    let mut rig = Rig::new(1, 100);
+    rig.submit_many(40);
+    (0..30).for_each(|_| rig.answer(0, SHORT));
+    let had = rig.ids(0);
     assert!(had.len() > 5);
-    let young = bench.submit("t", None).unwrap();
-    bench.die(0, 2);
-    assert!(bench.outcome(had[1]).unwrap().is_err(), "it had started");
-    bench.serve(0);
+    let young = rig.submit("t", None).unwrap();
+    rig.die(0, 2);
+    assert!(rig.outcome(had[1]).unwrap().is_err(), "it had started");
+    rig.serve(0);
     let mut order = Vec::new();
-    while let Some(&id) = bench.ids(0).first() {
+    while let Some(&id) = rig.ids(0).first() {
         order.push(id);
-        bench.answer(0, LONG);
+        rig.answer(0, LONG);
     }
     let mut expected = had[2..].to_vec();
     expected.push(young);
@@ -185,241 +55,250 @@ fn unstarted_calls_go_to_another_worker_before_younger_ones() {
 
 #[test]
 fn a_session_ends_with_its_incarnation() {
-    let mut bench = Bench::new(1, 100);
-    let (session, life) = bench.dispatcher.open_session().unwrap().unwrap();
+    let mut rig = Rig::new(1, 100);
+    let (session, life) = rig.session().unwrap();
     let pin = Some((&*life, session));
-    let sent = bench.submit("t", pin).unwrap();
-    let waiting = bench.submit("t", pin).unwrap();
-    bench.die(0, 0);
+    let sent = rig.submit("t", pin).unwrap();
+    let waiting = rig.submit("t", pin).unwrap();
+    rig.die(0, 0);
     for id in [sent, waiting] {
-        let error = bench.outcome(id).unwrap().unwrap_err();
+        let error = rig.outcome(id).unwrap().unwrap_err();
         assert!(matches!(error, CallError::SessionLost { .. }), "{error:?}");
     }
-    bench.serve(0);
-    let error = bench.submit("t", pin).unwrap_err();
+    rig.serve(0);
+    let error = rig.submit("t", pin).unwrap_err();
     assert!(matches!(error, CallError::SessionLost { .. }), "{error:?}");
-    bench.dispatcher.close_session(&life);
-    assert_eq!(bench.dispatcher.waiting(), 0);
+    rig.end_session(&life);
+    assert_eq!(rig.dispatcher.waiting(), 0);
 }
 
 #[test]
 fn a_session_waits_for_its_worker_though_another_is_free() {
-    let mut bench = Bench::new(2, 100);
-    let (session, life) = bench.dispatcher.open_session().unwrap().unwrap();
+    let mut rig = Rig::new(2, 100);
+    let (session, life) = rig.session().unwrap();
     let place = usize::try_from(life.worker.id.0).unwrap();
-    let first = bench.submit("t", Some((&life, session))).unwrap();
-    let second = bench.submit("t", Some((&life, session))).unwrap();
-    assert_eq!((bench.ids(place), bench.ids(1 - place)), (vec![first], vec![]));
-    bench.answer(place, LONG);
-    assert_eq!(bench.ids(place), [second]);
+    let first = rig.submit("t", Some((&life, session))).unwrap();
+    let second = rig.submit("t", Some((&life, session))).unwrap();
+    assert_eq!((rig.ids(place), rig.ids(1 - place)), (vec![first], vec![]));
+    rig.answer(place, LONG);
+    assert_eq!(rig.ids(place), [second]);
 }
 
 #[test]
 fn neither_sessions_nor_others_starve() {
-    let mut bench = Bench::new(1, 100);
-    let (session, life) = bench.dispatcher.open_session().unwrap().unwrap();
+    let mut rig = Rig::new(1, 100);
+    let (session, life) = rig.session().unwrap();
     let mut expected = Vec::new();
     for n in 0..20 {
         let pin = (n % 3 == 0).then_some((&*life, session));
-        expected.push(bench.submit("t", pin).unwrap());
+        expected.push(rig.submit("t", pin).unwrap());
     }
     let mut order = Vec::new();
-    while let Some(&id) = bench.ids(0).first() {
+    while let Some(&id) = rig.ids(0).first() {
         order.push(id);
-        bench.answer(0, LONG);
+        rig.answer(0, LONG);
     }
     assert_eq!(order, expected);
 }
 
 #[test]
 fn an_unknown_tool_is_refused_and_costs_no_place() {
-    let mut bench = Bench::new(1, 100);
-    let id = bench.submit("x", None).unwrap();
-    let error = bench.outcome(id).unwrap().unwrap_err();
+    let mut rig = Rig::new(1, 100);
+    let id = rig.submit("x", None).unwrap();
+    let error = rig.outcome(id).unwrap().unwrap_err();
     assert_eq!(error, CallError::UnknownTool { tool: "x".to_owned(), known: vec!["t".to_owned()] });
-    let next = bench.submit("t", None).unwrap();
-    assert_eq!(bench.ids(0), [next]);
+    let next = rig.submit("t", None).unwrap();
+    assert_eq!(rig.ids(0), [next]);
 }
 
 #[test]
 fn a_cancel_says_where_the_call_was() {
-    let mut bench = Bench::new(1, 100);
-    let sent = bench.submit("t", None).unwrap();
-    let waiting = bench.submit("t", None).unwrap();
+    let mut rig = Rig::new(1, 100);
+    let sent = rig.submit("t", None).unwrap();
+    let waiting = rig.submit("t", None).unwrap();
     let mut after = After::default();
-    assert_eq!(bench.dispatcher.cancel(waiting, &mut after), Where::Queue);
+    let cancel = |rig: &mut Rig, id: u64, after: &mut After| {
+        rig.dispatcher.cancel(rig.tickets[&id], rig.now, after)
+    };
+    assert_eq!(cancel(&mut rig, waiting, &mut after), Where::Queue);
     assert!(after.ring.is_empty());
-    assert_eq!(bench.dispatcher.cancel(sent, &mut after), Where::Worker);
+    assert_eq!(cancel(&mut rig, sent, &mut after), Where::Worker);
     assert_eq!(after.ring, [0]);
-    assert_eq!(bench.exchange(0, 0, SHORT), [sent]);
-    assert_eq!(bench.dispatcher.workers()[0].in_flight, 1, "it is free when it has answered");
-    bench.answer(0, SHORT);
-    assert_eq!(bench.dispatcher.workers()[0].in_flight, 0);
+    assert_eq!(rig.exchange(0, &[], SHORT), [sent]);
+    assert_eq!(rig.dispatcher.workers()[0].in_flight, 1, "it is free when it has answered");
+    rig.answer(0, SHORT);
+    assert_eq!(rig.dispatcher.workers()[0].in_flight, 0);
 }
 
 #[test]
 fn a_cancel_that_the_dead_worker_never_heard_of_counts() {
-    let mut bench = Bench::new(1, 100);
-    let sent = bench.submit("t", None).unwrap();
-    assert_eq!(bench.cancel(sent, false), Where::Worker);
-    bench.die(0, 0);
-    assert_eq!(bench.dispatcher.waiting(), 0);
-    bench.serve(0);
-    assert!(bench.at[0].is_empty());
-    assert_eq!(bench.dispatcher.workers()[0].in_flight, 0);
+    let mut rig = Rig::new(1, 100);
+    let sent = rig.submit("t", None).unwrap();
+    assert_eq!(rig.cancel(sent, false), Where::Worker);
+    rig.die(0, 0);
+    assert_eq!(rig.dispatcher.waiting(), 0);
+    rig.serve(0);
+    assert!(rig.ids(0).is_empty());
+    assert_eq!(rig.dispatcher.workers()[0].in_flight, 0);
 }
 
 #[test]
 fn a_caller_that_went_without_a_word_gets_nothing_run() {
-    let mut bench = Bench::new(1, 100);
-    let running = bench.submit("t", None).unwrap();
-    let waiting = bench.submit("t", None).unwrap();
-    let last = bench.submit("t", None).unwrap();
-    bench.outcomes.remove(&waiting);
-    assert_eq!(bench.ids(0), [running]);
-    bench.answer(0, LONG);
-    assert_eq!(bench.ids(0), [last]);
-    assert_eq!(bench.dispatcher.waiting(), 0);
+    let mut rig = Rig::new(1, 100);
+    let running = rig.submit("t", None).unwrap();
+    let waiting = rig.submit("t", None).unwrap();
+    let last = rig.submit("t", None).unwrap();
+    rig.outcomes.remove(&waiting);
+    assert_eq!(rig.ids(0), [running]);
+    rig.answer(0, LONG);
+    assert_eq!(rig.ids(0), [last]);
+    assert_eq!(rig.dispatcher.waiting(), 0);
 }
 
 #[test]
 fn a_call_is_given_out_again_three_times() {
-    let mut bench = Bench::new(1, 100);
-    let deadly = bench.submit("t", None).unwrap();
-    let next = bench.submit("t", None).unwrap();
+    let mut rig = Rig::new(1, 100);
+    let deadly = rig.submit("t", None).unwrap();
+    let next = rig.submit("t", None).unwrap();
     for deaths in 1..=4 {
-        assert_eq!(bench.ids(0), [deadly]);
-        bench.at[0][0].deaths = deaths;
-        bench.die(0, 0);
-        bench.serve(0);
+        assert_eq!(rig.ids(0), [deadly]);
+        rig.workers[0].has[0].deaths = deaths;
+        rig.die(0, 0);
+        rig.serve(0);
     }
-    let error = bench.outcome(deadly).unwrap().unwrap_err();
+    let error = rig.outcome(deadly).unwrap().unwrap_err();
     assert!(matches!(error, CallError::WorkerDied { started: false, .. }), "{error:?}");
-    assert_eq!(bench.ids(0), [next]);
+    assert_eq!(rig.ids(0), [next]);
 }
 
 #[test]
 fn why_none_serves_is_known_while_none_does() {
-    let mut bench = Bench::new(2, 100);
-    let why = |bench: &Bench| bench.dispatcher.why_none_serves().map(str::to_owned);
-    bench.die(0, 0);
-    bench.dispatcher.ended("first".to_owned());
-    assert_eq!(why(&bench), None);
-    bench.die(1, 0);
-    bench.dispatcher.ended("second".to_owned());
-    assert_eq!(why(&bench), Some("second".to_owned()));
-    bench.serve(0);
-    assert_eq!(why(&bench), None);
+    let mut rig = Rig::new(2, 100);
+    let why = |rig: &Rig| rig.dispatcher.why_none_serves().map(str::to_owned);
+    rig.die(0, 0);
+    rig.dispatcher.ended("first".to_owned(), &mut After::default());
+    assert_eq!(why(&rig), None);
+    rig.die(1, 0);
+    rig.dispatcher.ended("second".to_owned(), &mut After::default());
+    assert_eq!(why(&rig), Some("second".to_owned()));
+    rig.serve(0);
+    assert_eq!(why(&rig), None);
 }
 
 #[test]
 fn a_stop_ends_what_waits_and_refuses_the_rest() {
-    let mut bench = Bench::new(1, 100);
-    let running = bench.submit("t", None).unwrap();
-    let waiting = bench.submit("t", None).unwrap();
+    let mut rig = Rig::new(1, 100);
+    let running = rig.submit("t", None).unwrap();
+    let waiting = rig.submit("t", None).unwrap();
     let mut after = After::default();
-    bench.dispatcher.stop(&mut after);
-    Bench::settle(after);
-    assert_eq!(bench.outcome(waiting), Some(Err(CallError::Stopped)));
-    assert_eq!(bench.outcome(running), None);
-    assert_eq!(bench.submit("t", None), Err(CallError::Stopped));
-    assert!(matches!(bench.dispatcher.open_session(), Err(CallError::Stopped)));
-    bench.die(0, 0);
-    assert_eq!(bench.outcome(running), Some(Err(CallError::Stopped)));
+    rig.dispatcher.stop(&mut after);
+    rig.settle(after);
+    assert_eq!(rig.outcome(waiting), Some(Err(CallError::Stopped)));
+    assert_eq!(rig.outcome(running), None);
+    assert_eq!(rig.submit("t", None), Err(CallError::Stopped));
+    let opened = rig.dispatcher.open_session(rig.now, &mut After::default());
+    assert!(matches!(opened, Err(CallError::Stopped)));
+    rig.die(0, 0);
+    assert_eq!(rig.outcome(running), Some(Err(CallError::Stopped)));
+}
+
+/// Steps are counted and not time, which depends on the machine; `benches/queue.rs` measures.
+#[test]
+fn each_call_costs_as_many_steps_among_a_hundred_thousand_as_alone() {
+    let steps = |waiting: usize| {
+        let config = PoolConfig { queue: waiting, ..PoolConfig::default() };
+        let mut dispatcher = Rig::of(config, 1);
+        dispatcher.unchecked = true;
+        let ids = dispatcher.submit_many(waiting);
+        for &id in ids[1..].iter().rev().step_by(2) {
+            assert_eq!(dispatcher.cancel(id, true), Where::Queue);
+        }
+        let mut answered = 0;
+        while !dispatcher.ids(0).is_empty() {
+            dispatcher.answer(0, SHORT);
+            answered += 1;
+        }
+        assert_eq!(answered, waiting - waiting / 2);
+        dispatcher.dispatcher.ledger.steps as f64 / waiting as f64
+    };
+    let (few, many) = (steps(1_000), steps(100_000));
+    assert!(many <= few * 1.01 && many < 8.0, "{few} and {many} steps a call");
 }
 
 #[test]
-fn a_hundred_thousand_may_wait() {
-    let mut bench = Bench::new(1, 100_000);
-    let ids = bench.submit_many(100_000);
-    let mut after = After::default();
-    for &id in ids.iter().rev().step_by(2) {
-        assert_eq!(bench.dispatcher.cancel(id, &mut after), Where::Queue);
-    }
-    let mut answered = 0;
-    while !bench.at[0].is_empty() {
-        bench.answer(0, SHORT);
-        answered += 1;
-    }
-    assert_eq!(answered, 50_000);
+fn with_room_for_two_two_run_and_a_stream_takes_one_of_them() {
+    let mut rig = Rig::of(PoolConfig { queue: 100, ..PoolConfig::default() }, 2);
+    let stream = rig.stream(None).unwrap();
+    let calls = rig.submit_many(3);
+    assert_eq!(rig.ids(0), [stream, calls[0]], "the window is closed");
+    rig.answer_nth(0, 1, LONG);
+    assert_eq!(rig.ids(0), [stream, calls[1]]);
+    let second = rig.stream(None).unwrap();
+    let later = rig.submit("t", None).unwrap();
+    rig.answer_nth(0, 1, LONG);
+    assert_eq!(rig.ids(0), [stream, calls[2]], "it is older than the stream");
+    rig.answer_nth(0, 1, LONG);
+    assert_eq!(rig.ids(0), [stream, second], "both places are taken by streams");
+    rig.answer(0, LONG);
+    assert_eq!(rig.ids(0), [second, later]);
 }
 
-#[derive(Clone, Debug)]
-enum Event {
-    Submit { pinned: bool },
-    Answer { place: usize, short: bool },
-    Cancel { which: usize, told: bool },
-    Die { place: usize, started: usize },
-    Serve { place: usize },
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    prop_oneof![
-        6 => any::<bool>().prop_map(|pinned| Event::Submit { pinned }),
-        6 => (0usize..3, any::<bool>()).prop_map(|(place, short)| Event::Answer { place, short }),
-        2 => (0usize..50, any::<bool>()).prop_map(|(which, told)| Event::Cancel { which, told }),
-        1 => (0usize..3, 0usize..5).prop_map(|(place, started)| Event::Die { place, started }),
-        2 => (0usize..3).prop_map(|place| Event::Serve { place }),
-    ]
-}
-
-proptest! {
-    /// Every call is in exactly one place until it has exactly one outcome, counts agree with what
-    /// is there, nothing is lost when the workers have had their say, and nothing is sent to a
-    /// worker for a caller that is gone (which every exchange checks).
-    #[test]
-    fn every_call_has_one_outcome(events in prop::collection::vec(event(), 0..200)) {
-        let mut bench = Bench::new(3, 20);
-        let mut alive = [true; 3];
-        let mut cancelled = HashSet::new();
-        let (session, life) = bench.dispatcher.open_session().unwrap().unwrap();
-        for event in events {
-            match event {
-                Event::Submit { pinned } => {
-                    let _refused = bench.submit("t", pinned.then_some((&*life, session)));
-                }
-                Event::Answer { place, short } => {
-                    if !bench.at[place].is_empty() {
-                        bench.answer(place, if short { SHORT } else { LONG });
-                    }
-                }
-                Event::Cancel { which, told } => {
-                    let open = bench.outcomes.iter().filter(|(_, outcome)| outcome.is_empty());
-                    let open: Vec<_> = open.map(|(&id, _)| id).collect();
-                    if let Some(&id) = open.get(which % open.len().max(1))
-                        && bench.cancel(id, told) == Where::Queue
-                    {
-                        cancelled.insert(id);
-                    }
-                }
-                Event::Die { place, started } if alive[place] => {
-                    alive[place] = false;
-                    bench.die(place, started);
-                }
-                Event::Serve { place } if !alive[place] => {
-                    alive[place] = true;
-                    bench.serve(place);
-                }
-                Event::Die { .. } | Event::Serve { .. } => {}
-            }
-            for (info, at) in bench.dispatcher.workers().iter().zip(&bench.at) {
-                prop_assert_eq!(info.in_flight, at.len());
-            }
-            let mut seen = HashSet::new();
-            prop_assert!(bench.at.iter().flatten().all(|call| seen.insert(call.id)));
-            prop_assert!(seen.is_disjoint(&cancelled));
-        }
-        for (place, alive) in alive.into_iter().enumerate() {
-            if !alive {
-                bench.serve(place);
-            }
-        }
-        while let Some(place) = (0..3).find(|&place| !bench.at[place].is_empty()) {
-            bench.answer(place, LONG);
-        }
-        prop_assert_eq!(bench.dispatcher.waiting(), 0);
-        for (id, outcome) in &mut bench.outcomes {
-            prop_assert!(outcome.try_recv().is_ok(), "call {}", id);
-        }
+#[test]
+fn a_stream_takes_a_worker_of_one_place_alone_and_is_never_sent_ahead() {
+    let mut rig = Rig::new(1, 1000);
+    rig.submit_many(100);
+    (0..90).for_each(|_| rig.answer(0, SHORT));
+    assert!(rig.ids(0).len() > 5, "the window is open");
+    let stream = rig.stream(None).unwrap();
+    let behind = rig.submit("t", None).unwrap();
+    while rig.ids(0).first() != Some(&stream) {
+        assert!(!rig.ids(0).contains(&stream), "it would wait at the worker");
+        rig.answer(0, SHORT);
     }
+    assert_eq!(rig.ids(0), [stream], "nothing waits behind it at the worker");
+    rig.answer(0, LONG);
+    assert_eq!(rig.ids(0), [behind]);
+}
+
+#[test]
+fn a_stream_is_not_starved_by_sessions_nor_they_by_it() {
+    let mut rig = Rig::new(1, 1000);
+    let (session, life) = rig.session().unwrap();
+    let first = rig.submit("t", Some((&life, session))).unwrap();
+    let stream = rig.stream(None).unwrap();
+    let pinned = rig.submit("t", Some((&life, session))).unwrap();
+    let of_session = rig.stream(Some((&life, session))).unwrap();
+    let last = rig.submit("t", None).unwrap();
+    let mut order = Vec::new();
+    while let Some(&id) = rig.ids(0).first() {
+        order.push(id);
+        rig.answer(0, SHORT);
+    }
+    assert_eq!(order, [first, stream, pinned, of_session, last]);
+}
+
+#[test]
+fn a_stream_that_is_cancelled_lets_others_pass() {
+    let mut rig = Rig::new(1, 1000);
+    let running = rig.submit("t", None).unwrap();
+    (0..40).for_each(|_| {
+        rig.submit("t", None).unwrap();
+        rig.answer(0, SHORT);
+    });
+    let stream = rig.stream(None).unwrap();
+    let behind = rig.submit("t", None).unwrap();
+    assert!(!rig.ids(0).contains(&behind) && !rig.ids(0).contains(&running));
+    rig.cancel(stream, true);
+    assert!(rig.ids(0).contains(&behind));
+}
+
+#[test]
+fn an_answer_frees_a_call_s_place_only_once() {
+    let mut rig = Rig::new(1, 100);
+    let ids = rig.submit_many(2);
+    let ticket = rig.tickets[&ids[0]];
+    rig.answer(0, LONG);
+    rig.exchange(0, &[ticket], LONG);
+    assert_eq!(rig.ids(0), [ids[1]]);
+    assert_eq!(rig.dispatcher.workers()[0].calls, 1);
 }

@@ -4,6 +4,7 @@
 //! Tested by the modules that use it and, for the descriptor passing, here.
 
 mod cgroup;
+mod memory;
 mod pidfd;
 mod procfs;
 mod seqpacket;
@@ -12,6 +13,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 pub(crate) use cgroup::{ControlGroups, Group, group_name, oom_kills, own_oom_counter};
+pub(crate) use memory::group_holds;
 pub(crate) use pidfd::{Pidfd, open as open_pidfd, signal_to};
 pub(crate) use procfs::{Environ, command, environ, pids, resident_bytes, start_time};
 pub(crate) use seqpacket::Seqpacket;

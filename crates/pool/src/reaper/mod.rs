@@ -34,6 +34,7 @@ use crate::oom::OomCounter;
 use crate::os::{Group, Pidfd, group_name};
 use crate::package::Package;
 use crate::start_delay::StartDelay;
+use crate::starts::Starts;
 
 use self::incarnation::Spawn;
 
@@ -73,6 +74,8 @@ pub(crate) struct Shared {
     lane: Lane,
     state: watch::Sender<State>,
     delay: StartDelay,
+    /// Whose turn it is to start a worker, over all pools.
+    starts: Starts,
     next_id: AtomicU64,
     oom: Arc<OomCounter>,
 }
@@ -129,6 +132,7 @@ impl Reaper {
             lane,
             state: watch::Sender::new(State::Starting),
             delay: StartDelay::default(),
+            starts: Starts::new(),
             next_id: AtomicU64::new(1),
             oom: Arc::new(OomCounter::new()),
         });
@@ -180,6 +184,11 @@ impl Reaper {
     /// The token that every process below it carries in `SNAKEHOUSE_RUN`.
     pub fn run_token(&self) -> &RunToken {
         &self.shared.config.run_token
+    }
+
+    /// The order of starts that all its pools share.
+    pub(crate) fn starts(&self) -> &Starts {
+        &self.shared.starts
     }
 
     /// The program of Python workers.

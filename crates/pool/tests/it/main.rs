@@ -22,7 +22,5 @@ mod measurements;
 mod processes;
 mod programs;
 mod reaper;
-mod scripted;
 mod sessions;
-mod streams;
 mod support;

@@ -1,0 +1,49 @@
+//! What a pool has done since its start, as numbers.
+
+use serde::Serialize;
+
+/// Counts of a pool since its start. They only rise.
+///
+/// Every accepted call is counted in exactly one of [`answered`](Self::answered),
+/// [`cancelled`](Self::cancelled) and [`failed`](Self::failed) once it is over for the pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct PoolCounters {
+    /// Calls that were taken into the queue.
+    pub accepted: u64,
+    /// Calls that were refused because as many waited as may wait.
+    pub saturated: u64,
+    /// Calls that a worker answered, with a result or with an error of its own; also those whose
+    /// caller was gone by then.
+    pub answered: u64,
+    /// Calls whose caller went before a worker began them: nothing of them ran.
+    pub cancelled: u64,
+    /// Calls that ended without an answer of a worker: it died, or the pool stopped.
+    pub failed: u64,
+    /// Results that came for callers that were gone. They are dropped.
+    pub late: u64,
+    /// Calls that were given out again because their worker died before it began them.
+    pub given_back: u64,
+    /// Incarnations that were begun.
+    pub starts: u64,
+    /// Incarnations that said hello.
+    pub served: u64,
+    /// Incarnations that ended without having been told to.
+    pub deaths: u64,
+    /// Times that a spare worker took over.
+    pub promoted: u64,
+    /// Times that the pool became larger because calls waited.
+    pub grown: u64,
+    /// Times that it became smaller because a worker had nothing to do.
+    pub shrunk: u64,
+    /// Workers that were replaced because of their age.
+    pub recycled_age: u64,
+    /// Workers that were replaced because of their calls.
+    pub recycled_calls: u64,
+    /// Workers that were replaced because of their memory.
+    pub recycled_memory: u64,
+    /// Sessions that were lost because their worker's replacement could wait no longer.
+    pub sessions_recycled: u64,
+    /// Steps of a worker's life that were refused because they are not possible. It is 0.
+    pub refused_steps: u64,
+}

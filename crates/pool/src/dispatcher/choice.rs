@@ -1,0 +1,173 @@
+//! Who is next: the order in which calls are given out, and to whom.
+//!
+//! * Calls are given out in the order of their numbers, which is the order of acceptance; a call that
+//!   comes back from a dead worker keeps its number. Only what cannot be given out at all is
+//!   overtaken: a session's call whose own worker has no room, by calls for other workers.
+//! * A worker takes nothing that is younger than the oldest call of its sessions, and nothing of its
+//!   sessions that is younger than a stream which waits for any worker: else the one that needs much
+//!   room would wait for ever behind those that need little.
+//! * Among workers with room, the least loaded is served first.
+
+use tokio::time::Instant;
+
+use crate::call::{Call, CallError};
+use crate::phase::Phase;
+
+use super::ledger::{At, Ticket};
+use super::{After, Dispatcher, Report};
+
+/// Where a call comes from.
+#[derive(Clone, Copy)]
+enum From {
+    Waiting,
+    Pinned,
+}
+
+impl Dispatcher {
+    /// What the connection of a worker has to do.
+    pub(crate) fn exchange(
+        &mut self,
+        place: usize,
+        report: &Report<'_>,
+        now: Instant,
+        calls: &mut Vec<Call>,
+        cancels: &mut Vec<Ticket>,
+        after: &mut After,
+    ) {
+        self.counters.late += report.late;
+        if !report.answered.is_empty() {
+            self.answered(place, report, now, after);
+            self.hand_out(after);
+            self.rest(place, now, after);
+            // The one who asks need not be woken.
+            after.ring.retain(|&rung| rung != place);
+        }
+        let seat = &mut self.seats[place];
+        while let Some(first) = self.ledger.first(&seat.outbox) {
+            self.ledger.shift(first, &mut seat.outbox, &mut seat.given, At::Given(place));
+            calls.extend(self.ledger.lend(first));
+        }
+        cancels.append(&mut seat.cancels);
+    }
+
+    fn answered(&mut self, place: usize, report: &Report<'_>, now: Instant, after: &mut After) {
+        let seat = &mut self.seats[place];
+        let (mut count, mut plain) = (0, 0);
+        for &ticket in report.answered {
+            if self.ledger.find(ticket) != Some(At::Given(place)) {
+                continue;
+            }
+            count += 1;
+            match self.ledger.is_stream(ticket) {
+                true => seat.streams -= 1,
+                false => plain += 1,
+            }
+            self.ledger.remove(ticket, &mut seat.given);
+        }
+        seat.answered += count;
+        self.counters.answered += count;
+        if plain > 0 {
+            // How long a stream takes says nothing about calls.
+            seat.window.record(plain, report.busy);
+        }
+        self.wear(place, count, now, after);
+    }
+
+    /// Gives out calls for as long as a worker has room.
+    pub(super) fn hand_out(&mut self, after: &mut After) {
+        loop {
+            let first = self.ledger.first(&self.waiting);
+            let choice = first.and_then(|first| self.choose(first));
+            let pinned = match self.pinned {
+                0 => None,
+                _ => self.first_pinned(first, choice),
+            };
+            match (first.zip(choice), pinned) {
+                (Some((call, _)), Some((pinned, place))) if pinned.id < call.id => {
+                    self.give(pinned, place, From::Pinned, after);
+                }
+                (Some((call, place)), _) => self.give(call, place, From::Waiting, after),
+                (None, Some((pinned, place))) => self.give(pinned, place, From::Pinned, after),
+                (None, None) => return,
+            }
+        }
+    }
+
+    /// The place for a call that any worker may run.
+    fn choose(&self, ticket: Ticket) -> Option<usize> {
+        let is_stream = self.ledger.is_stream(ticket);
+        let older = |first: Option<Ticket>| first.is_some_and(|first| first.id < ticket.id);
+        let with_room = self.seats.iter().enumerate().filter(|(_, seat)| {
+            seat.is_open()
+                && seat.fits(is_stream)
+                && (seat.pinned.is_empty() || !older(self.ledger.first(&seat.pinned)))
+        });
+        with_room.min_by_key(|(_, seat)| seat.in_flight()).map(|(place, _)| place)
+    }
+
+    /// The oldest call of a session whose worker has room. `first` is the oldest of the others, and
+    /// `choice` its place, if there is one.
+    fn first_pinned(
+        &self,
+        first: Option<Ticket>,
+        choice: Option<usize>,
+    ) -> Option<(Ticket, usize)> {
+        // Only a stream finds no room where others do.
+        let stuck =
+            first.filter(|_| choice.is_none()).filter(|first| self.ledger.is_stream(*first));
+        let heads = self.seats.iter().enumerate().filter_map(|(place, seat)| {
+            let head = self.ledger.first(&seat.pinned)?;
+            let fits = seat.serves_sessions() && seat.fits(self.ledger.is_stream(head));
+            let held = seat.phase == Phase::Serving && stuck.is_some_and(|s| s.id < head.id);
+            (fits && !held).then_some((head, place))
+        });
+        heads.min_by_key(|(head, _)| head.id)
+    }
+
+    fn give(&mut self, ticket: Ticket, place: usize, from: From, after: &mut After) {
+        let seat = &mut self.seats[place];
+        let list = match from {
+            From::Waiting => &mut self.waiting,
+            From::Pinned => {
+                self.pinned -= 1;
+                &mut seat.pinned
+            }
+        };
+        let Some(call) = self.ledger.call(ticket).filter(|call| !call.is_abandoned()) else {
+            self.ledger.remove(ticket, list);
+            self.counters.cancelled += 1;
+            return;
+        };
+        let Some(&number) = seat.numbers.get(&call.tool) else {
+            let known = seat.tools.iter().map(|tool| tool.name.clone()).collect();
+            let error = CallError::UnknownTool { tool: call.tool.clone(), known };
+            let call = self.ledger.remove(ticket, list);
+            self.fail(call, error, after);
+            return;
+        };
+        self.ledger.number(ticket, number);
+        self.ledger.shift(ticket, list, &mut seat.outbox, At::Outbox(place));
+        seat.streams += usize::from(self.ledger.is_stream(ticket));
+        seat.idle_since = None;
+        after.ring(place);
+    }
+
+    /// A worker may have nothing to do now: it can be let go if it is one too many, and is told to
+    /// end if that is what it was to do last.
+    pub(super) fn rest(&mut self, place: usize, now: Instant, after: &mut After) {
+        let seat = &mut self.seats[place];
+        if !seat.is_idle() {
+            return;
+        }
+        match seat.phase {
+            Phase::Serving => {
+                seat.idle_since = Some(now);
+                if self.target > self.config.least() {
+                    self.arm(now + self.config.shrink_after, after);
+                }
+            }
+            Phase::Draining => self.end(place, after),
+            _ => {}
+        }
+    }
+}

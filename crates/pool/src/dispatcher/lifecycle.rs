@@ -1,0 +1,534 @@
+//! What becomes of workers: begun, serving, replaced, let go, dead; and how many there shall be.
+//!
+//! One rule decides, after every change: [`furnish`](Dispatcher::furnish). A worker that says hello
+//! is a spare one; spare ones are promoted while fewer serve than shall, then take the place of those
+//! that are to be replaced, which drain; and places are opened and closed until as many workers are
+//! there or on their way as shall be. So growth, standby, replacement and recovery are one thing.
+
+use std::time::Duration;
+
+use snakehouse_base::id::Incarnation;
+use snakehouse_supervise::CancellationToken;
+use snakehouse_wire::ToolInfo;
+use tokio::time::Instant;
+
+use crate::call::{Call, CallError};
+use crate::death::{Death, KillReason};
+use crate::phase::{Phase, Step};
+use crate::window::Window;
+use crate::worker::{Life, WorkerRef};
+
+use super::ledger::List;
+use super::seat::Why;
+use super::{After, Dispatcher, MOST_DEATHS, worker_id};
+
+/// The memory of a worker is measured at most this often.
+const MEASURE_EVERY: Duration = Duration::from_millis(20);
+
+/// What a worker's hello says to the dispatcher.
+#[derive(Debug)]
+pub(crate) struct Hail {
+    /// The tools it serves.
+    pub(crate) tools: Vec<ToolInfo>,
+    /// Calls it runs at once; at least 1.
+    pub(crate) capacity: usize,
+}
+
+/// What the keeper has to do.
+#[derive(Debug, Default)]
+pub(crate) struct Chores {
+    /// Places whose workers are to be started.
+    pub(crate) open: Vec<usize>,
+    /// Workers whose memory is to be measured: place, incarnation, process.
+    pub(crate) measure: Vec<(usize, Incarnation, u32)>,
+    /// When it should look again, if nobody wakes it before.
+    pub(crate) next: Option<Instant>,
+}
+
+impl Dispatcher {
+    // What the children of the places tell.
+
+    /// A new incarnation begins; `stop` tells it to end. `None`: no worker is wanted here any more.
+    pub(crate) fn starting(
+        &mut self,
+        place: usize,
+        stop: CancellationToken,
+    ) -> Option<Incarnation> {
+        let seat = &mut self.seats[place];
+        seat.stop = stop;
+        if seat.closing {
+            return None;
+        }
+        if seat.incarnation.0 > 0 {
+            seat.restarts += 1;
+        }
+        seat.incarnation = Incarnation(seat.incarnation.0 + 1);
+        let incarnation = seat.incarnation;
+        self.counters.starts += 1;
+        self.step(place, Step::Begin);
+        Some(incarnation)
+    }
+
+    /// The token that tells the incarnation to come to end before it begins.
+    pub(crate) fn awaiting(&mut self, place: usize, stop: CancellationToken) -> bool {
+        let seat = &mut self.seats[place];
+        seat.stop = stop;
+        !seat.closing
+    }
+
+    /// The incarnation has a process.
+    pub(crate) fn started(&mut self, place: usize, pid: u32) {
+        self.seats[place].pid = Some(pid);
+    }
+
+    /// The incarnation said hello.
+    pub(crate) fn serving(&mut self, place: usize, hail: Hail, now: Instant, after: &mut After) {
+        if self.seats[place].phase == Phase::Stopping {
+            // It was told to end before it could say it.
+            return;
+        }
+        self.step(place, Step::Hello);
+        self.counters.served += 1;
+        let recycle = &self.config.recycle;
+        let part = 1.0 - recycle.jitter.clamp(0.0, 1.0) * self.chance.next_unit();
+        let seat = &mut self.seats[place];
+        seat.window = Window::new();
+        seat.capacity = hail.capacity.max(1);
+        seat.numbers = hail.tools.iter().map(|tool| (tool.name.clone(), tool.number)).collect();
+        seat.tools = hail.tools.into();
+        seat.too_old = recycle.age.map(|age| now + age.mul_f64(part));
+        seat.calls_left = recycle.calls.map(|calls| part_of(calls, part));
+        seat.measure_from = recycle.memory.map(|_| now);
+        seat.to_measure = false;
+        seat.was_spare = false;
+        seat.life = Some(Life::new(WorkerRef {
+            id: worker_id(place),
+            incarnation: seat.incarnation,
+            pid: seat.pid.unwrap_or_default(),
+        }));
+        if let Some(at) = seat.too_old {
+            self.arm(at, after);
+        }
+        self.furnish_at(now, after);
+        let seat = &mut self.seats[place];
+        seat.was_spare = seat.phase == Phase::Standby;
+        self.hand_out(after);
+        self.rest(place, now, after);
+    }
+
+    /// The worker was told to end and gets no more calls.
+    pub(crate) fn stopping(&mut self, place: usize) {
+        self.step(place, Step::Stop);
+    }
+
+    /// The incarnation is dead. `unstarted` are calls that it had and did not start.
+    pub(crate) fn gone(
+        &mut self,
+        place: usize,
+        death: &Death,
+        unstarted: Vec<Call>,
+        now: Instant,
+        after: &mut After,
+    ) {
+        if self.seats[place].phase != Phase::Stopping && !self.stopped {
+            self.counters.deaths += 1;
+        }
+        self.step(place, Step::Die);
+        let lost = CallError::SessionLost {
+            worker: worker_id(place),
+            incarnation: self.seats[place].incarnation,
+            cause: death.clone(),
+        };
+        self.lose_sessions(place, death, &lost, after);
+        let seat = &mut self.seats[place];
+        let mut given = std::mem::take(&mut seat.given);
+        let mut outbox = std::mem::take(&mut seat.outbox);
+        seat.pid = None;
+        seat.streams = 0;
+        seat.retire = None;
+        seat.too_old = None;
+        seat.calls_left = None;
+        seat.to_measure = false;
+        seat.measure_from = None;
+        seat.drain_by = None;
+        seat.idle_since = None;
+        seat.cancels.clear();
+        for call in unstarted {
+            self.again(place, call, &mut given, death, &lost, after);
+        }
+        while let Some(first) = self.ledger.first(&outbox) {
+            match self.ledger.lend(first) {
+                Some(call) => self.again(place, call, &mut outbox, death, &lost, after),
+                None => drop(self.ledger.remove(first, &mut outbox)),
+            }
+        }
+        // Those are told by the connection that had them.
+        while let Some(first) = self.ledger.first(&given) {
+            self.ledger.remove(first, &mut given);
+            self.counters.failed += 1;
+        }
+        self.furnish_at(now, after);
+        self.hand_out(after);
+        if !self.waiting.is_empty() {
+            self.miss_workers(now, after);
+        }
+    }
+
+    /// A call that a dead worker had and did not start.
+    fn again(
+        &mut self,
+        place: usize,
+        call: Call,
+        list: &mut List,
+        death: &Death,
+        lost: &CallError,
+        after: &mut After,
+    ) {
+        let ticket = call.ticket;
+        let error = if self.ledger.is_cancelled(ticket) || call.is_abandoned() {
+            // The cancel came too late for the connection.
+            self.ledger.remove(ticket, list);
+            self.counters.cancelled += 1;
+            return;
+        } else if call.session != 0 {
+            lost.clone()
+        } else if self.stopped {
+            CallError::Stopped
+        } else if call.deaths > MOST_DEATHS {
+            let (worker, incarnation) = (worker_id(place), self.seats[place].incarnation);
+            let cause = death.clone();
+            CallError::WorkerDied { worker, incarnation, started: false, cause }
+        } else {
+            self.counters.given_back += 1;
+            self.ledger.give_back(call, list, &mut self.waiting);
+            return;
+        };
+        self.ledger.remove(ticket, list);
+        self.fail(Some(call), error, after);
+    }
+
+    /// The sessions of an incarnation are lost, and what they wait for.
+    fn lose_sessions(&mut self, place: usize, cause: &Death, lost: &CallError, after: &mut After) {
+        let seat = &mut self.seats[place];
+        seat.sessions = 0;
+        if let Some(life) = seat.life.take() {
+            life.end(cause.clone());
+        }
+        while let Some(first) = self.ledger.first(&self.seats[place].pinned) {
+            self.pinned -= 1;
+            let call = self.ledger.remove(first, &mut self.seats[place].pinned);
+            self.fail(call, lost.clone(), after);
+        }
+    }
+
+    /// An incarnation ended, or could not begin, for this reason. If none ever served and none is
+    /// about to, what waits need not wait for its deadline.
+    pub(crate) fn ended(&mut self, why: String, after: &mut After) {
+        let starting = self.seats.iter().any(|seat| seat.phase == Phase::Starting);
+        if self.counters.served == 0 && !starting {
+            self.failed_starts += 1;
+            self.fail_waiting(&CallError::NoWorker { cause: why.clone() }, after);
+        }
+        self.last_end = Some(why);
+    }
+
+    /// Whether no worker is wanted here once this one is gone.
+    pub(crate) fn is_closing(&self, place: usize) -> bool {
+        self.seats[place].closing
+    }
+
+    /// The child of a place that was closed is gone.
+    pub(crate) fn closed(&mut self, place: usize, now: Instant, after: &mut After) {
+        if self.seats[place].closing && self.step(place, Step::Close) {
+            self.seats[place].closing = false;
+            // There may have been no place for a worker that is wanted.
+            self.furnish_at(now, after);
+        }
+    }
+
+    // What the keeper does.
+
+    /// What is due: growth if `room` is left for starts, age, memory, drains, idleness.
+    pub(crate) fn chores(&mut self, now: Instant, room: bool, after: &mut After) -> Chores {
+        if self.stopped {
+            return Chores::default();
+        }
+        self.grow(now, room);
+        self.shrink(now, after);
+        for place in 0..self.seats.len() {
+            let seat = &self.seats[place];
+            if seat.retire.is_none() && seat.too_old.is_some_and(|at| at <= now) {
+                self.retire(place, Why::Age, after);
+            }
+            if self.seats[place].drain_by.is_some_and(|by| by <= now) {
+                self.give_up_drain(place, after);
+            }
+        }
+        self.furnish_at(now, after);
+        self.hand_out(after);
+        let mut measure = Vec::new();
+        for (place, seat) in self.seats.iter_mut().enumerate() {
+            if seat.to_measure
+                && seat.measure_from.is_some_and(|from| from <= now)
+                && let Some(pid) = seat.pid
+            {
+                seat.to_measure = false;
+                seat.measure_from = Some(now + MEASURE_EVERY);
+                measure.push((place, seat.incarnation, pid));
+            }
+        }
+        self.armed = self.next();
+        after.keeper = false;
+        Chores { open: std::mem::take(&mut self.opened), measure, next: self.armed }
+    }
+
+    /// The memory of a worker's process group is over the limit.
+    pub(crate) fn too_large(
+        &mut self,
+        place: usize,
+        incarnation: Incarnation,
+        now: Instant,
+        after: &mut After,
+    ) {
+        let seat = &self.seats[place];
+        if seat.incarnation == incarnation && seat.retire.is_none() {
+            self.retire(place, Why::Memory, after);
+            self.furnish_at(now, after);
+        }
+    }
+
+    /// When something is due that nobody tells.
+    fn next(&self) -> Option<Instant> {
+        let seats = self.seats.iter().flat_map(|seat| {
+            let shrinks = self.target > self.config.least();
+            let idle = seat.idle_until(self.config.shrink_after).filter(|_| shrinks);
+            let lives = matches!(seat.phase, Phase::Serving | Phase::Standby);
+            let old = seat.too_old.filter(|_| lives && seat.retire.is_none());
+            let measure = seat.measure_from.filter(|_| seat.to_measure);
+            [idle, old, measure, seat.drain_by]
+        });
+        seats.flatten().chain(self.grows_at()).min()
+    }
+
+    /// Has the keeper look at that time at the latest.
+    pub(super) fn arm(&mut self, at: Instant, after: &mut After) {
+        if self.armed.is_none_or(|armed| at < armed) {
+            self.armed = Some(at);
+            after.keeper = true;
+        }
+    }
+
+    // How many there shall be.
+
+    /// A call waits, or a session: a pool that has no workers needs the first one, and one that may
+    /// grow looks again later.
+    pub(super) fn miss_workers(&mut self, now: Instant, after: &mut After) {
+        if self.target == 0 {
+            self.target = self.config.least().max(1);
+            self.grown = Some(now);
+            self.furnish_at(now, after);
+        } else if let Some(at) = self.grows_at() {
+            self.arm(at, after);
+        }
+    }
+
+    /// When the pool may grow for the oldest call that waits.
+    fn grows_at(&self) -> Option<Instant> {
+        if self.target >= self.config.most() || self.target == 0 {
+            return None;
+        }
+        let waits = self.ledger.accepted(self.ledger.first(&self.waiting)?)?;
+        // One at a time: the last one may be what was needed.
+        let since = self.grown.map_or(waits, |grown| grown.max(waits));
+        Some(since + self.config.grow_after)
+    }
+
+    fn grow(&mut self, now: Instant, room: bool) {
+        if self.grows_at().is_some_and(|at| at <= now) {
+            self.grown = Some(now);
+            if room {
+                self.target += 1;
+                self.counters.grown += 1;
+                tracing::info!(workers = self.target, "pool grows: calls wait");
+            }
+        }
+    }
+
+    fn shrink(&mut self, now: Instant, after: &mut After) {
+        while self.target > self.config.least() {
+            let due = |place: &usize| {
+                self.seats[*place].idle_until(self.config.shrink_after).is_some_and(|at| at <= now)
+            };
+            let idle = (0..self.seats.len()).filter(due);
+            let Some(place) = idle.max_by_key(|place| self.seats[*place].retire.is_some()) else {
+                return;
+            };
+            self.target -= 1;
+            self.counters.shrunk += 1;
+            tracing::info!(workers = self.target, "pool shrinks: a worker had nothing to do");
+            self.close(place, after);
+        }
+    }
+
+    /// Marks a worker to be replaced. A spare one is let go: the next is started for it.
+    fn retire(&mut self, place: usize, why: Why, after: &mut After) {
+        match self.seats[place].phase {
+            Phase::Serving => self.seats[place].retire = Some(why),
+            Phase::Standby => self.close(place, after),
+            _ => return,
+        }
+        match why {
+            Why::Age => self.counters.recycled_age += 1,
+            Why::Calls => self.counters.recycled_calls += 1,
+            Why::Memory => self.counters.recycled_memory += 1,
+        }
+        let (worker, incarnation) = (worker_id(place), self.seats[place].incarnation);
+        tracing::info!(%worker, %incarnation, ?why, "worker is to be replaced");
+    }
+
+    /// A worker answered calls.
+    pub(super) fn wear(&mut self, place: usize, calls: u64, now: Instant, after: &mut After) {
+        let seat = &mut self.seats[place];
+        if let Some(from) = seat.measure_from
+            && !seat.to_measure
+        {
+            seat.to_measure = true;
+            self.arm(from.max(now), after);
+        }
+        let seat = &mut self.seats[place];
+        if let Some(left) = &mut seat.calls_left {
+            *left = left.saturating_sub(calls);
+            if *left == 0 && seat.retire.is_none() {
+                self.retire(place, Why::Calls, after);
+                self.furnish_at(now, after);
+            }
+        }
+    }
+
+    fn furnish_at(&mut self, now: Instant, after: &mut After) {
+        self.furnish(after);
+        for seat in &mut self.seats {
+            if seat.phase == Phase::Draining && seat.drain_by.is_none() {
+                seat.drain_by = Some(now + self.config.recycle.drain_within);
+            }
+        }
+        let next = self.seats.iter().filter_map(|seat| seat.drain_by).min();
+        if let Some(next) = next {
+            self.arm(next, after);
+        }
+    }
+
+    /// Has as many workers serve, spare, and on their way as shall be.
+    pub(super) fn furnish(&mut self, after: &mut After) {
+        if self.stopped {
+            return;
+        }
+        while let Some(spare) = self.find(|phase| phase == Phase::Standby) {
+            let retiring =
+                self.seats.iter().position(|seat| seat.is_open() && seat.retire.is_some());
+            let serving = self.open_workers();
+            if serving >= self.target && retiring.is_none() {
+                break;
+            }
+            if !self.promote(spare) {
+                break;
+            }
+            if serving >= self.target
+                && let Some(old) = retiring
+            {
+                self.close(old, after);
+            }
+        }
+        self.fit_places(after);
+    }
+
+    /// Opens and closes places.
+    fn fit_places(&mut self, after: &mut After) {
+        let retiring = self.seats.iter().filter(|s| s.is_kept() && s.retire.is_some()).count();
+        let at_once = self.target.div_ceil(4);
+        let wanted = self.target + self.config.standby + retiring.min(at_once);
+        let mut kept = self.seats.iter().filter(|seat| seat.is_kept()).count();
+        while kept < wanted {
+            // A place that is still being left is told of by `closed`.
+            let Some(place) = self.find(|phase| phase == Phase::Vacant) else { break };
+            self.step(place, Step::Open);
+            self.opened.push(place);
+            after.keeper = true;
+            kept += 1;
+        }
+        while kept > wanted {
+            let one =
+                [Phase::Dead, Phase::Starting, Phase::Standby].into_iter().find_map(|phase| {
+                    self.seats.iter().rposition(|seat| seat.phase == phase && !seat.closing)
+                });
+            let Some(place) = one else { break };
+            self.close(place, after);
+            kept -= 1;
+        }
+    }
+
+    fn promote(&mut self, place: usize) -> bool {
+        self.counters.promoted += u64::from(self.seats[place].was_spare);
+        self.step(place, Step::Promote)
+    }
+
+    /// No worker is wanted at this place any more.
+    fn close(&mut self, place: usize, after: &mut After) {
+        let seat = &mut self.seats[place];
+        seat.closing = true;
+        match seat.phase {
+            Phase::Vacant | Phase::Draining | Phase::Stopping => {}
+            Phase::Serving => {
+                let idle = seat.is_idle();
+                self.step(place, Step::Drain);
+                if idle {
+                    self.end(place, after);
+                }
+            }
+            Phase::Dead => match self.opened.iter().position(|opened| *opened == place) {
+                // Its child was not started yet, and never is.
+                Some(opened) => {
+                    self.opened.remove(opened);
+                    self.seats[place].closing = false;
+                    self.step(place, Step::Close);
+                }
+                None => after.stop.push(self.seats[place].stop.clone()),
+            },
+            Phase::Starting | Phase::Standby => self.end(place, after),
+        }
+    }
+
+    /// Tells a worker to end.
+    pub(super) fn end(&mut self, place: usize, after: &mut After) {
+        self.step(place, Step::Stop);
+        let seat = &mut self.seats[place];
+        seat.drain_by = None;
+        after.stop.push(seat.stop.clone());
+    }
+
+    /// A worker that is to be replaced was not done in time.
+    fn give_up_drain(&mut self, place: usize, after: &mut After) {
+        let death = Death::Killed(KillReason::Recycled);
+        self.counters.sessions_recycled += self.seats[place].sessions as u64;
+        let (worker, incarnation) = (worker_id(place), self.seats[place].incarnation);
+        tracing::warn!(%worker, %incarnation, "worker that is replaced is not done in time");
+        let lost = CallError::SessionLost { worker, incarnation, cause: death.clone() };
+        self.lose_sessions(place, &death, &lost, after);
+        self.end(place, after);
+    }
+
+    fn find(&self, holds: impl Fn(Phase) -> bool) -> Option<usize> {
+        self.seats.iter().position(|seat| holds(seat.phase))
+    }
+}
+
+/// The same part of a number of calls; at least one.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a part between 0 and 1 of a count, where a few calls more or less are the point"
+)]
+fn part_of(calls: u64, part: f64) -> u64 {
+    ((calls as f64 * part) as u64).max(1)
+}

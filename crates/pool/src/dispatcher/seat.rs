@@ -1,0 +1,173 @@
+//! A worker's place, over all its incarnations: what is known about it, and what room it has.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use snakehouse_base::id::Incarnation;
+use snakehouse_supervise::CancellationToken;
+use snakehouse_wire::ToolInfo;
+use tokio::time::Instant;
+
+use crate::phase::Phase;
+use crate::window::Window;
+use crate::worker::{Life, WorkerState};
+
+use super::ledger::{List, Ticket};
+
+/// Why a worker is to be replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// It has lived for so long.
+    Age,
+    /// It has answered so many calls.
+    Calls,
+    /// Its process group holds so much memory.
+    Memory,
+}
+
+/// A worker's place.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(super) phase: Phase,
+    /// No worker is wanted here once this one is gone.
+    pub(super) closing: bool,
+    pub(super) incarnation: Incarnation,
+    pub(super) pid: Option<u32>,
+    pub(super) restarts: u64,
+    /// Calls answered by all its incarnations.
+    pub(super) answered: u64,
+    pub(super) window: Window,
+    /// Calls that the worker runs at once.
+    pub(super) capacity: usize,
+    /// Streams among those it has.
+    pub(super) streams: usize,
+    /// Calls of sessions on the current incarnation.
+    pub(super) pinned: List,
+    /// Given to the worker, and not yet taken by its connection.
+    pub(super) outbox: List,
+    /// Its connection has them.
+    pub(super) given: List,
+    /// Calls to be cancelled. Emptied by the next exchange.
+    pub(super) cancels: Vec<Ticket>,
+    pub(super) numbers: HashMap<String, u16>,
+    pub(super) tools: Arc<[ToolInfo]>,
+    pub(super) life: Option<Arc<Life>>,
+    pub(super) sessions: usize,
+    /// Why this incarnation is to be replaced.
+    pub(super) retire: Option<Why>,
+    /// Until when it may drain.
+    pub(super) drain_by: Option<Instant>,
+    /// When this incarnation is too old.
+    pub(super) too_old: Option<Instant>,
+    /// Calls that this incarnation may answer.
+    pub(super) calls_left: Option<u64>,
+    /// Whether it said hello and was not needed at once.
+    pub(super) was_spare: bool,
+    /// Since when it has had nothing to do.
+    pub(super) idle_since: Option<Instant>,
+    /// Whether it answered calls since its memory was measured, and when that may be done again.
+    pub(super) to_measure: bool,
+    pub(super) measure_from: Option<Instant>,
+    /// Tells this incarnation to end.
+    pub(super) stop: CancellationToken,
+}
+
+impl Seat {
+    /// A place without a worker.
+    pub(super) fn vacant() -> Self {
+        Self {
+            phase: Phase::Vacant,
+            closing: false,
+            incarnation: Incarnation(0),
+            pid: None,
+            restarts: 0,
+            answered: 0,
+            window: Window::new(),
+            capacity: 1,
+            streams: 0,
+            pinned: List::default(),
+            outbox: List::default(),
+            given: List::default(),
+            cancels: Vec::new(),
+            numbers: HashMap::new(),
+            tools: Arc::default(),
+            life: None,
+            sessions: 0,
+            retire: None,
+            drain_by: None,
+            too_old: None,
+            calls_left: None,
+            was_spare: false,
+            idle_since: None,
+            to_measure: false,
+            measure_from: None,
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Calls given to the worker and not answered, those sent ahead included.
+    pub(super) const fn in_flight(&self) -> usize {
+        self.outbox.len() + self.given.len()
+    }
+
+    /// Calls that the worker runs, as far as the host knows: what it has beyond this was sent ahead.
+    #[cfg(test)]
+    pub(super) fn load(&self) -> usize {
+        self.in_flight().min(self.capacity)
+    }
+
+    /// Whether the worker may have one more call now.
+    ///
+    /// A stream lasts as long as its parties like, so it must start at once: it takes one of the
+    /// worker's places, and with a capacity of one the whole worker. Other calls may be sent ahead of
+    /// the worker's idleness, as the window allows, while a place is left that streams do not hold.
+    pub(super) fn fits(&self, is_stream: bool) -> bool {
+        match is_stream {
+            true => self.in_flight() < self.capacity,
+            false => {
+                let places = self.capacity.saturating_sub(self.streams);
+                let plain = self.in_flight() - self.streams;
+                places > 0 && plain < places.max(self.window.size())
+            }
+        }
+    }
+
+    /// Whether it gets calls of everybody.
+    pub(super) fn is_open(&self) -> bool {
+        self.phase == Phase::Serving
+    }
+
+    /// Whether it gets calls of sessions that are bound to it.
+    pub(super) fn serves_sessions(&self) -> bool {
+        matches!(self.phase, Phase::Serving | Phase::Draining)
+    }
+
+    /// Whether it has nothing and waits for nothing.
+    pub(super) const fn is_idle(&self) -> bool {
+        self.in_flight() == 0 && self.pinned.is_empty() && self.sessions == 0
+    }
+
+    /// Whether a worker is here, or will be, for longer than the work that it has.
+    pub(super) fn is_kept(&self) -> bool {
+        self.phase != Phase::Vacant && !self.closing
+    }
+
+    /// Whether it has been idle for so long at a time, and since when.
+    pub(super) fn idle_until(&self, after: Duration) -> Option<Instant> {
+        let idle = self.phase == Phase::Serving && self.is_idle();
+        self.idle_since.filter(|_| idle).map(|since| since + after)
+    }
+
+    pub(super) fn state(&self) -> WorkerState {
+        match self.phase {
+            Phase::Starting => WorkerState::Starting,
+            Phase::Standby => WorkerState::Standby,
+            Phase::Serving if self.in_flight() > 0 => WorkerState::Busy,
+            Phase::Serving => WorkerState::Ready,
+            Phase::Draining => WorkerState::Draining,
+            Phase::Stopping => WorkerState::Stopping,
+            Phase::Vacant | Phase::Dead => WorkerState::Dead,
+        }
+    }
+}
