@@ -5,10 +5,22 @@ from __future__ import annotations
 import time
 from contextvars import ContextVar
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    # Deadline on the clock of time.monotonic() or None, session number or 0.
-    Call = tuple[float | None, int]
+_NEVER = 0xFFFFFFFFFFFFFFFF
+
+
+class Call:
+    """One call: when it arrived, how long its caller waits from then on, its session or 0.
+
+    ``arrived`` is on the clock of ``time.monotonic()``.
+    """
+
+    __slots__ = ("arrived", "micros", "session")
+
+    def __init__(self, arrived: float, micros: int, session: int) -> None:
+        self.arrived = arrived
+        self.micros = micros
+        self.session = session
+
 
 current: ContextVar[Call | None] = ContextVar("snakehouse_call", default=None)
 
@@ -20,7 +32,7 @@ def deadline() -> float | None:
     outside; asyncio tasks are inside.
     """
     call = current.get()
-    return None if call is None else call[0]
+    return None if call is None or call.micros == _NEVER else call.arrived + call.micros * 1e-6
 
 
 def remaining() -> float | None:
@@ -32,4 +44,4 @@ def remaining() -> float | None:
 def session() -> int | None:
     """The number of the session the call belongs to; ``None`` if it belongs to none."""
     call = current.get()
-    return None if call is None else call[1] or None
+    return None if call is None else call.session or None

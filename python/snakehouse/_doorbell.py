@@ -27,14 +27,14 @@ _VERSION = 1
 _MASK = 0xFFFFFFFF
 _SLOTS = 256
 # Positions as 32-bit words.
-_WORD_VERSION, _WORD_STARTED, _WORD_CANCELS, _WORD_RING = 1, 16, 32, 48
+_WORD_VERSION, WORD_STARTED, _WORD_CANCELS, _WORD_RING = 1, 16, 32, 48
 _MAX_WANTED = 4096
 
 
 class Doorbell:
     """The worker's end of the page, or of none."""
 
-    __slots__ = ("_page", "_seen", "_started", "_words", "is_muffled", "running", "wanted")
+    __slots__ = ("_page", "_seen", "is_muffled", "running", "wanted", "words")
 
     def __init__(self, fd: int | None) -> None:
         """Map the page behind a descriptor.
@@ -43,13 +43,12 @@ class Doorbell:
         """
         # Without a page the words are our own: nobody rings, and the loop need not ask.
         self._page = bytearray(_LENGTH) if fd is None else mmap.mmap(fd, _LENGTH)
-        self._words = memoryview(self._page).cast("I")
+        self.words = memoryview(self._page).cast("I")
         if fd is not None and (
-            bytes(self._page[:4]) != _MAGIC or self._words[_WORD_VERSION] != _VERSION
+            bytes(self._page[:4]) != _MAGIC or self.words[_WORD_VERSION] != _VERSION
         ):
             raise ValueError("it is not a worker page of this version")
-        self._seen = self._words[_WORD_CANCELS]
-        self._started = 0
+        self._seen = self.words[_WORD_CANCELS]
         self.running = 0
         # While it is set the bell is not heard; whoever unsets it looks himself.
         self.is_muffled = False
@@ -65,9 +64,8 @@ class Doorbell:
         Raises ``Cancelled`` if it is already given up. Must be called where that is caught.
         """
         self.running = stream
-        self._started = stream
-        words = self._words
-        words[_WORD_STARTED] = stream
+        words = self.words
+        words[WORD_STARTED] = stream
         if self._seen != words[_WORD_CANCELS]:
             self.look()
         if self.wanted and stream in self.wanted:
@@ -76,7 +74,7 @@ class Doorbell:
 
     def ask(self, stream: int) -> None:
         """A cancel arrived on another way. Ignored if the call is over."""
-        is_over = (self._started - stream) & _MASK < 0x80000000
+        is_over = (self.words[WORD_STARTED] - stream) & _MASK < 0x80000000
         if not is_over and len(self.wanted) < _MAX_WANTED:
             self.wanted.add(stream)
 
@@ -88,7 +86,7 @@ class Doorbell:
         """Take note of the cancels in the page; raises ``Cancelled`` if one is for this call."""
         # May be entered again by a second signal at any point: then entries are looked at twice,
         # which changes nothing, and never left out.
-        words = self._words
+        words = self.words
         while (seen := self._seen) != (count := words[_WORD_CANCELS]):
             if (count - seen) & _MASK > _SLOTS:
                 seen = (count - _SLOTS) & _MASK

@@ -2,7 +2,8 @@
 
 One thread, the main one. It reads what is there, runs the calls of it in the order in which their
 bodies became complete, and answers each exactly once. Answers of quick calls that came together
-leave together, up to sixteen; before a call that may take long, everything is written. Nothing but
+leave together; before a call that may take long, everything is written, and what a quick one holds
+up after all, a timer writes. Nothing but
 ``SystemExit`` from a tool, the end of the socket, a goaway or a broken protocol ends it.
 """
 
@@ -11,11 +12,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
+from contextvars import copy_context
 from time import monotonic
 
 from snakehouse import _failure
-from snakehouse._context import current
-from snakehouse._doorbell import Doorbell
+from snakehouse._context import Call, current
+from snakehouse._doorbell import WORD_STARTED, Doorbell
 from snakehouse._errors import Cancelled, MalformedValue, UnsupportedValue
 from snakehouse._frames import (
     FLAG_MORE,
@@ -32,7 +35,6 @@ from snakehouse._frames import (
     MAX_BODY,
     MAX_CHUNK,
     MAX_PAYLOAD,
-    NEVER,
     OPEN,
     OPEN_LENGTH,
     ProtocolError,
@@ -51,13 +53,17 @@ if TYPE_CHECKING:
 _BUFFER = 256 << 10
 # A reply longer than this is written without being copied into a batch.
 _BATCH = 64 << 10
-# Answers in one write. With all of a full window in one, host and worker only work by turns.
-_TOGETHER = 16
 # A call is short if it takes less (seconds). A tool is quick after so many short calls in a row.
 _SHORT = 200e-6
 _QUICK = 4
 # No answer is held longer (seconds) by a call that the interpreter can interrupt.
 _HOLD = 1e-3
+# A timer that was set so long ago (seconds) and has not ended is gone: a tool took it.
+_LOST = 10e-3
+_NO_ARGUMENTS = "a call's body is not [args, kwargs]"
+# The head of a frame and that of a call in one, and where the call's body begins.
+_OPENING = struct.Struct("<IBIHHQQ")
+_BODY = HEAD.size + OPEN_LENGTH
 
 
 class Loop:
@@ -71,15 +77,18 @@ class Loop:
         self._decode = codec.decode
         self._encode = codec.encode
         self._tools = [_Served(tool) for tool in tools]
-        # One look at the clock per call: the end of a call is the beginning of the next.
-        self._now = 0.0
-        self._plain = False
         self._out: list[bytes] = []
+        # What a plain call is told about itself; changed for each, and the same object for all.
+        self._current = Call(0.0, 0, 0)
+        self._base = copy_context()
+        self._start = self._end = 0
+        self._grow(_BUFFER)
         self._partial: dict[int, _Partial] = {}
         self._held = 0
         self._forked = False
-        # Whether a tool's code, and no line of the loop, is what a signal interrupts.
-        self._inside = False
+        self._writing = False
+        # Whether there was a write since the timer was set.
+        self._is_fresh = False
         # When the timer was set, or 0.0.
         self._armed = 0.0
         self._overdue = self._write_overdue
@@ -93,126 +102,196 @@ class Loop:
 
         Raises ``ProtocolError``, ``OSError`` of the socket, and the ``SystemExit`` of a tool.
         """
-        control, doorbell = self._control, self._doorbell
-        unpack_head, unpack_open = HEAD.unpack_from, OPEN.unpack_from
-        buffer = bytearray(_BUFFER)
-        view = memoryview(buffer)
-        start = end = 0
+        base = self._base = copy_context()
+        base.run(current.set, self._current)
+        # Calls share a context until one of them changes it; the next begins in a new one.
+        while base.copy().run(self._serve):
+            pass
+
+    def _serve(self) -> bool:
+        """Serve; true if the context is worn out, false at the end.
+
+        A plain call in one frame, which nearly every call is, is served in this one function,
+        without a call of our own: those would cost as much as all else that is done for it.
+        ``_call`` does the same for the calls that arrive in any other way.
+        """
+        control, doorbell, out, partial = self._control, self._doorbell, self._out, self._partial
+        decode, encode, tools, known = self._decode, self._encode, self._tools, len(self._tools)
+        wanted, words, running, base = doorbell.wanted, doorbell.words, self._current, self._base
+        unpack, pack = _OPENING.unpack_from, HEAD.pack
+        buffer, view, room = self._buffer, self._view, self._room
+        start, end = self._start, self._end
+        now = monotonic()
+        number: int
+        args = kwargs = result = payload = None
         while True:
-            self._flush()
-            got = control.recv_into(view[end:])
-            if not got:
-                return
-            arrived = self._now = monotonic()
-            end += got
-            missing = 9
-            while end - start >= 9:
-                length, kind, stream = unpack_head(buffer, start)
-                if length > MAX_PAYLOAD:
-                    raise ProtocolError(f"frame of {length} bytes is over the cap")
+            # The clock is looked at where much time may have passed, and not for each call.
+            late = (now - running.arrived) * 1e6
+            while True:
+                # The longest head is looked at before it is known to be there: the buffer has
+                # room for it behind what is read.
+                length, kind, stream, number, flags, micros, session = unpack(buffer, start)
                 stop = start + 9 + length
                 if stop > end:
-                    missing = 9 + length
                     break
-                at = start + 9
-                start = stop
-                if kind == KIND_OPEN:
-                    if length < OPEN_LENGTH or not stream:
-                        raise ProtocolError("malformed open frame")
-                    tool, flags, micros, session = unpack_open(buffer, at)
-                    deadline = None if micros == NEVER else arrived + micros * 1e-6
-                    body = view[at + OPEN_LENGTH : stop]
-                    if flags:
-                        self._begin(stream, flags, (tool, deadline, session), body)
-                    elif stream in self._partial:
-                        raise ProtocolError("open frame for an open body")
+                at, start = start, stop
+                if (
+                    kind != KIND_OPEN
+                    or flags
+                    or not OPEN_LENGTH <= length <= MAX_PAYLOAD
+                    or not stream
+                    or number >= known
+                    or stream in partial
+                ):
+                    if not self._rare(kind, stream, view[at + 9 : stop]):
+                        return False
+                    late = (monotonic() - running.arrived) * 1e6
+                    continue
+                tool = tools[number]
+                if tool.short < _QUICK or (out and not self._armed):
+                    self._make_ready(tool)
+                    now = monotonic()
+                    late = (now - running.arrived) * 1e6
+                if micros <= late:
+                    self._refuse_late(stream)
+                    continue
+                running.micros = micros
+                running.session = session
+                is_decoded = False
+                try:
+                    try:
+                        # From here on it may be interrupted, and the host sees that it has begun.
+                        doorbell.running = stream
+                        words[WORD_STARTED] = stream
+                        if wanted and stream in wanted:
+                            wanted.discard(stream)
+                            raise Cancelled
+                        args, kwargs = decode(view[at + _BODY : stop])
+                        if type(args) is not list or type(kwargs) is not dict:
+                            raise MalformedValue(_NO_ARGUMENTS)
+                        is_decoded = True
+                        # Two stars are dear, also before nothing.
+                        result = tool.function(*args, **kwargs) if kwargs else tool.function(*args)
+                        doorbell.running = 0
+                    except BaseException:
+                        doorbell.running = 0
+                        raise
+                    if self._forked:
+                        os._exit(70)
+                    payload = encode(result)
+                except SystemExit:
+                    self._end_by_exit()
+                    raise
+                except BaseException as error:
+                    self._raised(stream, tool.tool, error, is_decoded)
+                else:
+                    if len(payload) <= _BATCH:
+                        out.append(pack(len(payload), KIND_LAST, stream))
+                        out.append(payload)
                     else:
-                        self._call(stream, tool, deadline, session, body)
-                elif kind == KIND_CANCEL:
-                    if length or not stream:
-                        raise ProtocolError("malformed cancel frame")
-                    doorbell.ask(stream)
-                elif not self._other(kind, stream, view[at:stop]):
-                    return
+                        self._send_large(stream, payload)
+                if tool.short < _QUICK:
+                    tool.short = tool.short + 1 if monotonic() - now < _SHORT else 0
+                if copy_context() != base:
+                    self._start, self._end = start, end
+                    return True
+            # An idle worker keeps nothing of its last call.
+            args = kwargs = result = payload = None
             if start == end:
                 start = end = 0
-            elif start + missing > len(buffer) or start > _BUFFER // 2:
-                rest = bytes(view[start:end])
-                if missing > len(buffer):
-                    buffer = bytearray(missing + _BUFFER)
-                    view = memoryview(buffer)
-                end = len(rest)
-                start = 0
-                view[:end] = rest
+            else:
+                missing = 9
+                if end - start >= 9:
+                    if length > MAX_PAYLOAD:
+                        raise ProtocolError(f"frame of {length} bytes is over the cap")
+                    missing += length
+                if start + missing > room or start > _BUFFER // 2:
+                    rest = bytes(view[start:end])
+                    if missing > room:
+                        self._grow(missing + _BUFFER)
+                        buffer, view, room = self._buffer, self._view, self._room
+                    start, end = 0, len(rest)
+                    view[:end] = rest
+            if out:
+                self._flush()
+            got = control.recv_into(view[end:room])
+            if not got:
+                return False
+            running.arrived = now = monotonic()
+            if self._armed and now - self._armed > _LOST:
+                self._armed = 0.0
+                self._may_hold = False
+            end += got
+
+    def _grow(self, room: int) -> None:
+        self._room = room
+        self._buffer = bytearray(room + _OPENING.size)
+        self._view = memoryview(self._buffer)
+
+    def _make_ready(self, tool: _Served) -> None:
+        """Before a call: have nothing held that it could hold up, or a timer that ends that."""
+        if tool.short < _QUICK:
+            self._flush()
+            if self._armed:
+                self._disarm()
+        elif not self._arm():
+            self._flush()
 
     def _call(
         self,
         stream: int,
         number: int,
-        deadline: float | None,
+        arrived: float,
+        micros: int,
         session: int,
         body: memoryview | bytearray,
     ) -> None:
-        """Run one call and keep its answer for the next write."""
-        doorbell = self._doorbell
-        try:
-            tool = self._tools[number]
-        except IndexError:
+        """Run one call, write what came before it, and keep its answer for the next write."""
+        self._flush()
+        if self._armed:
+            self._disarm()
+        if number >= len(self._tools):
             message = f"the worker has no tool number {number}"
             self._refuse(stream, "not_found", "unknown_tool", message)
             return
-        if self._out and (tool.short < _QUICK or not (self._armed or self._arm())):
-            self._flush()
-            self._now = monotonic()
-        began = self._now
-        if deadline is not None and began >= deadline:
-            self._refuse(
-                stream, "deadline", "deadline", "the deadline passed before the call began"
-            )
+        if micros <= (monotonic() - arrived) * 1e6:
+            self._refuse_late(stream)
             return
-        if deadline is not None or session:
-            current.set((deadline, session))
-            self._plain = False
-        elif not self._plain:
-            current.set((None, 0))
-            self._plain = True
+        doorbell, tool = self._doorbell, self._tools[number]
+        context = copy_context()
+        context.run(current.set, Call(arrived, micros, session))
         is_decoded = False
-        self._inside = True
         try:
             try:
                 doorbell.begin(stream)
                 args, kwargs = self._decode(body)
                 if type(args) is not list or type(kwargs) is not dict:
-                    raise MalformedValue("a call's body is not [args, kwargs]")
+                    raise MalformedValue(_NO_ARGUMENTS)
                 is_decoded = True
-                result = tool.function(*args, **kwargs)
-            finally:
+                result = context.run(tool.function, *args, **kwargs)
                 doorbell.running = 0
+            except BaseException:
+                doorbell.running = 0
+                raise
             if self._forked:
                 os._exit(70)
             payload = self._encode(result)
         except SystemExit:
-            self._inside = False
             self._end_by_exit()
             raise
         except BaseException as error:
-            self._inside = False
-            if self._forked:
-                os._exit(70)
-            content = self._failed(tool.tool, error) if is_decoded else _not_decoded(error)
-            self._out.append(frame(KIND_ERROR, stream, content))
-            # The traceback holds this frame, and this frame the error: free what it holds now.
-            error.__traceback__ = None
+            self._raised(stream, tool.tool, error, is_decoded)
         else:
-            self._inside = False
-            if len(payload) <= _BATCH:
-                self._out.append(HEAD.pack(len(payload), KIND_LAST, stream) + payload)
-            else:
-                self._flush()
-                for head, piece in reply(stream, payload):
-                    self._send(head, piece)
-        self._now = now = monotonic()
-        tool.short = tool.short + 1 if now - began < _SHORT else 0
+            self._send_large(stream, payload)
+
+    def _raised(self, stream: int, tool: Tool, error: BaseException, is_decoded: bool) -> None:
+        """Keep the answer of a call that failed."""
+        if self._forked:
+            os._exit(70)
+        content = self._failed(tool, error) if is_decoded else _not_decoded(error)
+        self._out.append(frame(KIND_ERROR, stream, content))
+        # The traceback holds the loop's frame, and that frame the error: free what it holds now.
+        error.__traceback__ = None
 
     def _failed(self, tool: Tool, error: BaseException) -> bytes:
         traceback = error.__traceback__
@@ -244,9 +323,31 @@ class Loop:
         content = _failure.failure(kind, code, message)
         self._out.append(frame(KIND_ERROR, stream, _failure.encode(content)))
 
-    def _other(self, kind: int, stream: int, payload: memoryview) -> bool:
-        """Handle a rare frame; false if it ends the connection."""
-        if kind in (KIND_DATA, KIND_LAST):
+    def _refuse_late(self, stream: int) -> None:
+        message = "the deadline passed before the call began"
+        self._refuse(stream, "deadline", "deadline", message)
+
+    def _rare(self, kind: int, stream: int, payload: memoryview) -> bool:
+        """Handle any frame; false if it ends the connection."""
+        if len(payload) > MAX_PAYLOAD:
+            raise ProtocolError(f"frame of {len(payload)} bytes is over the cap")
+        if kind == KIND_OPEN:
+            if len(payload) < OPEN_LENGTH or not stream:
+                raise ProtocolError("malformed open frame")
+            number, flags, micros, session = OPEN.unpack_from(payload)
+            call = (number, self._current.arrived, micros, session)
+            body = payload[OPEN_LENGTH:]
+            if stream in self._partial:
+                raise ProtocolError("open frame for an open body")
+            if flags:
+                self._begin(stream, flags, call, body)
+            else:
+                self._call(stream, *call, body)
+        elif kind == KIND_CANCEL:
+            if len(payload) or not stream:
+                raise ProtocolError("malformed cancel frame")
+            self._doorbell.ask(stream)
+        elif kind in (KIND_DATA, KIND_LAST):
             partial = self._partial.get(stream)
             if partial is None:
                 raise ProtocolError("a piece of a body that is not open")
@@ -272,9 +373,9 @@ class Loop:
         return True
 
     def _begin(
-        self, stream: int, flags: int, call: tuple[int, float | None, int], piece: memoryview
+        self, stream: int, flags: int, call: tuple[int, float, int, int], piece: memoryview
     ) -> None:
-        if flags != FLAG_MORE or stream in self._partial:
+        if flags != FLAG_MORE:
             raise ProtocolError("malformed open frame")
         partial = self._partial[stream] = _Partial(call)
         self._hold(partial, piece)
@@ -298,12 +399,14 @@ class Loop:
             self._flush()
 
     def _flush(self) -> None:
-        if self._armed:
-            self._disarm()
         if self._out:
+            # The timer's end keeps its hands off as long as this is set.
+            self._writing = True
             batch = b"".join(self._out)
             self._out.clear()
             self._control.sendall(batch)
+            self._writing = False
+            self._is_fresh = True
 
     def _arm(self) -> bool:
         """Set the timer; false if nothing may be held because the timer is a tool's."""
@@ -313,6 +416,7 @@ class Loop:
             left, interval = signal.setitimer(signal.ITIMER_REAL, _HOLD)
             if not left:
                 self._armed = armed
+                self._is_fresh = False
                 return True
             signal.setitimer(signal.ITIMER_REAL, left, interval)
         self._may_hold = False
@@ -333,20 +437,20 @@ class Loop:
             self._may_hold = False
 
     def _write_overdue(self, _signal: int, _frame: FrameType | None) -> None:
-        """The timer ended: write what is held, if it is a tool that was interrupted.
-
-        Else the loop was: it may be about to start a tool, so the timer is set again.
-        """
+        """The timer ended: write what is held."""
+        self._armed = 0.0
+        if not self._is_fresh:
+            # Something is held for that long: whatever it is, it is not quick any more.
+            for tool in self._tools:
+                tool.short = 0
+        if self._writing or not self._out:
+            return
         # A cancel must not hit the write: half a frame would be the end of the connection.
         doorbell = self._doorbell
         doorbell.is_muffled = True
         try:
-            if self._armed:
-                self._armed = monotonic()
-                signal.setitimer(signal.ITIMER_REAL, _HOLD)
-                if self._inside:
-                    self._flush()
-        except OSError:
+            self._flush()
+        except (BrokenPipeError, ConnectionResetError):
             # The host is gone. The loop finds that out when the call is over.
             pass
         except BaseException:
@@ -356,6 +460,13 @@ class Loop:
         finally:
             doorbell.is_muffled = False
         doorbell.look()
+
+    def _send_large(self, stream: int, payload: bytes) -> None:
+        self._flush()
+        self._writing = True
+        for head, piece in reply(stream, payload):
+            self._send(head, piece)
+        self._writing = False
 
     def _send(self, head: bytes, piece: bytes | memoryview) -> None:
         sent = self._control.sendmsg((head, piece))
@@ -389,7 +500,7 @@ class _Partial:
 
     __slots__ = ("body", "call", "refused")
 
-    def __init__(self, call: tuple[int, float | None, int]) -> None:
+    def __init__(self, call: tuple[int, float, int, int]) -> None:
         self.call = call
         self.body = bytearray()
         self.refused = False

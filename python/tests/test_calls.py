@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,40 @@ def test_a_call_whose_deadline_has_passed_does_not_run(host: Host) -> None:
     failure = host.fail("count", micros=0)
     assert (failure["kind"], failure["code"]) == ("deadline", "deadline")
     assert host.call("calls") == 0
+
+
+def test_a_deadline_that_passes_behind_a_quick_tool_turned_slow_counts(
+    host: Host, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    for _ in range(10):
+        host.call("until_released", "")
+        host.call("count")
+    slow, one = host.open_frames("until_released", str(gate))
+    quick, two = host.open_frames("count", micros=20_000_000)
+    late, three = host.open_frames("count", micros=20_000)
+    host.send(one + two + three)
+    end = time.monotonic() + 0.1
+    while time.monotonic() < end:
+        pass
+    gate.write_text("")
+    assert host.reply() == (slow, (_frames.KIND_LAST, str(gate)))
+    assert host.reply() == (quick, (_frames.KIND_LAST, 11))
+    answered, (kind, failure) = host.reply()
+    assert (answered, kind, failure["code"]) == (late, _frames.KIND_ERROR, "deadline")
+    assert host.call("calls") == 11
+
+
+def test_what_a_tool_sets_in_its_context_ends_with_its_call(host: Host) -> None:
+    frames = [host.open_frames("mark", n, micros=60_000_000, session=n) for n in range(1, 30)]
+    host.send(b"".join(data for _, data in frames))
+    for n, (stream, _) in enumerate(frames, 1):
+        assert host.reply() == (stream, (_frames.KIND_LAST, ("imported", n)))
+    assert host.call("mark", 7, session=1) == ("imported", 1)
+    # In pieces, as a large body arrives.
+    assert host.call("mark", "x" * (2 << 20), session=2) == ("imported", 2)
+    assert host.call("mark", 7) == ("imported", None)
 
 
 def test_pings_are_answered(host: Host) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextvars import ContextVar
 from typing import Any
 
 import snakehouse
@@ -41,6 +42,18 @@ def count() -> int:
 @snakehouse.tool
 def context() -> tuple[float | None, int | None]:
     return snakehouse.remaining(), snakehouse.session()
+
+
+marked: ContextVar[Any] = ContextVar("marked")
+marked.set("imported")
+
+
+@snakehouse.tool
+def mark(value: Any) -> tuple[Any, int | None]:
+    """What the last call left in the context, and the session."""
+    before = marked.get()
+    marked.set(value)
+    return before, snakehouse.session()
 
 
 class Odd(Exception):

@@ -29,7 +29,7 @@ from snakehouse import tool
 def echo(value):
     return value
 
-snakehouse._loop.Loop._call = lambda *_: os._exit(9)
+snakehouse._loop.Loop._make_ready = lambda *_: os._exit(9)
 ";
 
 #[test]
