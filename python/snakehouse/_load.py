@@ -32,7 +32,7 @@ def load(names: list[str]) -> list[Tool]:
     """
     tools: list[Tool] = []
     for name in names:
-        for tool in find_tools(vars(_import(name))):
+        for tool in find_tools(vars(import_module(name))):
             same = next((other for other in tools if other.name == tool.name), None)
             if same is None:
                 tools.append(tool)
@@ -53,7 +53,8 @@ def load(names: list[str]) -> list[Tool]:
     return tools
 
 
-def _import(name: str) -> ModuleType:
+def import_module(name: str) -> ModuleType:
+    """Import one module by dotted name or path. Raises ``LoadError``, or what the import raises."""
     if "/" not in name and not name.endswith(".py"):
         _put_on_path(os.getcwd())
         return importlib.import_module(name)

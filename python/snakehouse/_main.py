@@ -28,13 +28,20 @@ EXIT_PROTOCOL = 76
 EXIT_ENVIRONMENT = 78
 
 
-def main(names: list[str]) -> NoReturn:
-    """Serve the tools of these modules, then end this process, whatever its threads do."""
+def main(
+    names: list[str], *, preload: list[str] | None = None, failure: dict[str, Any] | None = None
+) -> NoReturn:
+    """Serve the tools of these modules, then end this process, whatever its threads do.
+
+    ``preload`` is imported before them. ``failure`` is what a zygote could not import: it is told.
+    """
     control: socket.socket | None = None
     try:
         faulthandler.enable()
         control, doorbell, has_page = _take()
-        status = _serve(control, doorbell, has_page, names)
+        if failure is None:
+            failure = preload_all(preload or [])
+        status = _serve(control, doorbell, has_page, names, failure)
     except SystemExit as end:
         status = _status(end.code)
     except BaseException:
@@ -43,22 +50,43 @@ def main(names: list[str]) -> NoReturn:
     _leave(control, status)
 
 
-def _serve(control: socket.socket, doorbell: Doorbell, has_page: bool, names: list[str]) -> int:
+def preload_all(names: list[str]) -> dict[str, Any] | None:
+    """Import modules whose tools are not asked for; why that failed."""
+    try:
+        for name in names:
+            _load.import_module(name)
+    except BaseException as error:
+        return _not_loaded(error)
+    return None
+
+
+def _not_loaded(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, _load.LoadError):
+        return _failure.failure("environment", error.code, str(error), hint=error.hint)
+    failure = _failure.from_exception(error, skip=_own_frames(error))
+    failure["code"] = "import_failed"
+    failure["hint"] = "import the module with the same interpreter to see it fail"
+    return failure
+
+
+def _serve(
+    control: socket.socket,
+    doorbell: Doorbell,
+    has_page: bool,
+    names: list[str],
+    failure: dict[str, Any] | None,
+) -> int:
     """Until there is nothing more to serve; gives the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A line is worth more in the log now than in a buffer that dies with the process.
         sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportUnknownMemberType]
     codec = _codec.choose()
     tools: list[Tool] = []
-    failure = None
-    try:
-        tools = _load.load(names)
-    except _load.LoadError as error:
-        failure = _failure.failure("environment", error.code, str(error), hint=error.hint)
-    except BaseException as error:
-        failure = _failure.from_exception(error, skip=_own_frames(error))
-        failure["code"] = "import_failed"
-        failure["hint"] = "import the module with the same interpreter to see it fail"
+    if failure is None:
+        try:
+            tools = _load.load(names)
+        except BaseException as error:
+            failure = _not_loaded(error)
     try:
         control.sendall(_hello(tools, codec.name, has_page, failure))
         if failure is not None:

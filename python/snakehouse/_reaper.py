@@ -5,158 +5,100 @@ as standard input. The reaper starts workers on request, reports how they ended,
 dead worker leaves behind, and, when the host's end of the socket closes, kills and reaps everything
 below itself before it exits. It imports the standard library only and runs no user code.
 
-Owned here: the worker processes and every process that is re-parented to this one. Failures travel
-to the host as messages; a reaper that cannot do its work says so and exits. Waiting is one ``poll``
-on the socket, on the pipe that the signals write to and on starting workers; nothing is polled by
-time, and nothing else blocks.
+Owned here: the worker processes, the zygotes that fork some of them (``_nursery``) and every
+process that is re-parented to this one. Failures travel to the host as messages; a reaper that
+cannot do its work says so and exits. Waiting is one ``poll`` on the socket, on the pipe that the
+signals write to, on zygotes and on starting workers; nothing is polled by time, and nothing else
+blocks.
 
 Why one round of kills after each death is enough: whatever is below this process and alive is
 killed, or below a process that is killed. When that one dies, its children become this process's
 (or a worker's, for which the same holds), and its death wakes the loop. A process that may not be
 killed (it changed its user) is named on standard error, and its end is waited for.
 
+A worker that a zygote forks becomes this process's child before it is known to be up. Its pid is
+written to its report before that, so a look at all reports tells it from what must be ended.
+
 Messages are JSON objects, one to a packet, descriptors beside them:
 
-    host    {"op": "spawn", "id", "argv", "env", "cwd"}    + control, page, lifeline, stdout, stderr
-            ... "limits": {"CPU": [soft, hard]}, "groups": [file]    where the worker is limited
+    host    {"op": "spawn", "id", "argv", "env", "cwd", "limits", "groups", "zygote"}
+                + control, page, lifeline, stdout, stderr; more get the numbers from 5 on
+            {"op": "give_up", "id"}         nobody waits for it: end what holds it up
     reaper  {"event": "ready", "version", "pid"}
             {"event": "failed", "code", "message"}          the reaper cannot work here
-            {"event": "spawned", "id", "pid", "start"}      + pidfd
+            {"event": "taken", "id"}                        a request is being worked on
+            {"event": "spawned", "id", "pid", "start", "zygote", "why"}     + pidfd
             {"event": "refused", "id", "errno", "message"}
             {"event": "exited", "id", "pid", "code", "signal", "cpu_ms"}
             {"event": "ended", "pids"}                      left behind by dead workers, killed
+            {"event": "zygote", "pid", "preload"}           has imported, and forks from now on
+            {"event": "zygote_exited", "pid", "code", "signal"}
+            {"event": "unfit", "preload", "why"}            no zygote can fork these
+
+``zygote`` is null for a program that is executed; else ``argv`` and ``preload`` are the command of
+the zygote, and ``args`` is for the worker. ``argv`` beside it is what to execute if it must be.
+``why`` says why it had to be. ``limits`` are ``{"CPU": [soft, hard]}``, ``groups`` the files
+through which the worker enters its control groups.
 """
 
 from __future__ import annotations
 
-import array
 import errno
-import fcntl
 import json
 import os
-import resource
 import select
 import signal
 import socket
 import sys
 
+if "snakehouse" not in sys.modules:
+    # As a program: the modules beside it are imported without what the package itself imports.
+    _package = type(sys)("snakehouse")
+    _package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
+    sys.modules["snakehouse"] = _package
+
+from snakehouse._birth import (
+    PLACES,
+    PR_SET_CHILD_SUBREAPER,
+    PR_SET_PDEATHSIG,
+    STDERR,
+    Birth,
+    close_all_but,
+    load_prctl,
+    tie_down,
+)
+from snakehouse._nursery import Nursery, key_of
+from snakehouse._packets import HangUp, receive, send
+from snakehouse._processes import (
+    children_of,
+    children_of_all,
+    kill_descendant,
+    kill_group,
+    stat_of,
+)
+from snakehouse._starts import Start
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Sequence
     from types import FrameType
     from typing import Any, NoReturn
 
-    Prctl = Callable[[int, int], None]
-    Message = dict[str, Any]
+    from snakehouse._birth import Prctl
+    from snakehouse._nursery import Key
+    from snakehouse._packets import Message
 
-VERSION = 1
-MAX_MESSAGE = 128 * 1024
+VERSION = 2
 MAX_LISTED = 64
-
-# Where a worker finds its descriptors.
-CONTROL, STDOUT, STDERR, PAGE, LIFELINE = 0, 1, 2, 3, 4
-PLACES = (CONTROL, PAGE, LIFELINE, STDOUT, STDERR)
-FIRST_FREE = 5
 CLOEXEC_READ = os.O_RDONLY | os.O_CLOEXEC
-SCRATCH = 64
-
-PR_SET_PDEATHSIG = 1
-PR_SET_CHILD_SUBREAPER = 36
 
 
-class HostGone(Exception):
-    """The host's end of the socket is closed."""
+class Worker:
+    """A process that was reported as a worker."""
 
-
-def load_prctl() -> Prctl:
-    """``prctl(2)``, or an ImportError where this Python was built without ctypes."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def prctl(option: int, value: int) -> None:
-        if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
-
-    return prctl
-
-
-def stat_of(pid: int | str) -> tuple[int, int] | None:
-    """``(parent, start time)`` of a process, or None when it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
-    except OSError:
-        return None
-    # The command may contain anything; what follows its last parenthesis does not.
-    fields = text[text.rfind(b")") + 2 :].split()
-    return int(fields[1]), int(fields[19])
-
-
-def children_of(pid: int) -> list[int]:
-    """The children of a process, by the kernel's own list."""
-    found: list[int] = []
-    try:
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
-                found.extend(map(int, file.read().split()))
-    except OSError:
-        # It is gone, and its children are somebody else's now.
-        pass
-    return found
-
-
-def children_of_all() -> dict[int, list[int]]:
-    """Every process's children, for kernels without that list: a look at every process."""
-    found: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            stat = stat_of(name)
-            if stat is not None:
-                found.setdefault(stat[0], []).append(int(name))
-    return found
-
-
-def kill_descendant(pid: int, ancestors: Container[int]) -> bool:
-    """SIGKILL to the process with this pid if one of these is its parent; whether it was sent.
-
-    A later owner of the pid is never hit: the descriptor is taken before the parent is looked at.
-    Where no descriptor can be had the process is left for the round after its parent's death.
-    """
-    try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:
-        return False
-    try:
-        stat = stat_of(pid)
-        if stat is None or stat[0] not in ancestors:
-            return False
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        return True
-    except ProcessLookupError:
-        return False
-    finally:
-        os.close(pidfd)
-
-
-def kill_group(pid: int) -> None:
-    """SIGKILL to a process group whose leader is not reaped yet."""
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except OSError:
-        pass
-
-
-class Starting:
-    """A worker between its fork and its exec."""
-
-    def __init__(self, spawn_id: Any, pid: int, report: int) -> None:
+    def __init__(self, spawn_id: Any, key: Key | None) -> None:
         self.spawn_id = spawn_id
-        self.pid = pid
-        # Ends when the worker's program runs (it is close-on-exec) or the child gave up.
-        self.report = report
-        self.failure = b""
+        # Which zygote could fork the next one like it.
+        self.key = key
 
 
 class Reaper:
@@ -166,52 +108,22 @@ class Reaper:
         self.control = control
         self.prctl = prctl
         self.pid = os.getpid()
-        # What the host calls each worker, by pid.
-        self.workers: dict[int, Any] = {}
-        self.starting: dict[int, Starting] = {}
+        self.workers: dict[int, Worker] = {}
+        # All that are asked for and not answered, and those of them whose report is open.
+        self.starts: dict[Any, Start] = {}
+        self.reports: dict[int, Start] = {}
         # Children that were sent SIGKILL and are not reaped yet, and those that cannot be sent it.
         self.killed: set[int] = set()
         self.refusing: set[int] = set()
         self.told_to_end = False
         self.poll = select.poll()
         self.wake = -1
+        self.nursery = Nursery(self)
         # Kept open: it must be readable when no descriptor is left in the system.
         try:
             self.children_fd = os.open(f"/proc/self/task/{self.pid}/children", CLOEXEC_READ)
         except OSError:
             self.children_fd = -1
-
-    # Talking with the host.
-
-    def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """One packet, with copies of these descriptors."""
-        data = json.dumps(message, separators=(",", ":")).encode()
-        ancillary: list[tuple[int, int, array.array[int]]] = []
-        if fds:
-            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-        try:
-            self.control.sendmsg([data], ancillary)
-        except OSError as error:
-            raise HostGone from error
-
-    def receive(self) -> tuple[Message, list[int]]:
-        """The next message and its descriptors, all of them close-on-exec."""
-        space = socket.CMSG_SPACE(SCRATCH * array.array("i").itemsize)
-        try:
-            data, ancillary, flags, _ = self.control.recvmsg(
-                MAX_MESSAGE, space, socket.MSG_CMSG_CLOEXEC
-            )
-        except OSError as error:
-            raise HostGone from error
-        fds: array.array[int] = array.array("i")
-        for level, kind, payload in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
-        if not data:
-            raise HostGone
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            data = b'{"op":"truncated"}'
-        return json.loads(data), list(fds)
 
     # The loop.
 
@@ -226,17 +138,19 @@ class Reaper:
         self.poll.register(self.control, select.POLLIN)
         self.poll.register(self.wake, select.POLLIN)
         try:
-            self.send({"event": "ready", "version": VERSION, "pid": self.pid})
+            self.tell({"event": "ready", "version": VERSION, "pid": self.pid})
             while not self.told_to_end:
                 ready = {fd for fd, _ in self.poll.poll()}
-                for start in [start for start in self.starting.values() if start.report in ready]:
-                    self.follow(start)
+                for fd in ready.intersection(self.reports):
+                    if fd in self.reports:
+                        self.follow(self.reports[fd])
+                self.nursery.hear(ready)
                 if self.wake in ready:
                     drain(self.wake)
                     self.reap()
                 if self.control.fileno() in ready:
-                    self.serve(*self.receive())
-        except HostGone:
+                    self.serve(*receive(self.control))
+        except HangUp:
             pass
         finally:
             self.end_everything()
@@ -245,133 +159,175 @@ class Reaper:
         """Asked to end."""
         self.told_to_end = True
 
-    def serve(self, message: Message, fds: list[int]) -> None:
-        """One request. Its descriptors are closed here in any case."""
-        try:
-            if message.get("op") == "spawn" and len(fds) == len(PLACES):
-                self.spawn(message, fds)
-            else:
-                asked = f"request {message.get('op')!r} with {len(fds)} descriptors"
-                text = f"{asked} is not understood"
-                self.refuse(message.get("id"), errno.EINVAL, text)
-        finally:
-            for fd in fds:
-                os.close(fd)
+    def tell(self, message: Message, *fds: int) -> None:
+        """Says something to the host."""
+        send(self.control, message, fds)
 
-    def refuse(self, spawn_id: Any, code: int | None, message: str) -> None:
-        """A worker that could not be started."""
-        self.send({"event": "refused", "id": spawn_id, "errno": code, "message": message})
+    def serve(self, message: Message, fds: list[int]) -> None:
+        """One request."""
+        op, spawn_id = message.get("op"), message.get("id")
+        if op == "spawn" and len(fds) >= len(PLACES):
+            start = self.starts[spawn_id] = Start(message, fds)
+            self.tell({"event": "taken", "id": spawn_id})
+            self.begin(start)
+            return
+        for fd in fds:
+            os.close(fd)
+        if op == "give_up":
+            # It may have been answered meanwhile.
+            if spawn_id in self.starts:
+                self.give_up(self.starts[spawn_id])
+        else:
+            text = f"request {op!r} with {len(fds)} descriptors is not understood"
+            answer = {"event": "refused", "id": spawn_id, "errno": errno.EINVAL, "message": text}
+            self.tell(answer)
 
     # Starting.
 
-    def spawn(self, message: Message, fds: list[int]) -> None:
-        """Starts a worker. Whether that worked is known when its report ends."""
+    def begin(self, start: Start) -> None:
+        """Has a worker forked by a zygote, or forks it to execute its program."""
+        if not self.nursery.take(start):
+            self.spawn(start)
+
+    def open_report(self, start: Start) -> int:
+        """Opens a start's report and watches it; the end to write to. Raises ``OSError``."""
+        start.report, theirs = os.pipe()
+        start.heard = b""
+        os.set_blocking(start.report, False)
+        self.reports[start.report] = start
+        self.poll.register(start.report, select.POLLIN)
+        return theirs
+
+    def close_report(self, start: Start) -> None:
+        """Stops watching it."""
+        if start.report >= 0:
+            self.poll.unregister(start.report)
+            del self.reports[start.report]
+            os.close(start.report)
+            start.report = -1
+
+    def spawn(self, start: Start) -> None:
+        """Starts a worker's program. Whether that worked is known when its report ends."""
         try:
-            report_read, report_write = os.pipe()
+            report = self.open_report(start)
         except OSError as error:
-            self.refuse(message["id"], error.errno, f"pipe: {error.strerror}")
+            self.refuse(start, error.errno, f"pipe: {error.strerror}")
             return
         try:
             pid = os.fork()
         except OSError as error:
-            os.close(report_read)
-            os.close(report_write)
-            self.refuse(message["id"], error.errno, f"fork: {error.strerror}")
+            os.close(report)
+            self.refuse(start, error.errno, f"fork: {error.strerror}")
             return
         if pid == 0:
-            self.become_worker(message, fds, report_write)
-        os.close(report_write)
-        os.set_blocking(report_read, False)
-        self.starting[pid] = Starting(message["id"], pid, report_read)
-        self.poll.register(report_read, select.POLLIN)
+            self.become_worker(start, report)
+        os.close(report)
+        start.pid = pid
+        start.close_descriptors()
 
-    def follow(self, start: Starting, *, is_dead: bool = False) -> None:
-        """Reads what there is of a report; at its end says how the start went."""
-        try:
-            while piece := os.read(start.report, 4096):
-                start.failure += piece
-        except BlockingIOError:
-            if not is_dead:
-                return
-        self.poll.unregister(start.report)
-        os.close(start.report)
-        del self.starting[start.pid]
-        if start.failure:
-            # It is about to exit, or has.
-            os.waitpid(start.pid, 0)
-            code, _, text = start.failure.decode(errors="replace").partition(" ")
-            self.refuse(start.spawn_id, int(code), text)
-            return
-        # Not reaped before this loop sees it, so neither call can name another process.
-        try:
-            stat = stat_of(start.pid)
-            pidfd = os.pidfd_open(start.pid)
-        except OSError as error:
-            # It is no worker, so it is killed with what is left behind.
-            self.refuse(start.spawn_id, error.errno, f"pidfd: {error.strerror}")
-            self.kill_children(keep=self.workers.keys() | self.starting.keys())
-            return
-        assert stat is not None
-        self.workers[start.pid] = start.spawn_id
-        try:
-            answer = {
-                "event": "spawned",
-                "id": start.spawn_id,
-                "pid": start.pid,
-                "start": stat[1],
-            }
-            self.send(answer, [pidfd])
-        finally:
-            os.close(pidfd)
-
-    def become_worker(self, message: Message, fds: list[int], report: int) -> NoReturn:
+    def become_worker(self, start: Start, report: int) -> NoReturn:
         """Between fork and exec. Never returns."""
-        stage = "start"
+        birth = Birth(self.prctl, report)
+        message = start.message
         try:
-            stage = "process group"
-            os.setpgid(0, 0)
-            stage = "death signal"
-            self.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != self.pid:
-                os._exit(1)
-            # Processes that the worker double-forks stay below it.
-            self.prctl(PR_SET_CHILD_SUBREAPER, 1)
-            stage = "descriptors"
-            report = self.place(fds, report)
-            stage = "lifeline"
-            arm_lifeline()
-            stage = "signals"
-            for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGHUP):
-                signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, [])
-            stage = "limits"
-            set_limits(message)
-            if message.get("cwd") is not None:
-                stage = f"working directory {message['cwd']}"
-                os.chdir(message["cwd"])
-            stage = f"program {message['argv'][0]}"
-            os.execve(message["argv"][0], message["argv"], message["env"])
-        except OSError as error:
-            os.write(report, f"{error.errno} {stage}: {error.strerror}".encode())
+            birth.own_group()
+            birth.die_with(self.pid)
+            birth.adopt()
+            birth.place(start.fds)
+            birth.tie_to_host()
+            tie_down(birth, message)
+            birth.become(message["argv"], message["env"])
         except BaseException as error:
-            os.write(report, f"{errno.EINVAL} {stage}: {error!r}".encode())
+            birth.fail(error)
         finally:
             os._exit(127)
 
-    def place(self, fds: list[int], report: int) -> int:
-        """The worker's descriptors to their numbers, everything else closed."""
-        lifted = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, SCRATCH) for fd in fds]
-        report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, SCRATCH)
-        for fd, target in zip(lifted, PLACES, strict=True):
-            os.dup2(fd, target)
-        for name in os.listdir("/proc/self/fd"):
-            fd = int(name)
-            if fd >= FIRST_FREE and fd != report:
-                try:
-                    os.close(fd)
-                except OSError:
-                    pass
-        return report
+    def follow(self, start: Start, *, is_dead: bool = False) -> None:
+        """Reads what there is of a report, and says how the start went if that is known."""
+        is_over = start.hear() or is_dead
+        if start.zygote is None:
+            if is_over:
+                if start.heard:
+                    # It is about to exit, or has.
+                    os.waitpid(start.pid or 0, 0)
+                    self.refuse_as_told(start, start.heard)
+                else:
+                    self.welcome(start)
+            return
+        is_up, failure = start.understand()
+        if is_up or is_over or start.pid is not None:
+            self.nursery.forked(start)
+        if is_up:
+            self.welcome(start)
+        elif is_over and failure:
+            self.refuse_as_told(start, failure)
+        elif is_over:
+            # Its zygote died, or it did before it was a worker.
+            start.zygote = start.pid = None
+            self.close_report(start)
+            if start.is_given_up:
+                self.refuse(start, errno.ETIMEDOUT, "it was given up")
+            else:
+                self.begin(start)
+
+    def refuse_as_told(self, start: Start, failure: bytes) -> None:
+        """A worker that said which step failed."""
+        code, _, text = failure.decode(errors="replace").partition(" ")
+        self.refuse(start, int(code), text)
+
+    def refuse(self, start: Start, code: int | None, message: str) -> None:
+        """A worker that could not be started."""
+        self.forget(start)
+        answer = {"event": "refused", "id": start.message["id"], "errno": code, "message": message}
+        self.tell(answer)
+
+    def forget(self, start: Start) -> None:
+        """It is answered."""
+        self.close_report(start)
+        start.close_descriptors()
+        self.starts.pop(start.message["id"], None)
+
+    def welcome(self, start: Start) -> None:
+        """A worker runs."""
+        pid, spawn_id = start.pid or 0, start.message["id"]
+        # Not reaped before this loop sees it, so neither call can name another process.
+        try:
+            stat = stat_of(pid)
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            # It is no worker, so it is killed with what is left behind.
+            self.refuse(start, error.errno, f"pidfd: {error.strerror}")
+            self.kill_children()
+            return
+        assert stat is not None
+        asked, zygote = start.message.get("zygote"), start.zygote
+        self.forget(start)
+        self.workers[pid] = Worker(spawn_id, key_of(start.message) if asked else None)
+        answer = {
+            "event": "spawned",
+            "id": spawn_id,
+            "pid": pid,
+            "start": stat[1],
+            "zygote": zygote and zygote.pid,
+            "why": start.why,
+        }
+        try:
+            self.tell(answer, pidfd)
+        finally:
+            os.close(pidfd)
+
+    def give_up(self, start: Start) -> None:
+        """Ends what holds a start up. It is refused then, or was faster."""
+        start.is_given_up = True
+        if self.nursery.give_up(start):
+            self.refuse(start, errno.ETIMEDOUT, "no zygote was ready in time")
+        elif start.pid is not None and stat_of_child(start.pid, self.pid):
+            # Not reaped yet, so the pid is its own.
+            os.kill(start.pid, signal.SIGKILL)
+
+    def keys_of_workers(self) -> set[Key | None]:
+        """Which zygotes have workers that live."""
+        return {worker.key for worker in self.workers.values()}
 
     # Ending.
 
@@ -386,43 +342,60 @@ class Reaper:
             if dead is None:
                 break
             any_dead = True
-            pid = dead.si_pid
-            start = self.starting.get(pid)
-            if start is not None:
-                self.follow(start, is_dead=True)
-                if pid not in self.workers and start.failure:
-                    continue
-            spawn_id = self.workers.pop(pid, None)
-            if spawn_id is not None:
-                # The leader is a zombie: its pid, which names the group, is still its own.
-                kill_group(pid)
-            _, _, usage = os.wait4(pid, 0)
-            self.killed.discard(pid)
-            self.refusing.discard(pid)
-            if spawn_id is not None:
-                exited = dead.si_code == os.CLD_EXITED
-                self.send(
-                    {
-                        "event": "exited",
-                        "id": spawn_id,
-                        "pid": pid,
-                        "code": dead.si_status if exited else None,
-                        "signal": None if exited else dead.si_status,
-                        "cpu_ms": int((usage.ru_utime + usage.ru_stime) * 1000),
-                    }
-                )
+            self.bury(dead)
         if any_dead:
-            ended = self.kill_children(keep=self.workers.keys() | self.starting.keys())
+            ended = self.kill_children()
             if ended:
-                self.send({"event": "ended", "pids": ended[:MAX_LISTED]})
+                self.tell({"event": "ended", "pids": ended[:MAX_LISTED]})
 
-    def kill_children(self, keep: Container[int] = ()) -> list[int]:
-        """SIGKILL to every child that is not kept and to all below it: those it was sent to.
+    def bury(self, dead: os.waitid_result) -> None:
+        """Reports and reaps one child that is dead."""
+        pid = dead.si_pid
+        start = next((start for start in self.reports.values() if start.pid == pid), None)
+        if start is not None:
+            self.follow(start, is_dead=True)
+            if start.zygote is None and start.heard:
+                # Reaped with its failure.
+                return
+        worker = self.workers.pop(pid, None)
+        is_zygote = pid in self.nursery.by_pid
+        if worker is not None or is_zygote:
+            # The leader is a zombie: its pid, which names the group, is still its own.
+            kill_group(pid)
+        _, _, usage = os.wait4(pid, 0)
+        self.killed.discard(pid)
+        self.refusing.discard(pid)
+        exited = dead.si_code == os.CLD_EXITED
+        status = {
+            "pid": pid,
+            "code": dead.si_status if exited else None,
+            "signal": None if exited else dead.si_status,
+        }
+        if worker is not None:
+            cpu_ms = int((usage.ru_utime + usage.ru_stime) * 1000)
+            self.tell({"event": "exited", "id": worker.spawn_id, **status, "cpu_ms": cpu_ms})
+        elif is_zygote:
+            self.tell({"event": "zygote_exited", **status})
+            self.nursery.died(pid)
+
+    def kill_children(self, *, all_of_them: bool = False) -> list[int]:
+        """SIGKILL to every child that is of no use and to all below it: those it was sent to.
 
         Children that have it already are left alone, with what is below them: it comes up here.
         """
         below = children_of_all() if self.children_fd < 0 else None
         children = below.get(self.pid, []) if below is not None else self.children()
+        newborn: list[Start] = []
+        keep: set[int] = set()
+        if not all_of_them:
+            # After the look: what a zygote forked was in its report before it was in the list.
+            for start in self.reports.values():
+                if start.zygote is not None:
+                    start.hear()
+                    start.understand()
+                    newborn.append(start)
+            keep.update(self.workers, self.nursery.by_pid)
+            keep.update(start.pid for start in self.reports.values() if start.pid is not None)
         mine = {pid for pid in children if pid not in keep and pid not in self.killed}
         doomed = list(mine)
         ancestors = {self.pid, *mine}
@@ -444,6 +417,10 @@ class Reaper:
                 self.say_refused(pid, error)
             else:
                 sent.append(pid)
+        for start in newborn:
+            # What was read here wakes nobody again.
+            if start.report >= 0:
+                self.follow(start)
         return sent
 
     def children(self) -> list[int]:
@@ -478,32 +455,14 @@ class Reaper:
                     self.refusing.discard(pid)
             except ChildProcessError:
                 return
-            self.kill_children()
+            self.kill_children(all_of_them=True)
             poll.poll()
 
 
-def set_limits(message: Message) -> None:
-    """Puts this process into its control groups, then under the limits of its own."""
-    for door in message.get("groups", ()):
-        fd = os.open(door, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, b"0")
-        finally:
-            os.close(fd)
-    for name, (soft, hard) in message.get("limits", {}).items():
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (soft, hard))
-
-
-def arm_lifeline() -> None:
-    """The kernel kills this process group when the host's end of the pipe closes."""
-    fcntl.fcntl(LIFELINE, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(LIFELINE, fcntl.F_SETOWN, -os.getpid())
-    flags = fcntl.fcntl(LIFELINE, fcntl.F_GETFL)
-    fcntl.fcntl(LIFELINE, fcntl.F_SETFL, flags | os.O_ASYNC)
-    poll = select.poll()
-    poll.register(LIFELINE, select.POLLIN)
-    if poll.poll(0):
-        os._exit(1)
+def stat_of_child(pid: int, parent: int) -> bool:
+    """Whether a process is a child of this one."""
+    stat = stat_of(pid)
+    return stat is not None and stat[0] == parent
 
 
 def ignore(_signal: int, _frame: FrameType | None) -> None:
@@ -538,13 +497,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     os.dup2(os.open("/dev/null", os.O_RDWR), 0)
-    for name in os.listdir("/proc/self/fd"):
-        fd = int(name)
-        if fd > STDERR and fd != control.fileno():
-            try:
-                os.close(fd)
-            except OSError:
-                pass
+    close_all_but({0, 1, STDERR, control.fileno()})
     Reaper(control, prctl).run()
     return 0
 

@@ -1,7 +1,9 @@
-"""The worker process: ``python worker.py [MODULE-OR-FILE ...]``.
+"""The worker process: ``python worker.py [--preload=NAME ...] [MODULE-OR-FILE ...]``.
 
 The arguments are modules by dotted name (the working directory is importable) or files by path
-(what lies beside one is importable). Their tools are announced and served. Environment:
+(what lies beside one is importable). Their tools are announced and served. What is preloaded is
+imported before them, and its tools are not served. ``worker.py --zygote [NAME ...]`` is a process
+that imports the names and forks workers for the reaper, see ``_zygote``. Environment of a worker:
 
 ``SNAKEHOUSE_FD``
     number of the inherited control socket; 0, standard input, is the usual place
@@ -28,5 +30,13 @@ from snakehouse._main import main
 
 __all__ = ["main"]
 
+PRELOAD = "--preload="
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if sys.argv[1:2] == ["--zygote"]:
+        from snakehouse import _zygote
+
+        _zygote.run(sys.argv[2:])
+    preload = [name.removeprefix(PRELOAD) for name in sys.argv[1:] if name.startswith(PRELOAD)]
+    sys.argv[1:] = [name for name in sys.argv[1:] if not name.startswith(PRELOAD)]
+    main(sys.argv[1:], preload=preload)

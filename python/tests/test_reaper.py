@@ -51,6 +51,7 @@ class Reaper:
         self.socket.sendmsg([json.dumps(message).encode()], rights)
         os.close(null)
         os.close(lifeline)
+        assert self.expect("taken")["id"] == self._count
         return self._count
 
     def python(self, code: str, **options: Any) -> int:
@@ -223,9 +224,9 @@ def test_it_sleeps_while_something_below_it_cannot_be_ended(
             "    if b'UNTOUCHABLE=' in open(f'/proc/{pid}/environ', 'rb').read():\n"
             "        raise PermissionError(1, 'Operation not permitted')\n"
             "    kill(pid, number)\n"
-            "def counted(self, keep=()):\n"
+            "def counted(self, **options):\n"
             "    os.write(2, b'round\\n')\n"
-            "    return rounds(self, keep)\n"
+            "    return rounds(self, **options)\n"
             "reaper.os.kill = refuse\n"
             "reaper.os.killpg = refuse\n"
             "reaper.Reaper.kill_children = counted"

@@ -268,6 +268,7 @@ impl Dispatcher {
             incarnation: seat.incarnation,
             state: seat.state(),
             pid: seat.pid,
+            birth: seat.birth.clone(),
             calls: seat.answered,
             in_flight: seat.in_flight(),
             window: seat.window.size(),

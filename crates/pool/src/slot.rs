@@ -151,7 +151,7 @@ async fn begin<'a>(
         () = stop.cancelled() => return Ok(None),
         process = shared.reaper.spawn(worker, command, shared.config.start_within) => process?,
     };
-    shared.lock().started(place, process.pid);
+    shared.lock().started(place, process.pid, process.birth.clone());
     let captures = process.output.take().map(|(stdout, stderr)| {
         let output = &shared.outputs[place];
         let capture = |name, stream, pipe| {

@@ -9,7 +9,7 @@ use snakehouse_wire::{FD_VARIABLE, PAGE_FD_VARIABLE};
 use crate::environment;
 use crate::interpreter::Interpreter;
 use crate::limits::Limits;
-use crate::reaper::Command;
+use crate::reaper::{Command, Zygote};
 
 /// Where the reaper puts a worker's control socket and page. Standard input, because that is the
 /// one descriptor a Rust program can take over without `unsafe`.
@@ -56,8 +56,17 @@ pub enum Mode {
 
 #[derive(Clone, Debug)]
 enum Kind {
-    Python { interpreter: Interpreter, modules: Vec<String>, path: Vec<PathBuf> },
-    Program { path: PathBuf, args: Vec<String> },
+    Python {
+        interpreter: Interpreter,
+        modules: Vec<String>,
+        path: Vec<PathBuf>,
+        preload: Vec<String>,
+        forked: bool,
+    },
+    Program {
+        path: PathBuf,
+        args: Vec<String>,
+    },
 }
 
 impl WorkerSpec {
@@ -66,7 +75,8 @@ impl WorkerSpec {
     /// Cancelled calls are interrupted in Python; one that is not back after 2 s costs the worker
     /// its life (see [`cancel_grace`](Self::cancel_grace)).
     pub fn python(name: impl Into<String>, interpreter: Interpreter) -> Self {
-        let kind = Kind::Python { interpreter, modules: Vec::new(), path: Vec::new() };
+        let (modules, path, preload) = (Vec::new(), Vec::new(), Vec::new());
+        let kind = Kind::Python { interpreter, modules, path, preload, forked: true };
         Self {
             name: name.into(),
             cancel_grace: Some(Duration::from_secs(2)),
@@ -105,6 +115,39 @@ impl WorkerSpec {
     pub fn module(mut self, module: impl Into<String>) -> Self {
         if let Kind::Python { modules, .. } = &mut self.kind {
             modules.push(module.into());
+        }
+        self
+    }
+
+    /// Modules that are imported once, by a zygote that then forks the workers: they start in
+    /// milliseconds and share the memory of what was imported. Dotted names or paths, as for
+    /// [`module`](Self::module); may be repeated. Does nothing for programs.
+    ///
+    /// The default is an empty list: then only the worker's own modules are shared. One zygote
+    /// serves all pools of a reaper with the same interpreter, list, environment and directory.
+    /// A worker starts with what the modules held when they were imported: change one, and workers
+    /// see it after the zygote's end. The hash seed is the zygote's; `random`, `numpy.random` and
+    /// `torch` are seeded anew in each worker, generators that a module made are not.
+    ///
+    /// Where a fork would not be safe, because an import started a thread or a process, opened a
+    /// device, a socket or a file for writing, each worker is started by itself and imports the
+    /// list itself; [`WorkerInfo::birth`](crate::WorkerInfo::birth) and
+    /// [`Reaper::zygotes`](crate::Reaper::zygotes) name the import. A library that holds a GPU is
+    /// such a case; better say [`spawn`](Self::spawn) then.
+    #[must_use]
+    pub fn preload<M: Into<String>>(mut self, names: impl IntoIterator<Item = M>) -> Self {
+        if let Kind::Python { preload, .. } = &mut self.kind {
+            preload.extend(names.into_iter().map(Into::into));
+        }
+        self
+    }
+
+    /// Starts each worker by itself, without a zygote: an interpreter and all imports per worker.
+    /// The choice for libraries that hold a GPU. Does nothing for programs.
+    #[must_use]
+    pub fn spawn(mut self) -> Self {
+        if let Kind::Python { forked, .. } = &mut self.kind {
+            *forked = false;
         }
         self
     }
@@ -169,21 +212,27 @@ impl WorkerSpec {
         };
         let mut env: BTreeMap<_, _> = environment::inherited().collect();
         env.extend(environment::MALLOC.map(|(k, v)| (k.to_owned(), v.to_owned())));
-        let argv = match &self.kind {
+        let (argv, zygote) = match &self.kind {
             Kind::Program { path, args } => {
                 let mut argv = vec![text(path)?];
                 argv.extend(args.iter().cloned());
-                argv
+                (argv, None)
             }
-            Kind::Python { interpreter, modules, path } => {
+            Kind::Python { interpreter, modules, path, preload, forked } => {
                 if !path.is_empty() {
                     let search: Result<Vec<_>, _> = path.iter().map(|path| text(path)).collect();
                     env.insert("PYTHONPATH".to_owned(), search?.join(":"));
                 }
                 // -P: what lies in the working directory is not in front of everything.
                 let mut argv = vec![text(interpreter.path())?, "-P".to_owned(), text(program)?];
+                let zygote = forked.then(|| Zygote {
+                    argv: argv.iter().cloned().chain(["--zygote".to_owned()]).collect(),
+                    preload: preload.clone(),
+                    args: modules.clone(),
+                });
+                argv.extend(preload.iter().map(|name| format!("--preload={name}")));
                 argv.extend(modules.iter().cloned());
-                argv
+                (argv, zygote)
             }
         };
         env.extend(self.env.clone());
@@ -193,6 +242,6 @@ impl WorkerSpec {
         }
         env.insert(FD_VARIABLE.to_owned(), CONTROL_FD.to_owned());
         env.insert(PAGE_FD_VARIABLE.to_owned(), PAGE_FD.to_owned());
-        Ok(Command { argv, env, cwd: self.cwd.clone(), limits: self.limits.clone() })
+        Ok(Command { argv, env, cwd: self.cwd.clone(), limits: self.limits.clone(), zygote })
     }
 }

@@ -41,6 +41,24 @@ pub enum WorkerState {
     Dead,
 }
 
+/// How a worker's process was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Birth {
+    /// A zygote forked it.
+    Forked {
+        /// The zygote's process.
+        zygote: u32,
+    },
+    /// Its program was executed.
+    Executed {
+        /// Why no zygote forked it, if one was meant to: what in the preload list forbids a fork,
+        /// or what happened to the zygotes.
+        why: Option<String>,
+    },
+}
+
 /// One worker at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerInfo {
@@ -52,6 +70,8 @@ pub struct WorkerInfo {
     pub state: WorkerState,
     /// Its process, while it has one.
     pub pid: Option<u32>,
+    /// How that process was made.
+    pub birth: Option<Birth>,
     /// Calls answered by all its incarnations.
     pub calls: u64,
     /// Calls it has now, those sent ahead included.

@@ -16,7 +16,7 @@ use crate::call::{Call, CallError};
 use crate::death::{Death, KillReason};
 use crate::phase::{Phase, Step};
 use crate::window::Window;
-use crate::worker::{Life, WorkerRef};
+use crate::worker::{Birth, Life, WorkerRef};
 
 use super::ledger::List;
 use super::seat::Why;
@@ -77,8 +77,9 @@ impl Dispatcher {
     }
 
     /// The incarnation has a process.
-    pub(crate) fn started(&mut self, place: usize, pid: u32) {
+    pub(crate) fn started(&mut self, place: usize, pid: u32, birth: Birth) {
         self.seats[place].pid = Some(pid);
+        self.seats[place].birth = Some(birth);
     }
 
     /// The incarnation said hello.
@@ -144,6 +145,7 @@ impl Dispatcher {
         let mut given = std::mem::take(&mut seat.given);
         let mut outbox = std::mem::take(&mut seat.outbox);
         seat.pid = None;
+        seat.birth = None;
         seat.streams = 0;
         seat.retire = None;
         seat.too_old = None;

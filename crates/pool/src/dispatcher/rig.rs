@@ -136,7 +136,7 @@ impl Rig {
         }
         self.workers[place].stop = stop;
         self.workers[place].alive = true;
-        self.dispatcher.started(place, 100);
+        self.dispatcher.started(place, 100, crate::Birth::Executed { why: None });
         self.check();
         true
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::phase::Phase;
 use crate::window::Window;
-use crate::worker::{Life, WorkerState};
+use crate::worker::{Birth, Life, WorkerState};
 
 use super::ledger::{List, Ticket};
 
@@ -34,6 +34,7 @@ pub(crate) struct Seat {
     pub(super) closing: bool,
     pub(super) incarnation: Incarnation,
     pub(super) pid: Option<u32>,
+    pub(super) birth: Option<Birth>,
     pub(super) restarts: u64,
     /// Calls answered by all its incarnations.
     pub(super) answered: u64,
@@ -81,6 +82,7 @@ impl Seat {
             closing: false,
             incarnation: Incarnation(0),
             pid: None,
+            birth: None,
             restarts: 0,
             answered: 0,
             window: Window::new(),

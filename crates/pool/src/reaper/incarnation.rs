@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, BufRead, BufReader};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command as StdCommand, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,9 +22,11 @@ use crate::limits::Limits;
 use crate::oom::OomCounter;
 use crate::os::{Group, Pidfd, Seqpacket};
 use crate::sweep::{RUN_ENV, sweep};
+use crate::worker::Birth;
 
 use super::message::{Event, MAX_MESSAGE, Request, VERSION};
 use super::process::{Command, Ends, Process};
+use super::zygotes::Zygotes;
 use super::{QUEUE, Shared, State};
 
 /// A cold interpreter on a loaded machine takes 2 s.
@@ -34,6 +36,14 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 /// sweep do it without the reaper.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
+/// What the handle asks the loop for.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    Spawn(Box<Spawn>),
+    /// Nobody waits any more for this one.
+    GiveUp(u64),
+}
+
 /// A request to start a worker.
 #[derive(Debug)]
 pub(crate) struct Spawn {
@@ -42,12 +52,15 @@ pub(crate) struct Spawn {
     pub(super) command: Command,
     /// What it runs in, if its limits need that.
     pub(super) group: Option<Group>,
+    /// Told when the reaper has the request.
+    pub(super) taken: oneshot::Sender<()>,
     pub(super) reply: oneshot::Sender<Result<Process, PoolError>>,
 }
 
 /// A request on its way, with the host's ends.
 struct Pending {
     worker: WorkerId,
+    taken: Option<oneshot::Sender<()>>,
     reply: oneshot::Sender<Result<Process, PoolError>>,
     control: UnixStream,
     page: HostPage,
@@ -70,8 +83,7 @@ struct Living {
 /// A packet that waits for room in the socket.
 struct Packet {
     data: Vec<u8>,
-    page: OwnedFd,
-    theirs: [OwnedFd; 4],
+    fds: Vec<OwnedFd>,
 }
 
 /// Runs one reaper until it dies or the scope stops. Leaves no process of this run behind.
@@ -85,6 +97,7 @@ pub(super) async fn run(ctx: &ChildCtx, shared: &Shared) -> Result<(), PoolError
     let pidfd = Arc::new(Pidfd::open(process.id()).map_err(PoolError::os("open a pidfd"))?);
     let (requests, inbox) = mpsc::channel(QUEUE);
     let mut reaper = Loop {
+        zygotes: &shared.zygotes,
         socket,
         inbox,
         buffer: vec![0; MAX_MESSAGE],
@@ -115,6 +128,7 @@ pub(super) async fn run(ctx: &ChildCtx, shared: &Shared) -> Result<(), PoolError
     };
     // Nobody can be started by it any more; who asks now waits for the next one.
     shared.state.send_replace(State::Starting);
+    shared.zygotes.clear();
     // Closes the socket and every lifeline, and tells everybody who waits.
     reaper.end();
     // One that somebody stopped could not end.
@@ -179,11 +193,12 @@ fn last_words(process: &mut Child) -> String {
     last.map(|line| format!(": {line}")).unwrap_or_default()
 }
 
-struct Loop {
+struct Loop<'a> {
+    zygotes: &'a Zygotes,
     socket: Seqpacket,
-    inbox: mpsc::Receiver<Spawn>,
+    inbox: mpsc::Receiver<Ask>,
     buffer: Vec<u8>,
-    /// At most one packet per pending spawn; new ones are taken only when it is empty.
+    /// At most one packet; a request is taken only when there is none.
     outbox: VecDeque<Packet>,
     pending: HashMap<u64, Pending>,
     living: HashMap<u64, Living>,
@@ -193,7 +208,7 @@ struct Loop {
     oom: Arc<OomCounter>,
 }
 
-impl Loop {
+impl Loop<'_> {
     /// Waits for its first words.
     async fn ready(&mut self) -> Result<(), PoolError> {
         match self.receive().await? {
@@ -223,7 +238,10 @@ impl Loop {
                     // Closes the worker's ends on this side.
                     self.outbox.pop_front();
                 }
-                Some(spawn) = self.inbox.recv(), if self.outbox.is_empty() => self.begin(spawn),
+                Some(ask) = self.inbox.recv(), if self.outbox.is_empty() => match ask {
+                    Ask::Spawn(spawn) => self.begin(*spawn),
+                    Ask::GiveUp(id) => self.give_up(id)?,
+                },
             }
         }
     }
@@ -233,21 +251,21 @@ impl Loop {
     }
 
     fn begin(&mut self, spawn: Spawn) {
-        let Spawn { id, worker, command, group, reply } = spawn;
+        let Spawn { id, worker, command, group, taken, reply } = spawn;
         match prepare(id, &command, group.as_ref()) {
             Ok((packet, ends)) => {
                 self.outbox.push_back(packet);
                 let (control, page, stdout, stderr, lifeline) = ends;
-                let limits = command.limits;
                 let pending = Pending {
                     worker,
+                    taken: Some(taken),
                     reply,
                     control,
                     page,
                     stdout,
                     stderr,
                     lifeline,
-                    limits,
+                    limits: command.limits,
                     group,
                 };
                 self.pending.insert(id, pending);
@@ -259,9 +277,23 @@ impl Loop {
         }
     }
 
+    fn give_up(&mut self, id: u64) -> Result<(), PoolError> {
+        if self.pending.contains_key(&id) {
+            let data = serde_json::to_vec(&Request::GiveUp { id })
+                .map_err(|error| PoolError::reaper_gone(error.to_string()))?;
+            self.outbox.push_back(Packet { data, fds: Vec::new() });
+        }
+        Ok(())
+    }
+
     fn handle(&mut self, event: Event, fds: Vec<OwnedFd>) -> Result<(), PoolError> {
         match event {
-            Event::Spawned { id, pid, start } => {
+            Event::Taken { id } => {
+                let taken = self.pending.get_mut(&id).and_then(|pending| pending.taken.take());
+                // If nobody waits any more, nobody needs to know.
+                let _told = taken.map(|taken| taken.send(()));
+            }
+            Event::Spawned { id, pid, start, zygote, why } => {
                 let (Some(pending), Some(pidfd)) =
                     (self.pending.remove(&id), fds.into_iter().next())
                 else {
@@ -275,6 +307,10 @@ impl Loop {
                 let process = Pidfd::adopt(pidfd)
                     .map(|pidfd| Process {
                         pid,
+                        birth: match zygote {
+                            Some(zygote) => Birth::Forked { zygote },
+                            None => Birth::Executed { why },
+                        },
                         pidfd,
                         control: pending.control,
                         page: pending.page,
@@ -303,6 +339,22 @@ impl Loop {
                     self.graves.extend(living.group);
                 }
                 self.graves.retain_mut(|group| !group.remove());
+            }
+            Event::Zygote { pid, preload } => {
+                tracing::info!(pid, ?preload, "zygote forks workers");
+                self.zygotes.serves(pid, preload);
+            }
+            Event::ZygoteExited { pid, code, signal } => {
+                tracing::info!(pid, code, signal, "zygote ended");
+                self.zygotes.exited(pid);
+            }
+            Event::Unfit { preload, why } => {
+                tracing::warn!(
+                    ?preload,
+                    why,
+                    "no zygote can fork these workers, they are executed"
+                );
+                self.zygotes.unfit(preload, why);
             }
             Event::Ended { pids } => {
                 tracing::info!(?pids, "processes that a worker left behind were ended");
@@ -339,9 +391,7 @@ async fn receive(
 
 async fn send_first(socket: &Seqpacket, outbox: &VecDeque<Packet>) -> Result<(), PoolError> {
     let Some(packet) = outbox.front() else { return Ok(()) };
-    let [control, lifeline, stdout, stderr] = &packet.theirs;
-    let fds =
-        [control.as_fd(), packet.page.as_fd(), lifeline.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    let fds: Vec<BorrowedFd<'_>> = packet.fds.iter().map(AsFd::as_fd).collect();
     let sent: io::Result<()> = socket.send(&packet.data, &fds).await;
     sent.map_err(|error| PoolError::reaper_gone(format!("its socket failed: {error}")))
 }
@@ -366,6 +416,7 @@ fn prepare(
         cwd,
         limits: &command.limits.resources(),
         groups: &groups.unwrap_or_default(),
+        zygote: command.zygote.as_ref(),
     };
     let data = serde_json::to_vec(&request).map_err(|error| error.to_string())?;
     if data.len() > MAX_MESSAGE {
@@ -375,7 +426,6 @@ fn prepare(
         ));
     }
     let ends = Ends::new().map_err(|error| format!("sockets and pipes: {error}"))?;
-    let page = ends.page.as_fd().try_clone_to_owned().map_err(|error| error.to_string())?;
-    let packet = Packet { data, page, theirs: ends.theirs };
+    let packet = Packet { data, fds: ends.theirs };
     Ok((packet, (ends.control, ends.page, ends.stdout, ends.stderr, ends.lifeline)))
 }

@@ -8,12 +8,14 @@ use serde::{Deserialize, Serialize};
 pub(super) const MAX_MESSAGE: usize = 128 * 1024;
 
 /// The version that this host speaks.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
-/// What the host asks. The descriptors travel beside it: control, page, lifeline, stdout, stderr.
+/// What the host asks.
 #[derive(Debug, Serialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub(super) enum Request<'a> {
+    /// A worker. Its descriptors travel beside this: control, page, lifeline, stdout, stderr; more
+    /// get the numbers from 5 on.
     Spawn {
         id: u64,
         argv: &'a [String],
@@ -25,7 +27,22 @@ pub(super) enum Request<'a> {
         /// Files that the worker writes `0` to before it runs: the doors of its control groups.
         #[serde(skip_serializing_if = "<[_]>::is_empty")]
         groups: &'a [String],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        zygote: Option<&'a Zygote>,
     },
+    /// Nobody waits for a worker any more: what holds it up is ended.
+    GiveUp { id: u64 },
+}
+
+/// Which process can fork a worker, so that its program need not be executed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Zygote {
+    /// Its command, without the names of what it imports.
+    pub(crate) argv: Vec<String>,
+    /// What it imports.
+    pub(crate) preload: Vec<String>,
+    /// The worker's arguments.
+    pub(crate) args: Vec<String>,
 }
 
 /// What the reaper reports.
@@ -36,8 +53,11 @@ pub(super) enum Event {
     Ready { version: u32, pid: u32 },
     /// It cannot work here, and is about to exit.
     Failed { code: String, message: String },
-    /// A worker runs; its pidfd travels beside this.
-    Spawned { id: u64, pid: u32, start: u64 },
+    /// A request for a worker has arrived.
+    Taken { id: u64 },
+    /// A worker runs; its pidfd travels beside this. Who forked it, or why no zygote did although
+    /// one was asked for.
+    Spawned { id: u64, pid: u32, start: u64, zygote: Option<u32>, why: Option<String> },
     /// A worker could not be started.
     Refused { id: Option<u64>, errno: i32, message: String },
     /// A worker ended and is reaped.
@@ -50,6 +70,12 @@ pub(super) enum Event {
         #[serde(default)]
         cpu_ms: Option<u64>,
     },
+    /// A zygote has imported its list and can fork.
+    Zygote { pid: u32, preload: Vec<String> },
+    /// A zygote ended and is reaped.
+    ZygoteExited { pid: u32, code: Option<i32>, signal: Option<i32> },
+    /// No zygote can fork such workers; their program is executed.
+    Unfit { preload: Vec<String>, why: String },
     /// Processes that a dead worker left behind were killed; the first of them.
     Ended { pids: Vec<u32> },
 }
@@ -67,19 +93,29 @@ mod tests {
         );
         let env = [("A".to_owned(), "b".to_owned())].into();
         let (argv, doors) = (["/x".to_owned()], ["/g/cgroup.procs".to_owned()]);
-        let spawn = |limits: &BTreeMap<&'static str, [u64; 2]>, groups: &[String]| {
+        let spawn = |limits: &BTreeMap<&'static str, [u64; 2]>, groups: &[String], zygote| {
             let request =
-                Request::Spawn { id: 1, argv: &argv, env: &env, cwd: None, limits, groups };
+                Request::Spawn { id: 1, argv: &argv, env: &env, cwd: None, limits, groups, zygote };
             serde_json::to_string(&request).unwrap()
         };
         assert_eq!(
-            spawn(&BTreeMap::new(), &[]),
+            spawn(&BTreeMap::new(), &[], None),
             r#"{"op":"spawn","id":1,"argv":["/x"],"env":{"A":"b"},"cwd":null}"#
         );
-        let limited = spawn(&[("CPU", [1, 2])].into(), &doors);
+        let limited = spawn(&[("CPU", [1, 2])].into(), &doors, None);
         assert!(
             limited.ends_with(r#""limits":{"CPU":[1,2]},"groups":["/g/cgroup.procs"]}"#),
             "{limited}"
+        );
+        let [argv, preload, args] = ["/z", "numpy", "a.py"].map(|name| vec![name.to_owned()]);
+        let forked = spawn(&BTreeMap::new(), &[], Some(&Zygote { argv, preload, args }));
+        assert!(
+            forked.ends_with(r#""zygote":{"argv":["/z"],"preload":["numpy"],"args":["a.py"]}}"#),
+            "{forked}"
+        );
+        assert_eq!(
+            serde_json::to_string(&Request::GiveUp { id: 1 }).unwrap(),
+            r#"{"op":"give_up","id":1}"#
         );
     }
 }

@@ -13,6 +13,7 @@
 mod incarnation;
 mod message;
 mod process;
+mod zygotes;
 
 use std::fmt;
 use std::io;
@@ -26,7 +27,9 @@ use snakehouse_supervise::{BoxError, Child, ChildSpec, Lane, Scope};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+pub(crate) use message::Zygote;
 pub(crate) use process::{Command, Process};
+pub use zygotes::{ZygoteInfo, ZygoteState};
 
 use crate::error::PoolError;
 use crate::interpreter::Interpreter;
@@ -36,12 +39,13 @@ use crate::package::Package;
 use crate::start_delay::StartDelay;
 use crate::starts::Starts;
 
-use self::incarnation::Spawn;
+use self::incarnation::{Ask, Spawn};
+use self::zygotes::Zygotes;
 
 /// Spawn requests that may wait for the reaper.
 const QUEUE: usize = 64;
 
-/// A fork and an exec take it milliseconds; on the most loaded machine, not this long.
+/// To say that it has a request takes it milliseconds; on the most loaded machine, not this long.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Its clean-up is bounded by less than this.
@@ -73,6 +77,7 @@ pub(crate) struct Shared {
     /// Starts the reaper from its one permanent thread, and sweeps.
     lane: Lane,
     state: watch::Sender<State>,
+    zygotes: Zygotes,
     delay: StartDelay,
     /// Whose turn it is to start a worker, over all pools.
     starts: Starts,
@@ -84,7 +89,7 @@ pub(crate) struct Shared {
 #[derive(Clone, Debug)]
 pub(crate) enum State {
     Starting,
-    Up { pid: u32, pidfd: Arc<Pidfd>, requests: mpsc::Sender<Spawn> },
+    Up { pid: u32, pidfd: Arc<Pidfd>, requests: mpsc::Sender<Ask> },
     Down { message: String, unfit: Option<String>, os: Option<(&'static str, i32)> },
 }
 
@@ -131,6 +136,7 @@ impl Reaper {
             package,
             lane,
             state: watch::Sender::new(State::Starting),
+            zygotes: Zygotes::default(),
             delay: StartDelay::default(),
             starts: Starts::new(),
             next_id: AtomicU64::new(1),
@@ -181,6 +187,11 @@ impl Reaper {
         self.child.restarts()
     }
 
+    /// The processes that fork its workers, and the preload lists that none can fork.
+    pub fn zygotes(&self) -> Vec<ZygoteInfo> {
+        self.shared.zygotes.all()
+    }
+
     /// The token that every process below it carries in `SNAKEHOUSE_RUN`.
     pub fn run_token(&self) -> &RunToken {
         &self.shared.config.run_token
@@ -201,9 +212,13 @@ impl Reaper {
         self.shared.mend_package().await;
     }
 
-    /// Starts a worker. Waits for a reaper that is up, and as long again for its answer, but not
-    /// longer than [`ANSWER_WITHIN`]: a reaper that does not answer is killed, and with it
-    /// everything below it, since a host without a reaper that works has no workers for long.
+    /// Starts a worker: has it forked by a zygote if the command names one, else executed.
+    ///
+    /// Waits `within` for a reaper that is up, and as long again for the process: a zygote imports
+    /// its list first, and a program may lie on a slow disk. What holds it up longer is ended. A
+    /// reaper that does not say within [`ANSWER_WITHIN`] that it has the request is killed, and
+    /// with it everything below it, since a host without a reaper that works has no workers for
+    /// long.
     ///
     /// Cancel safe: a worker that starts for nobody is killed.
     pub(crate) async fn spawn(
@@ -222,21 +237,28 @@ impl Reaper {
         let State::Up { pid, pidfd, requests } = up else { return Err(PoolError::Stopped) };
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         let group = self.group(id, worker, &command).await?;
-        let (reply, answer) = oneshot::channel();
-        let request = Spawn { id, worker, command, group, reply };
+        let (reply, mut answer) = oneshot::channel();
+        let (taken, told) = oneshot::channel();
+        let request = Ask::Spawn(Box::new(Spawn { id, worker, command, group, taken, reply }));
         let gone = |_| PoolError::reaper_gone("it ended before it started the worker");
         let asked = async {
             requests.send(request).await.map_err(|_| gone(()))?;
-            answer.await.map_err(|_| gone(()))?
+            // Also ends when the request could not be made.
+            Ok(told.await.is_ok())
         };
-        match timeout(within.min(ANSWER_WITHIN), asked).await {
-            Ok(process) => process,
-            Err(_elapsed) => {
-                tracing::error!(pid, %worker, "reaper does not answer and is killed");
-                pidfd.kill().map_err(PoolError::os("kill the reaper"))?;
-                Err(PoolError::reaper_gone("it did not answer in time and is replaced"))
+        if let Ok(is_taken) = timeout(within.min(ANSWER_WITHIN), asked).await {
+            let patience = if is_taken? { within } else { ANSWER_WITHIN };
+            if let Ok(process) = timeout(patience, &mut answer).await {
+                return process.map_err(|_| gone(()))?;
+            }
+            requests.send(Ask::GiveUp(id)).await.map_err(|_| gone(()))?;
+            if let Ok(process) = timeout(ANSWER_WITHIN, answer).await {
+                return process.map_err(|_| gone(()))?;
             }
         }
+        tracing::error!(pid, %worker, "reaper does not answer and is killed");
+        pidfd.kill().map_err(PoolError::os("kill the reaper"))?;
+        Err(PoolError::reaper_gone("it did not answer in time and is replaced"))
     }
 
     /// The control group that the command's limits need.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use snakehouse_wire::page::HostPage;
@@ -13,6 +13,9 @@ use tokio::sync::oneshot;
 use crate::death::Death;
 use crate::limits::Limits;
 use crate::os::{self, Pidfd};
+use crate::worker::Birth;
+
+use super::message::Zygote;
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -25,12 +28,15 @@ pub(crate) struct Command {
     pub(crate) cwd: Option<PathBuf>,
     /// What it may use.
     pub(crate) limits: Limits,
+    /// What can fork it.
+    pub(crate) zygote: Option<Zygote>,
 }
 
 /// A running worker. Dropping it kills it.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
+    pub(crate) birth: Birth,
     pub(crate) pidfd: Pidfd,
     pub(crate) control: UnixStream,
     pub(crate) page: HostPage,
@@ -57,9 +63,8 @@ pub(super) struct Ends {
     pub(super) stderr: pipe::Receiver,
     /// While the host holds this, the worker's process group lives.
     pub(super) lifeline: OwnedFd,
-    /// In the order of the request: control, lifeline, stdout, stderr. The page is between the
-    /// first two, borrowed from `page`.
-    pub(super) theirs: [OwnedFd; 4],
+    /// In the order of the request: control, page, lifeline, stdout, stderr.
+    pub(super) theirs: Vec<OwnedFd>,
 }
 
 impl Ends {
@@ -69,13 +74,21 @@ impl Ends {
         let (their_lifeline, lifeline) = os::pipe()?;
         let (stdout, their_stdout) = os::pipe()?;
         let (stderr, their_stderr) = os::pipe()?;
+        let page = HostPage::create()?;
+        let their_page = page.as_fd().try_clone_to_owned()?;
         Ok(Self {
             control: UnixStream::from_std(control)?,
-            page: HostPage::create()?,
+            page,
             stdout: pipe::Receiver::from_owned_fd(stdout)?,
             stderr: pipe::Receiver::from_owned_fd(stderr)?,
             lifeline,
-            theirs: [their_control.into(), their_lifeline, their_stdout, their_stderr],
+            theirs: vec![
+                their_control.into(),
+                their_page,
+                their_lifeline,
+                their_stdout,
+                their_stderr,
+            ],
         })
     }
 }

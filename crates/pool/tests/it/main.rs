@@ -24,3 +24,4 @@ mod programs;
 mod reaper;
 mod sessions;
 mod support;
+mod zygotes;

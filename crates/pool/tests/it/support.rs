@@ -135,6 +135,14 @@ impl Trace {
         Args::none().arg(self.0.path().to_str().unwrap()).arg(line)
     }
 
+    pub(crate) fn path(&self) -> &str {
+        self.0.path().to_str().unwrap()
+    }
+
+    pub(crate) fn write(&self, text: &str) {
+        std::fs::write(self.0.path(), text).unwrap();
+    }
+
     pub(crate) fn lines(&self) -> Vec<String> {
         let text = std::fs::read_to_string(self.0.path()).unwrap();
         text.lines().map(str::to_owned).collect()

@@ -1,7 +1,10 @@
 """Tools that behave in every way a tool can."""
 
 import ctypes
+import gc
 import os
+import random
+import resource
 import signal
 import subprocess
 import sys
@@ -98,8 +101,43 @@ def append(path, text, seconds=0.0):
 
 
 @tool
+def append_and_wait(path, text, gate):
+    """Leaves a trace that it ran, then waits until the gate has something in it."""
+    with open(path, "a") as file:
+        file.write(text + "\n")
+    while not os.path.getsize(gate):
+        time.sleep(0.001)
+    return text
+
+
+@tool
 def environment():
     return dict(os.environ)
+
+
+@tool
+def draw():
+    return random.random()
+
+
+@tool
+def portrait():
+    """What must not depend on who forked this process."""
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    return {
+        "environment": dict(os.environ),
+        "argv": sys.argv,
+        "path": sys.path,
+        "flags": str(sys.flags),
+        "directory": os.getcwd(),
+        "handlers": [str(signal.getsignal(n)).split(" object")[0] for n in range(1, 32)],
+        "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+        "streams": [f"{s.encoding} {s.errors} {s.line_buffering} {s.isatty()}" for s in streams],
+        "main": sys.modules["__main__"].__file__,
+        "descriptors": sorted(target.split(":")[0] for target in descriptors().values()),
+        "collects": gc.isenabled(),
+        "limits": resource.getrlimit(resource.RLIMIT_NOFILE),
+    }
 
 
 @tool

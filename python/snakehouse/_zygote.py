@@ -1,0 +1,182 @@
+"""A zygote: imports once what its workers need, then forks them.
+
+The reaper starts it as ``worker.py --zygote NAME...`` with a sequenced-packet socket as descriptor
+3. It imports the worker's own modules and the named ones, looks whether a fork is safe
+(``_fork_safety``), says what it found, and then does nothing but wait for requests and fork, always
+from its one thread. It runs none of the tools.
+
+A worker is forked twice: the process between ends at once, so the worker becomes the reaper's
+child, and this process can die without it. The worker arms its death signal only when it is the
+reaper's child, since the signal is tied to the parent of that moment.
+
+    zygote  {"event": "ready"} | {"event": "failed"} | {"event": "unfit", "why"}
+    reaper  {"args", "env", "cwd", "limits", "groups"}  + the worker's descriptors, the report
+    report  "pid N", by the process between; then "up", or an errno, a step and why it failed
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import random
+import select
+import signal
+import socket
+import sys
+
+from snakehouse import _codec, _main
+from snakehouse._birth import SCRATCH, Birth, load_prctl, tie_down
+from snakehouse._fork_safety import Witness, reserve
+from snakehouse._packets import HangUp, receive, send
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from snakehouse._birth import Prctl
+    from snakehouse._packets import Message
+
+SOCKET = 3
+
+
+def run(names: list[str]) -> NoReturn:
+    """Imports, forks, and serves in each worker; the zygote itself ends with its socket."""
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    reserve(SOCKET + 1)
+    talk = socket.socket(fileno=SOCKET)
+    talk.set_inheritable(False)
+    try:
+        prctl = load_prctl()
+    except (ImportError, OSError, AttributeError) as error:
+        send(talk, {"event": "unfit", "why": f"this Python has no ctypes: {error}"})
+        os._exit(0)
+    witness = Witness()
+    failure = _import_all(names, witness)
+    why = None if failure else witness.why_not()
+    _fall_silent()
+    if why is not None:
+        send(talk, {"event": "unfit", "why": why})
+        os._exit(0)
+    # What is there now is never looked at again, so its pages stay shared.
+    gc.collect()
+    gc.freeze()
+    try:
+        send(talk, {"event": "failed" if failure else "ready"})
+        message = _serve(talk, prctl, witness)
+    except HangUp:
+        os._exit(0)
+    _awake(message, handlers)
+    _main.main(message["args"], failure=failure)
+
+
+def _import_all(names: list[str], witness: Witness) -> dict[str, Any] | None:
+    """Imports everything; why that failed, as a worker's hello says it."""
+    gc.disable()
+    _codec.choose()
+    witness.begin()
+    for name in names:
+        failure = _main.preload_all([name])
+        if failure is not None:
+            return failure
+        witness.look(name)
+    return None
+
+
+def _fall_silent() -> None:
+    """What was printed while importing has been the first worker's; nothing more is."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            # There is none, or nobody reads it.
+            pass
+    os.dup2(0, 1)
+    os.dup2(0, 2)
+
+
+def _serve(talk: socket.socket, prctl: Prctl, witness: Witness) -> Message:
+    """Forks on request. Returns in workers only, with the request."""
+    reaper = os.getppid()
+    while True:
+        message, fds = receive(talk)
+        *theirs, report = fds
+        birth = Birth(prctl, report)
+        try:
+            birth.stage = "fork"
+            middle = os.fork()
+        except OSError as error:
+            birth.fail(error)
+        else:
+            if middle == 0:
+                # Its number is about to be another descriptor's.
+                talk.detach()
+                _fork_again(birth, theirs, message, reaper, witness)
+                return message
+            # It does nothing that takes time.
+            os.waitpid(middle, 0)
+        for fd in fds:
+            os.close(fd)
+
+
+def _fork_again(
+    birth: Birth, fds: list[int], message: Message, reaper: int, witness: Witness
+) -> None:
+    """In the process between. Returns in the worker only, which is then tied down."""
+    try:
+        middle = os.pidfd_open(os.getpid())
+        lifted = fcntl.fcntl(middle, fcntl.F_DUPFD_CLOEXEC, SCRATCH)
+        worker = os.fork()
+    except OSError as error:
+        birth.fail(error)
+        os._exit(1)
+    if worker:
+        # Written before the worker is the reaper's child, which it is when this process is gone.
+        os.write(birth.report, b"pid %d\n" % worker)
+        os._exit(0)
+    try:
+        birth.own_group()
+        birth.place(fds, keep={lifted, *witness.files})
+        birth.tie_to_host()
+        birth.stage = "parent"
+        poll = select.poll()
+        poll.register(lifted, select.POLLIN)
+        poll.poll()
+        os.close(lifted)
+        birth.die_with(reaper)
+        birth.adopt()
+        birth.stage = "files"
+        witness.reopen()
+        tie_down(birth, message)
+        os.write(birth.report, b"up\n")
+        os.close(birth.report)
+    except BaseException as error:
+        birth.fail(error)
+        os._exit(127)
+
+
+def _awake(message: Message, handlers: dict[signal.Signals, Any]) -> None:
+    """Makes a forked process what a started one would be."""
+    signal.set_wakeup_fd(-1)
+    for number, handler in handlers.items():
+        if handler is not None and number not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    env: dict[str, str] = message["env"]
+    for name in os.environ.keys() - env.keys():
+        del os.environ[name]
+    os.environ.update(env)
+    sys.argv[1:] = message["args"]
+    _reseed()
+    gc.enable()
+
+
+def _reseed() -> None:
+    """Siblings must not draw the same numbers."""
+    random.seed()
+    numpy: Any = sys.modules.get("numpy.random")
+    if numpy is not None:
+        numpy.seed()
+    torch: Any = sys.modules.get("torch")
+    if torch is not None:
+        torch.seed()
