@@ -1,5 +1,6 @@
 //! What a caller says and gets.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::death::Death;
 use crate::dispatcher::Ticket;
+use crate::stream::flow::{Flow, FlowHold};
 
 /// The arguments of a Python tool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -172,6 +174,17 @@ pub enum CallError {
         /// What is wrong with it.
         error: ValueError,
     },
+    /// An item of a stream is not a value.
+    #[error("an item of tool {tool} cannot be read: {error}")]
+    BadItem {
+        /// The tool.
+        tool: String,
+        /// What is wrong with it.
+        error: ValueError,
+    },
+    /// Nothing more can be sent: the stream is over, or was told that nothing more comes.
+    #[error("the stream takes no more items")]
+    StreamOver,
     /// The pool is stopped.
     #[error("the pool is stopped")]
     Stopped,
@@ -189,7 +202,8 @@ impl Coded for CallError {
             Self::UnknownTool { .. } => Kind::NotFound,
             Self::SessionLost { .. } | Self::Stopped => Kind::Unavailable,
             Self::BadArguments(error) => error.kind(),
-            Self::BadResult { .. } => Kind::Corrupt,
+            Self::BadResult { .. } | Self::BadItem { .. } => Kind::Corrupt,
+            Self::StreamOver => Kind::Conflict,
         }
     }
 
@@ -206,6 +220,8 @@ impl Coded for CallError {
             Self::SessionLost { .. } => "session_lost",
             Self::BadArguments(error) => error.code(),
             Self::BadResult { .. } => "bad_result",
+            Self::BadItem { .. } => "bad_item",
+            Self::StreamOver => "stream_over",
             Self::Stopped => "pool_stopped",
         }
     }
@@ -241,7 +257,8 @@ impl Coded for CallError {
                 Some("open a new session and set its state up again".to_owned())
             }
             Self::BadArguments(error) => error.hint(),
-            Self::Cancelled | Self::BadResult { .. } | Self::Stopped => None,
+            Self::StreamOver => Some("its result says how it ended".to_owned()),
+            Self::Cancelled | Self::BadResult { .. } | Self::BadItem { .. } | Self::Stopped => None,
         }
     }
 }
@@ -262,7 +279,20 @@ pub(crate) struct Call {
     pub(crate) stream: bool,
     /// Workers that died with it as the next call to start.
     pub(crate) deaths: u32,
-    pub(crate) reply: oneshot::Sender<Result<Bytes, CallError>>,
+    pub(crate) reply: Reply,
+}
+
+/// Where the outcome goes to. A caller that is gone does not mind.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Once(oneshot::Sender<Result<Bytes, CallError>>),
+    Stream(FlowHold),
+}
+
+impl From<oneshot::Sender<Result<Bytes, CallError>>> for Reply {
+    fn from(sender: oneshot::Sender<Result<Bytes, CallError>>) -> Self {
+        Self::Once(sender)
+    }
 }
 
 impl Call {
@@ -274,12 +304,28 @@ impl Call {
 
     /// Whether nobody waits for the outcome any more.
     pub(crate) fn is_abandoned(&self) -> bool {
-        self.reply.is_closed()
+        match &self.reply {
+            Reply::Once(sender) => sender.is_closed(),
+            Reply::Stream(hold) => hold.0.is_abandoned(),
+        }
     }
 
-    /// Gives the caller the one outcome. A caller that is gone does not mind.
+    /// What a stream shares with its caller.
+    pub(crate) fn flow(&self) -> Option<&Arc<Flow>> {
+        match &self.reply {
+            Reply::Once(_) => None,
+            Reply::Stream(hold) => Some(&hold.0),
+        }
+    }
+
+    /// Gives the caller the one outcome.
     pub(crate) fn finish(self, outcome: Result<Bytes, CallError>) {
-        let _ = self.reply.send(outcome);
+        match self.reply {
+            Reply::Once(sender) => {
+                let _ = sender.send(outcome);
+            }
+            Reply::Stream(hold) => hold.0.finish(outcome),
+        }
     }
 
     /// What an error frame means for this call.

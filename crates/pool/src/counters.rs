@@ -22,6 +22,8 @@ pub struct PoolCounters {
     pub failed: u64,
     /// Results that came for callers that were gone. They are dropped.
     pub late: u64,
+    /// Items of streams that came for callers that were gone. They are dropped.
+    pub late_items: u64,
     /// Calls that were given out again because their worker died before it began them.
     pub given_back: u64,
     /// Incarnations that were begun.

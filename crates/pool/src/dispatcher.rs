@@ -98,6 +98,8 @@ pub(crate) struct Report<'a> {
     pub(crate) answered: &'a [Ticket],
     /// Results among them that came for nobody.
     pub(crate) late: u64,
+    /// Items of streams that came for nobody.
+    pub(crate) late_items: u64,
     /// The working time that the answers took.
     pub(crate) busy: Duration,
 }

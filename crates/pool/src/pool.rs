@@ -62,7 +62,7 @@ impl Shared {
     }
 
     /// What a deadline that passed in the queue means.
-    fn not_given_out(&self) -> CallError {
+    pub(crate) fn not_given_out(&self) -> CallError {
         match self.lock().why_none_serves() {
             Some(cause) => CallError::NoWorker { cause: cause.to_owned() },
             None => CallError::Deadline { at: Where::Queue },
@@ -204,6 +204,10 @@ impl Pool {
         }
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Every worker at this moment.
     pub fn workers(&self) -> Vec<WorkerInfo> {
         let mut workers = self.shared.lock().workers();
@@ -252,7 +256,7 @@ impl fmt::Debug for Pool {
 }
 
 /// The session a call belongs to.
-type Pin<'a> = Option<(&'a Life, u64)>;
+pub(crate) type Pin<'a> = Option<(&'a Life, u64)>;
 
 pub(crate) async fn call_value(
     shared: &Shared,
@@ -283,7 +287,7 @@ pub(crate) async fn call_bytes(
         session: pin.map_or(0, |(_, session)| session),
         stream: false,
         deaths: 0,
-        reply,
+        reply: reply.into(),
     };
     let life = pin.map(|(life, _)| life);
     let now = Instant::now();

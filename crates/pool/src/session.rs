@@ -55,6 +55,14 @@ impl Session {
         call_bytes(&self.shared, Some((&self.life, self.id)), tool, body, options).await
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn pin(&self) -> (&Life, u64) {
+        (&self.life, self.id)
+    }
+
     /// The incarnation it is pinned to.
     pub fn worker(&self) -> WorkerRef {
         self.life.worker

@@ -35,6 +35,7 @@ impl Dispatcher {
         after: &mut After,
     ) {
         self.counters.late += report.late;
+        self.counters.late_items += report.late_items;
         if !report.answered.is_empty() {
             self.answered(place, report, now, after);
             self.hand_out(after);

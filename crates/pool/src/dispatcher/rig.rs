@@ -187,7 +187,7 @@ impl Rig {
             session: pin.map_or(0, |(_, session)| session),
             stream,
             deaths: 0,
-            reply,
+            reply: reply.into(),
         };
         let mut after = After::default();
         let life = pin.map(|(life, _)| life);
@@ -217,7 +217,7 @@ impl Rig {
         busy: Duration,
     ) -> Vec<u64> {
         let (mut calls, mut cancels, mut after) = (Vec::new(), Vec::new(), After::default());
-        let report = Report { answered, late: 0, busy };
+        let report = Report { answered, late: 0, late_items: 0, busy };
         self.dispatcher.exchange(place, &report, self.now, &mut calls, &mut cancels, &mut after);
         assert!(!calls.iter().any(Call::is_abandoned), "it is sent for nobody");
         assert!(calls.iter().all(|call| call.number == 7));

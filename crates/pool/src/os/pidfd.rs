@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::task::{Context, Poll};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::io::Interest;
@@ -33,6 +34,11 @@ impl Pidfd {
         if self.0.readable().await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Whether the process is dead; if not, the task is woken when it is.
+    pub(crate) fn poll_dead(&self, cx: &mut Context<'_>) -> bool {
+        matches!(self.0.poll_read_ready(cx), Poll::Ready(Ok(_)))
     }
 
     /// SIGKILL. A process that is gone is fine.

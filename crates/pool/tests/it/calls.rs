@@ -2,7 +2,7 @@
 
 use snakehouse_base::id::WorkerId;
 use snakehouse_base::{Coded, Kind};
-use snakehouse_pool::{Args, CallError, PoolConfig, Stream, Value};
+use snakehouse_pool::{Args, CallError, OutputStream, PoolConfig, Value};
 
 use crate::support::{Rig, call, run, wait_until, workers};
 
@@ -86,8 +86,8 @@ fn what_a_tool_prints_is_kept_and_is_no_answer() {
             let of = lines.iter().filter(move |line| line.stream == stream);
             of.map(|line| line.text.trim_start_matches('\u{fffd}')).collect::<Vec<_>>()
         };
-        assert_eq!(on(Stream::Stdout), ["hello", "hello"]);
-        assert_eq!(on(Stream::Stderr), ["HELLO"]);
+        assert_eq!(on(OutputStream::Stdout), ["hello", "hello"]);
+        assert_eq!(on(OutputStream::Stderr), ["HELLO"]);
         rig.end().await;
     });
 }

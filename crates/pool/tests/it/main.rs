@@ -22,6 +22,8 @@ mod measurements;
 mod processes;
 mod programs;
 mod reaper;
+mod scripted;
 mod sessions;
+mod streams;
 mod support;
 mod zygotes;

@@ -1,0 +1,111 @@
+//! How a connection ends: with the worker's death, its cause, and the calls that it had.
+
+use std::time::Duration;
+
+use snakehouse_base::id::Incarnation;
+use tokio::time::timeout;
+
+use crate::call::{Call, CallError};
+use crate::death::{Death, KillReason};
+use crate::dispatcher::worker_id;
+
+use super::Connection;
+use super::sent::is_started;
+
+/// The exit status comes a fraction of a millisecond after the death; nobody waits longer for it.
+const STATUS_WITHIN: Duration = Duration::from_millis(100);
+
+/// After the end of the socket the process is dead within this, or it is killed.
+const DEAD_WITHIN: Duration = Duration::from_millis(100);
+
+/// What a dead worker's socket can still hold is less than this.
+const READ_AFTER_DEATH: usize = 16 * 1024 * 1024;
+
+/// What a dead worker had.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    pub(crate) failed: Vec<(Call, CallError)>,
+    pub(crate) unstarted: Vec<Call>,
+}
+
+impl Connection<'_> {
+    /// Whether it ever started a call. That calls were sent to it says nothing about the worker.
+    pub(crate) fn was_of_use(&self) -> bool {
+        self.has_answered || self.process.page.started().is_ok_and(|started| started != 0)
+    }
+
+    /// The calls that the dead worker had: those that fail with it, and those that it never started.
+    /// If it ran none, the first one that waited may be what ended it, and is marked.
+    pub(crate) fn settle(mut self, incarnation: Incarnation, death: &Death) -> Settled {
+        let worker = worker_id(self.place);
+        let started = self.process.page.started().ok().filter(|_| self.tells_started);
+        let mut settled = Settled::default();
+        let sent = self.sent.take_all();
+        let ran_one =
+            sent.iter().any(|sent| started.is_none_or(|last| is_started(sent.stream, last)));
+        for sent in sent {
+            let Some(call) = sent.call else { continue };
+            let cause = death.clone();
+            match started {
+                Some(last) if !is_started(sent.stream, last) => settled.unstarted.push(call),
+                Some(_) => settled.failed.push((
+                    call,
+                    CallError::WorkerDied { worker, incarnation, started: true, cause },
+                )),
+                None => settled
+                    .failed
+                    .push((call, CallError::OutcomeUnknown { worker, incarnation, cause })),
+            }
+        }
+        if !ran_one
+            && *death != Death::ReaperDied
+            && let Some(first) = settled.unstarted.first_mut()
+        {
+            first.deaths += 1;
+        }
+        settled
+    }
+
+    /// What the worker wrote before it went.
+    pub(super) fn read_the_rest(&mut self) {
+        self.handle_all();
+        let mut most = READ_AFTER_DEATH;
+        while let Some(got) = self.input.read_now(&self.process.control)
+            && self.kill.is_none()
+        {
+            self.handle_all();
+            most = most.saturating_sub(got);
+            if most == 0 {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn kill_for(&mut self, reason: KillReason) {
+        tracing::warn!(worker = %worker_id(self.place), pid = self.process.pid, %reason, "worker killed");
+        if let Err(error) = self.process.pidfd.kill() {
+            tracing::error!(pid = self.process.pid, %error, "worker not killed");
+        }
+        self.kill.get_or_insert(reason);
+    }
+
+    /// The socket is closed from the other side: the process is about to be dead, or must be.
+    pub(super) async fn expect_death(&mut self) {
+        if timeout(DEAD_WITHIN, self.process.pidfd.dead()).await.is_err() {
+            self.kill_for(KillReason::ClosedSocket);
+        }
+    }
+
+    /// Waits for the death, then briefly for the exit status.
+    pub(super) async fn death(&mut self) -> Death {
+        self.process.pidfd.dead().await;
+        let status = timeout(STATUS_WITHIN, &mut self.process.exited).await;
+        match (self.kill.take(), status) {
+            (Some(reason), _) => Death::Killed(reason),
+            (None, Ok(Ok(death))) => death,
+            // The loop that would have reported it is gone.
+            (None, Ok(Err(_gone))) => Death::ReaperDied,
+            (None, Err(_elapsed)) => Death::Unknown,
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! What a worker says: bytes from its socket to frames and messages.
+//!
+//! Owns the bytes of unfinished frames and the pieces of unfinished bodies. Bodies are slices of the
+//! read buffer, not copies. A short read is the end of what there is, and the socket is not asked
+//! again before the kernel says that there is more.
+
+use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use snakehouse_wire::{Assembler, Frame, FrameError, Message};
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+
+/// Room for one read. Several replies share it without a copy.
+const READ_ROOM: usize = 64 * 1024;
+
+/// The bytes on their way in.
+#[derive(Debug)]
+pub(super) struct Input {
+    bytes: BytesMut,
+    assembler: Assembler,
+}
+
+impl Input {
+    pub(super) fn new() -> Self {
+        Self { bytes: BytesMut::new(), assembler: Assembler::host(Assembler::DEFAULT_CAP) }
+    }
+
+    /// The next whole frame of what was read.
+    ///
+    /// # Errors
+    /// What is wrong with it. There is no way on after that.
+    pub(super) fn frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        Frame::decode(&mut self.bytes)
+    }
+
+    /// The message that a frame completes.
+    ///
+    /// # Errors
+    /// As [`Assembler::push`].
+    pub(super) fn message(&mut self, frame: Frame) -> Result<Option<Message>, FrameError> {
+        self.assembler.push(frame)
+    }
+
+    /// Reads once. Ready with the number of bytes; 0 is the end.
+    ///
+    /// # Errors
+    /// Whatever the socket says, which is as good as its end.
+    pub(super) fn poll_read(
+        &mut self,
+        socket: &mut UnixStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if self.bytes.capacity() - self.bytes.len() < READ_ROOM / 8 {
+            self.bytes.reserve(READ_ROOM);
+        }
+        // Dropping it half-way loses nothing: it reads when it is ready, or not at all.
+        pin!(socket.read_buf(&mut self.bytes)).poll(cx)
+    }
+
+    /// Reads once what the kernel has, whatever the runtime has heard of it; `None` if there is
+    /// nothing.
+    pub(super) fn read_now(&mut self, socket: &UnixStream) -> Option<usize> {
+        let old = self.bytes.len();
+        self.bytes.resize(old + READ_ROOM, 0);
+        let got = rustix::io::retry_on_intr(|| rustix::io::read(socket, &mut self.bytes[old..]));
+        let got = got.unwrap_or(0);
+        self.bytes.truncate(old + got);
+        (got > 0).then_some(got)
+    }
+}

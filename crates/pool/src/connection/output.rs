@@ -1,0 +1,82 @@
+//! What is to be written to a worker: small messages behind each other, large bodies where they are.
+//!
+//! Owns the bytes until the socket has them. What it holds is bounded by what the pool gives a worker:
+//! calls by the window, items by their credits, pongs by a limit of their own.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use snakehouse_wire::Message;
+use tokio::io::AsyncWrite;
+use tokio::net::UnixStream;
+
+/// Bodies below this are copied behind their head; larger ones are written from where they are.
+const COPY_BELOW: usize = 32 * 1024;
+
+/// Pieces in one write.
+const MAX_PIECES: usize = 64;
+
+/// The bytes on their way out.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    /// Small messages, one behind the other; they go out after `pieces`.
+    small: BytesMut,
+    pieces: VecDeque<Bytes>,
+}
+
+impl Output {
+    /// Adds a message behind everything else.
+    pub(super) fn put(&mut self, message: Message) {
+        match &message {
+            Message::Open { body, .. } | Message::Item { body, .. } if body.len() >= COPY_BELOW => {
+                self.close_small();
+                for segment in message.segments() {
+                    self.pieces.push_back(Bytes::copy_from_slice(segment.head()));
+                    self.pieces.push_back(segment.body().clone());
+                }
+            }
+            _ => message.encode(&mut self.small),
+        }
+    }
+
+    /// Writes as much as the socket takes. Ready when there is nothing left; else the task is woken
+    /// when the socket takes more.
+    ///
+    /// # Errors
+    /// Whatever the socket says: the worker is gone.
+    pub(super) fn poll_write(
+        &mut self,
+        mut socket: &mut UnixStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.close_small();
+        while !self.pieces.is_empty() {
+            let mut pieces = [IoSlice::new(&[]); MAX_PIECES];
+            let mut count = 0;
+            for (piece, bytes) in pieces.iter_mut().zip(&self.pieces) {
+                *piece = IoSlice::new(bytes);
+                count += 1;
+            }
+            let mut written =
+                ready!(Pin::new(&mut socket).poll_write_vectored(cx, &pieces[..count]))?;
+            while let Some(first) = self.pieces.front_mut() {
+                if first.len() > written {
+                    first.advance(written);
+                    break;
+                }
+                written -= first.len();
+                self.pieces.pop_front();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn close_small(&mut self) {
+        if !self.small.is_empty() {
+            self.pieces.push_back(self.small.split().freeze());
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Streams: calls with items before the result, in both directions.
+//!
+//! What the caller holds is a [`Stream`]; what it shares with the worker's connection is a
+//! [`Flow`](flow::Flow). A stream waits, is given out, is cancelled and fails like a call; it has
+//! exactly one outcome. Tested in `flow.rs` without workers, and with real ones in `tests/it`.
+
+pub(crate) mod flow;
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use snakehouse_base::Deadline;
+use snakehouse_wire::Value;
+use tokio::time::{Instant, timeout_at};
+
+use crate::call::{Args, Call, CallError, CallOptions, Reply, Where};
+use crate::dispatcher::Ticket;
+use crate::pool::{Pin, Pool, Shared};
+use crate::session::Session;
+use flow::{Flow, FlowHold, Next};
+
+/// A call whose tool gives items, takes items, or both.
+///
+/// Items come in order, each as soon as the tool gives it; then the result. The other direction is
+/// independent: [`send`](Self::send) and [`finish_sending`](Self::finish_sending) may be used while
+/// another task takes items, since all methods take `&self`. Each direction has about 1 MiB of
+/// credit (64 items of up to 16 KiB) and room for one item more: a slow side makes the other wait and
+/// never lets memory grow.
+///
+/// The deadline covers the stream to its end. Dropping it cancels it: the tool's generator is closed,
+/// and its worker is killed if it does not react within the grace of its spec.
+pub struct Stream {
+    shared: Arc<Shared>,
+    flow: Arc<Flow>,
+    tool: String,
+    deadline: Deadline,
+    ticket: Ticket,
+}
+
+impl CallOptions {
+    /// For streams: a deadline 900 s from now.
+    pub fn stream() -> Self {
+        Self::within(Deadline::STREAM)
+    }
+}
+
+impl Pool {
+    /// Opens a stream of a Python tool on any worker: a generator, or any other tool, which can read
+    /// what is sent to it and gives its result at the end.
+    ///
+    /// It waits for its turn like a call, and occupies one of the places of its worker until it is
+    /// over. This returns once it waits; what is sent until then waits with it.
+    ///
+    /// # Errors
+    /// [`CallError::Saturated`], [`CallError::Stopped`] and [`CallError::BadArguments`]; everything
+    /// else comes from [`Stream::next`].
+    pub async fn stream(
+        &self,
+        tool: &str,
+        args: Args,
+        options: CallOptions,
+    ) -> Result<Stream, CallError> {
+        let body = args.encode().map_err(CallError::BadArguments)?;
+        open(self.shared(), None, tool, body, options)
+    }
+
+    /// Opens a stream of a tool that reads its own bytes.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    pub async fn stream_bytes(
+        &self,
+        tool: &str,
+        body: Bytes,
+        options: CallOptions,
+    ) -> Result<Stream, CallError> {
+        open(self.shared(), None, tool, body, options)
+    }
+}
+
+impl Session {
+    /// Opens a stream of a Python tool on the session's worker.
+    ///
+    /// # Errors
+    /// As [`Pool::stream`], and [`CallError::SessionLost`].
+    pub async fn stream(
+        &self,
+        tool: &str,
+        args: Args,
+        options: CallOptions,
+    ) -> Result<Stream, CallError> {
+        let body = args.encode().map_err(CallError::BadArguments)?;
+        open(self.shared(), Some(self.pin()), tool, body, options)
+    }
+
+    /// Opens a stream of a tool that reads its own bytes.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    pub async fn stream_bytes(
+        &self,
+        tool: &str,
+        body: Bytes,
+        options: CallOptions,
+    ) -> Result<Stream, CallError> {
+        open(self.shared(), Some(self.pin()), tool, body, options)
+    }
+}
+
+fn open(
+    shared: &Arc<Shared>,
+    pin: Pin<'_>,
+    tool: &str,
+    body: Bytes,
+    options: CallOptions,
+) -> Result<Stream, CallError> {
+    let flow = Arc::new(Flow::default());
+    let call = Call {
+        ticket: Ticket::default(),
+        tool: tool.to_owned(),
+        number: 0,
+        body,
+        options,
+        session: pin.map_or(0, |(_, session)| session),
+        stream: true,
+        deaths: 0,
+        reply: Reply::Stream(FlowHold(flow.clone())),
+    };
+    let life = pin.map(|(life, _)| life);
+    let now = Instant::now();
+    let ticket = shared.change(|dispatcher, after| dispatcher.submit(call, life, now, after))?;
+    let shared = shared.clone();
+    Ok(Stream { shared, flow, tool: tool.to_owned(), deadline: options.deadline, ticket })
+}
+
+impl Stream {
+    /// The next item; `None` at the end. An error is given once, after the items that came before it.
+    ///
+    /// Cancel safe: an item that is not returned is not lost.
+    ///
+    /// # Errors
+    /// [`CallError`]: the one outcome of the stream. [`CallError::BadItem`] for an item that is no
+    /// value; the tool is stopped then.
+    pub async fn next(&self) -> Option<Result<Value, CallError>> {
+        let item = match self.next_bytes().await? {
+            Ok(item) => item,
+            Err(error) => return Some(Err(error)),
+        };
+        Some(Value::decode(&item).map_err(|error| {
+            let error = CallError::BadItem { tool: self.tool.clone(), error };
+            self.flow.refuse(error.clone());
+            self.cancel();
+            error
+        }))
+    }
+
+    /// The next item as it came.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next), without [`CallError::BadItem`].
+    pub async fn next_bytes(&self) -> Option<Result<Bytes, CallError>> {
+        loop {
+            let next = match self.deadline.instant() {
+                None => self.flow.next().await,
+                Some(at) => match timeout_at(at.into(), self.flow.next()).await {
+                    Ok(next) => next,
+                    Err(_elapsed) => {
+                        self.expire();
+                        continue;
+                    }
+                },
+            };
+            return match next {
+                Next::Item(item) => Some(Ok(item)),
+                Next::Failed(error) => Some(Err(error)),
+                Next::Over => None,
+            };
+        }
+    }
+
+    /// Sends an item to the tool. Waits while the tool is behind by its credits.
+    ///
+    /// Cancel safe: an item whose future is dropped was not sent.
+    ///
+    /// # Errors
+    /// [`CallError::BadArguments`] if it cannot travel; [`CallError::StreamOver`] if the stream is over
+    /// or [`finish_sending`](Self::finish_sending) was called. [`next`](Self::next) and
+    /// [`result`](Self::result) say how it ended.
+    pub async fn send(&self, item: impl Into<Value>) -> Result<(), CallError> {
+        let item = item.into().encode().map_err(CallError::BadArguments)?;
+        self.send_bytes(item).await
+    }
+
+    /// Sends an item as it is.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), without [`CallError::BadArguments`].
+    pub async fn send_bytes(&self, item: Bytes) -> Result<(), CallError> {
+        let sent = match self.deadline.instant() {
+            None => self.flow.send(item).await,
+            Some(at) => {
+                timeout_at(at.into(), self.flow.send(item)).await.unwrap_or_else(|_elapsed| {
+                    self.expire();
+                    false
+                })
+            }
+        };
+        if sent { Ok(()) } else { Err(CallError::StreamOver) }
+    }
+
+    /// Tells the tool that no more items come. What was sent still arrives.
+    pub fn finish_sending(&self) {
+        self.flow.end();
+    }
+
+    /// What the tool returned: waits for the end, and drops the items that are left.
+    ///
+    /// # Errors
+    /// The outcome of the stream, also if [`next`](Self::next) told it already.
+    pub async fn result(&self) -> Result<Value, CallError> {
+        let result = self.result_bytes().await?;
+        Value::decode(&result)
+            .map_err(|error| CallError::BadResult { tool: self.tool.clone(), error })
+    }
+
+    /// What the tool returned, as it came.
+    ///
+    /// # Errors
+    /// As [`result`](Self::result).
+    pub async fn result_bytes(&self) -> Result<Bytes, CallError> {
+        while self.next_bytes().await.is_some() {}
+        self.flow.outcome().unwrap_or(Err(CallError::Stopped))
+    }
+
+    /// Bytes of items that came and were not taken. At most about 1 MiB and one item.
+    pub fn held(&self) -> usize {
+        self.flow.held()
+    }
+
+    /// The deadline has passed.
+    fn expire(&self) {
+        if !self.flow.is_over() {
+            self.flow.expire(match self.cancel() {
+                Where::Queue => self.shared.not_given_out(),
+                at @ Where::Worker => CallError::Deadline { at },
+            });
+        }
+    }
+
+    fn cancel(&self) -> Where {
+        let now = Instant::now();
+        self.shared.change(|dispatcher, after| dispatcher.cancel(self.ticket, now, after))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if !self.flow.is_over() {
+            self.flow.abandon();
+            self.cancel();
+        }
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("id", &self.ticket.id).field("tool", &self.tool).finish()
+    }
+}
