@@ -9,9 +9,12 @@ Write plain functions, decorate them, and name the file when the pool starts::
         return text.upper() * times
 
 A tool runs in a worker process, one call at a time. Its arguments and its result are None, bool,
-int, float, str, bytes, list, tuple and dict, nested as you like: they arrive equal and of the same
-type, or the call fails with an error that names what could not travel. (``bytearray`` and
-``memoryview`` are sent as the bytes they hold.)
+int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, the types of
+``datetime`` (with time zones of fixed offset), numpy arrays and pyarrow tables, nested as you like:
+they arrive equal and of the same type, or the call fails with an error that names what could not
+travel. (A ``memoryview`` is sent as the bytes it shows.) Arrays are ``Array`` and tables ``Arrow``
+where numpy or pyarrow is not imported. For the rest there are ``keep``, which leaves an object here
+and sends a reference, and ``sendable``, which puts marks in the place of what cannot travel.
 
 What a tool raises becomes the caller's error, with type, message, traceback and causes; raise
 ``ToolError`` to give it a stable code and a hint. What it prints goes to the pool's log.
@@ -24,23 +27,39 @@ This package needs nothing but the standard library.
 from snakehouse._context import deadline, remaining, session
 from snakehouse._errors import (
     Cancelled,
+    LostReference,
     MalformedValue,
     SnakehouseError,
     ToolError,
     UnsupportedValue,
 )
+from snakehouse._marks import (
+    Array,
+    Arrow,
+    Reference,
+    Unsupported,
+    keep,
+    sendable,
+)
 from snakehouse._tool import tool
 from snakehouse._version import __version__
 
 __all__ = [
+    "Array",
+    "Arrow",
     "Cancelled",
+    "LostReference",
     "MalformedValue",
+    "Reference",
     "SnakehouseError",
     "ToolError",
+    "Unsupported",
     "UnsupportedValue",
     "__version__",
     "deadline",
+    "keep",
     "remaining",
+    "sendable",
     "session",
     "tool",
 ]

@@ -3,16 +3,21 @@
 Both give the same bytes and the same values. The C one is several times as fast; what it refuses is
 encoded again by ours, which knows where the offending value is.
 
-One difference remains: the C packer counts 511 levels of lists and dicts, and only tuples against
-our limit. The host holds every value to the limit when it reads it.
+The C one has wider limits than ours and knows no ``bytearray``. What it wrote is therefore looked
+at where that can matter: if it is long enough to be nested too deep, or has a byte that may begin
+bytes. What it read is looked at only if it is long enough.
+
+Two differences remain, for bytes that our encoders never write: of a key that a dict has twice the
+C one keeps the last, and it makes a timestamp of its own of extension type -1.
 """
 
 from __future__ import annotations
 
 import importlib
 
-from snakehouse import _msgpack
-from snakehouse._errors import MalformedValue, UnsupportedValue
+from snakehouse import _extensions, _msgpack
+from snakehouse._errors import MalformedValue
+from snakehouse._limits import MAX_BYTES, MAX_DEPTH, is_ours, is_within
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +29,10 @@ _MAX_NESTED_UNPACK = 16
 
 
 class Codec:
-    """A pair of functions and the name that the hello gives them."""
+    """A pair of functions and the name that the hello gives them.
+
+    They keep state while they work: threads need a codec each.
+    """
 
     __slots__ = ("decode", "encode", "name")
 
@@ -71,10 +79,19 @@ def _make_c_codec(ext_type: Any, packer_type: Any, unpackb: Any) -> Codec:
             return ext_type(_msgpack.EXT_TUPLE, packed)
         if type(value) is int:
             return ext_type(_msgpack.EXT_BIG_INT, _msgpack.big_int_bytes(value))
-        raise TypeError
+        if type(value) is set or type(value) is frozenset:
+            items: set[Any] = value  # pyright: ignore[reportAssignmentType, reportUnknownVariableType]
+            level += 1
+            if level == len(packs):
+                add_packer(4096)
+            packed = bytes(_msgpack.join_sorted([packs[level](item) for item in items]))
+            level -= 1
+            kind = _msgpack.EXT_SET if type(value) is set else _msgpack.EXT_FROZENSET  # pyright: ignore[reportUnknownArgumentType]
+            return ext_type(kind, packed)
+        return ext_type(*_extensions.pack(value))
 
     def add_packer(buf_size: int) -> None:
-        if len(packs) > _msgpack.MAX_DEPTH:
+        if len(packs) > MAX_DEPTH:
             raise ValueError("too deep")
         packs.append(packer_type(default=convert, strict_types=True, buf_size=buf_size).pack)
 
@@ -85,18 +102,30 @@ def _make_c_codec(ext_type: Any, packer_type: Any, unpackb: Any) -> Codec:
         nonlocal level
         try:
             packed = pack(value)
-        except (TypeError, ValueError, OverflowError, BufferError, RecursionError):
+        except (
+            _extensions.Refused,
+            TypeError,
+            ValueError,
+            OverflowError,
+            BufferError,
+            RecursionError,
+        ):
             level = 0
             return _msgpack.encode(value)
-        if len(packed) > _msgpack.MAX_BYTES:
-            raise UnsupportedValue(f"more than {_msgpack.MAX_BYTES} bytes", "$")
+        except BaseException:
+            level = 0
+            raise
+        if (
+            len(packed) > MAX_DEPTH or 0xC4 in packed or 0xC5 in packed or 0xC6 in packed
+        ) and not is_ours(value, packed):
+            return _msgpack.encode(value)
         return packed
 
     nested = 0
 
     def revive(kind: int, content: bytes) -> object:
         nonlocal nested
-        if kind == _msgpack.EXT_TUPLE:
+        if _msgpack.EXT_TUPLE <= kind <= _msgpack.EXT_FROZENSET:
             if nested == _MAX_NESTED_UNPACK:
                 value = _msgpack.decode(content)
             else:
@@ -106,17 +135,25 @@ def _make_c_codec(ext_type: Any, packer_type: Any, unpackb: Any) -> Codec:
                 finally:
                     nested -= 1
             if type(value) is list:
-                return tuple(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+                return _msgpack.container(kind, value)  # pyright: ignore[reportUnknownArgumentType]
+            raise MalformedValue(f"extension type {kind} has malformed content")
         if kind == _msgpack.EXT_BIG_INT and content:
             return int.from_bytes(content, "big", signed=True)
-        raise MalformedValue(f"extension type {kind} is unknown or malformed")
+        return _extensions.unpack(kind, content)
 
     def decode(data: bytes | bytearray | memoryview) -> Any:
+        length = len(data)
+        if length > MAX_BYTES:
+            raise MalformedValue(f"more than {MAX_BYTES} bytes")
         try:
-            return unpackb(data, ext_hook=revive, strict_map_key=False)
+            value = unpackb(data, ext_hook=revive, strict_map_key=False)
         except MalformedValue:
             raise
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise MalformedValue(f"bytes are not a value: {error}") from None
+        if length > MAX_DEPTH and not is_within(value, data):
+            # Ours says what is wrong.
+            return _msgpack.decode(data)
+        return value
 
     return Codec("msgpack", encode, decode)

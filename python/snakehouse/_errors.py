@@ -9,6 +9,7 @@
                +-- ToolError         raised by tools, with a code and a hint
                +-- UnsupportedValue  a value that does not travel (also a TypeError)
                +-- MalformedValue    bytes that are no value (also a ValueError)
+               +-- LostReference     its object is not here (also a LookupError)
 """
 
 from __future__ import annotations
@@ -52,3 +53,7 @@ class UnsupportedValue(SnakehouseError, TypeError):
 
 class MalformedValue(SnakehouseError, ValueError):
     """Bytes that are not the encoding of a value."""
+
+
+class LostReference(SnakehouseError, LookupError):
+    """A reference to an object that is not in this process, or was let go."""

@@ -1,16 +1,21 @@
 """Typed values as MessagePack, in pure Python.
 
-Plain MessagePack, the shortest form of everything, floats always as 64 bits, and two extension
-types: 1 is an integer outside of -2**63 .. 2**64-1 (two's complement, big-endian, shortest), 2 is
-a tuple (its items as a MessagePack array). Exact or refused: a subclass of a built-in type is not
-that type. Keep it equal to ``crates/wire/src/value/codec.rs``; the golden vectors test both.
+Plain MessagePack, the shortest form of everything, floats always as 64 bits, and extension types:
+1 is an integer outside of -2**63 .. 2**64-1 (two's complement, big-endian, shortest), 2 to 4 are
+tuple, set and frozenset (their items as a MessagePack array, those of sets sorted by their bytes),
+the others are in ``_extensions``. Exact or refused: a subclass of a built-in type is not that type.
+Keep it equal to ``crates/wire/src/value/codec.rs``; the golden vectors test both.
 """
 
 from __future__ import annotations
 
 import struct
 
+from snakehouse import _extensions
 from snakehouse._errors import MalformedValue, UnsupportedValue
+from snakehouse._extensions import Refused
+from snakehouse._limits import MAX_BYTES, MAX_DEPTH, MAX_ITEMS, has_too_many
+from snakehouse._marks import name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,11 +24,12 @@ if TYPE_CHECKING:
 
 EXT_BIG_INT = 1
 EXT_TUPLE = 2
-MAX_DEPTH = 128
-MAX_BYTES = 256 << 20
+EXT_SET = 3
+EXT_FROZENSET = 4
 
 _U16 = struct.Struct(">H")
 _U32 = struct.Struct(">I")
+_F32 = struct.Struct(">f")
 _F64 = struct.Struct(">d")
 _M8 = struct.Struct(">BB")
 _M16 = struct.Struct(">BH")
@@ -45,30 +51,33 @@ def encode(value: object) -> bytes:
     out = bytearray()
     try:
         _put(value, out, 1)
-    except _Refused as refused:
+    except Refused as refused:
         raise UnsupportedValue(str(refused), "$" + "".join(reversed(refused.steps))) from None
     except RecursionError:
         raise UnsupportedValue("value is nested too deep for this stack", "$") from None
+    if has_too_many(value, len(out)):
+        raise UnsupportedValue(f"more than {MAX_ITEMS} items", "$")
     return bytes(out)
 
 
-class _Refused(Exception):
-    """A value does not travel. Collects the way to it while it passes the containers."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.steps: list[str] = []
+def travels(value: object) -> bool:
+    """Whether a value that holds no others travels."""
+    try:
+        _put(value, bytearray(), 1)
+    except Refused:
+        return False
+    return True
 
 
 def _put(value: Any, out: bytearray, depth: int) -> None:
     if depth > MAX_DEPTH:
-        raise _Refused(f"more than {MAX_DEPTH} levels of nesting")
+        raise Refused(f"more than {MAX_DEPTH} levels of nesting")
     kind: type = type(value)  # pyright: ignore[reportUnknownVariableType]
     if kind is str:
         try:
             raw = value.encode()
         except UnicodeEncodeError:
-            raise _Refused("a str with a lone surrogate cannot travel") from None
+            raise Refused("a str with a lone surrogate cannot travel") from None
         _put_length(out, len(raw), 0xA0, 32, 0xD9, 0xDA, 0xDB)
         out += raw
     elif kind is int:
@@ -86,30 +95,32 @@ def _put(value: Any, out: bytearray, depth: int) -> None:
         for key, item in value.items():
             try:
                 _put(key, out, depth + 1)
-            except _Refused as refused:
+            except Refused as refused:
                 refused.steps.append(f".key({_shown(key)})")
                 raise
             try:
                 _put(item, out, depth + 1)
-            except _Refused as refused:
+            except Refused as refused:
                 refused.steps.append(f"[{_shown(key)}]")
                 raise
     elif kind is tuple:
         inner = bytearray()
         _put_array(value, inner, depth)
         _put_ext(out, EXT_TUPLE, inner)
-    elif kind is bytes or kind is bytearray:
+    elif kind is bytes:
         _put_length(out, len(value), 0, 0, 0xC4, 0xC5, 0xC6)
         out += value
     elif kind is memoryview:
-        if not value.c_contiguous:
-            raise _Refused("a memoryview that is not contiguous cannot travel")
+        if value.format != "B" or value.ndim != 1 or not value.c_contiguous:
+            raise Refused("a memoryview that is not a plain row of bytes cannot travel")
         _put_length(out, value.nbytes, 0, 0, 0xC4, 0xC5, 0xC6)
-        out += value.cast("B")
+        out += value
+    elif kind is set or kind is frozenset:
+        _put_set(value, out, depth)
     else:
-        raise _Refused(f"a value of type {_type_name(kind)} cannot travel")
+        _put_ext(out, *_extensions.pack(value))
     if len(out) > MAX_BYTES:
-        raise _Refused(f"more than {MAX_BYTES} bytes")
+        raise Refused(f"more than {MAX_BYTES} bytes")
 
 
 def _put_array(items: list[Any] | tuple[Any, ...], out: bytearray, depth: int) -> None:
@@ -119,9 +130,31 @@ def _put_array(items: list[Any] | tuple[Any, ...], out: bytearray, depth: int) -
         for item in items:
             _put(item, out, depth + 1)
             index += 1
-    except _Refused as refused:
+    except Refused as refused:
         refused.steps.append(f"[{index}]")
         raise
+
+
+def _put_set(items: set[Any] | frozenset[Any], out: bytearray, depth: int) -> None:
+    parts: list[bytearray] = []
+    for item in items:
+        part = bytearray()
+        try:
+            _put(item, part, depth + 1)
+        except Refused as refused:
+            refused.steps.append(f".item({_shown(item)})")
+            raise
+        parts.append(part)
+    inner = join_sorted(parts)
+    _put_ext(out, EXT_SET if type(items) is set else EXT_FROZENSET, inner)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def join_sorted(parts: list[bytearray] | list[bytes]) -> bytearray:
+    """The array of these items in the order in which a set travels."""
+    out = bytearray()
+    _put_length(out, len(parts), 0x90, 16, 0, 0xDC, 0xDD)
+    parts.sort()  # pyright: ignore[reportCallIssue]
+    return out + b"".join(parts)
 
 
 def _put_int(value: int, out: bytearray) -> None:
@@ -170,7 +203,7 @@ def _put_length(
     elif length <= MAX_BYTES:
         out += _M32.pack(four, length)
     else:
-        raise _Refused(f"more than {MAX_BYTES} bytes")
+        raise Refused(f"more than {MAX_BYTES} bytes")
 
 
 def _put_ext(out: bytearray, kind: int, content: bytes | bytearray) -> None:
@@ -183,17 +216,12 @@ def _put_ext(out: bytearray, kind: int, content: bytes | bytearray) -> None:
     out += content
 
 
-def _type_name(kind: type) -> str:
-    name = kind.__qualname__
-    return name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}"
-
-
 def _shown(key: object) -> str:
     """A dict key in a path. Only what is safe to show: a key of any other class is its type."""
     if type(key) in (str, int, float, bool, bytes, type(None)):
         text = repr(key)
         return text if len(text) <= 40 else text[:37] + "..."
-    return f"<{_type_name(type(key))}>"
+    return f"<{name_of(type(key))}>"
 
 
 def decode(data: bytes | bytearray | memoryview) -> Any:
@@ -202,6 +230,8 @@ def decode(data: bytes | bytearray | memoryview) -> Any:
     Raises ``MalformedValue``.
     """
     view = memoryview(data)
+    if len(view) > MAX_BYTES:
+        raise MalformedValue(f"more than {MAX_BYTES} bytes")
     try:
         value, end = _get(view, 0, 1)
     except (IndexError, struct.error):
@@ -212,6 +242,8 @@ def decode(data: bytes | bytearray | memoryview) -> Any:
         raise MalformedValue("value is nested too deep for this stack") from None
     if end != len(view):
         raise MalformedValue(f"{len(view) - end} bytes follow the value")
+    if has_too_many(value, end):
+        raise MalformedValue(f"more than {MAX_ITEMS} items")
     return value
 
 
@@ -238,6 +270,8 @@ def _get(view: memoryview, at: int, depth: int) -> tuple[Any, int]:
         if width == 2:
             return take(view, at + 2, _U16.unpack_from(view, at)[0], depth)
         return take(view, at + 4, _U32.unpack_from(view, at)[0], depth)
+    if marker == 0xCA:
+        return _widened(_U32.unpack_from(view, at)[0]), at + 4
     number = _NUMBERS.get(marker)
     if number is not None:
         return number.unpack_from(view, at)[0], at + number.size
@@ -248,6 +282,14 @@ def _get(view: memoryview, at: int, depth: int) -> tuple[Any, int]:
     if marker == 0xC1:
         raise MalformedValue("no value begins with byte 0xc1")
     return marker == 0xC3, at
+
+
+def _widened(bits: int) -> float:
+    """A 32-bit float as one of 64. Processors make a NaN quiet here; this does it everywhere."""
+    if bits & 0x7F800000 == 0x7F800000 and bits & 0x007FFFFF:
+        wide = (bits >> 31) << 63 | 0x7FF8000000000000 | (bits & 0x007FFFFF) << 29
+        return _F64.unpack(wide.to_bytes(8, "big"))[0]
+    return _F32.unpack(_U32.pack(bits))[0]
 
 
 def _slice(view: memoryview, at: int, length: int) -> memoryview:
@@ -286,6 +328,8 @@ def _get_dict(view: memoryview, at: int, length: int, depth: int) -> tuple[dict[
             items[key] = item
         except TypeError:
             raise MalformedValue(f"a {type(key).__name__} cannot be a dict key") from None
+    if len(items) != length:
+        raise MalformedValue("a dict has a key twice")
     return items, at
 
 
@@ -295,13 +339,29 @@ def _get_ext(view: memoryview, at: int, length: int, depth: int) -> tuple[Any, i
     end = at + 1 + length
     if kind == EXT_BIG_INT and length:
         return int.from_bytes(content, "big", signed=True), end
-    if kind == EXT_TUPLE and length:
+    if EXT_TUPLE <= kind <= EXT_FROZENSET and length:
         value, stop = _get(content, 0, depth)
         if type(value) is list and stop == length:
-            return tuple(value), end  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    if kind in (EXT_BIG_INT, EXT_TUPLE):
+            return container(kind, value), end  # pyright: ignore[reportUnknownArgumentType]
+    if EXT_BIG_INT <= kind <= EXT_FROZENSET:
         raise MalformedValue(f"extension type {kind} has malformed content")
-    raise MalformedValue(f"extension type {kind - 256 if kind > 127 else kind} is unknown")
+    return _extensions.unpack(kind, bytes(content)), end
+
+
+def container(kind: int, items: list[Any]) -> Any:
+    """The tuple, set or frozenset of these items.
+
+    Raises ``MalformedValue``.
+    """
+    if kind == EXT_TUPLE:
+        return tuple(items)
+    try:
+        found = set(items) if kind == EXT_SET else frozenset(items)
+    except TypeError:
+        raise MalformedValue("an item of a set cannot be hashed") from None
+    if len(found) != len(items):
+        raise MalformedValue("a set has an item twice")
+    return found
 
 
 _LENGTHS: dict[int, tuple[int, Callable[[memoryview, int, int, int], tuple[Any, int]]]] = {
@@ -320,7 +380,6 @@ _LENGTHS: dict[int, tuple[int, Callable[[memoryview, int, int, int], tuple[Any, 
     0xDF: (4, _get_dict),
 }
 _NUMBERS: dict[int, struct.Struct] = {
-    0xCA: struct.Struct(">f"),
     0xCB: _F64,
     0xCC: struct.Struct(">B"),
     0xCD: _U16,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import struct
+from datetime import date, datetime, time, timedelta, timezone
 from pathlib import Path
 from typing import Any
+
+from snakehouse import Array, Arrow, Reference, Unsupported
 
 _ROOT = Path(__file__).parents[2]
 VECTORS: dict[str, Any] = json.loads(
@@ -31,5 +34,41 @@ def value_of(tagged: Any) -> Any:
             return [value_of(item) for item in content]
         case "tuple":
             return tuple(value_of(item) for item in content)
-        case _:
+        case "dict":
             return {value_of(key): value_of(item) for key, item in content}
+        case "set":
+            return {value_of(item) for item in content}
+        case "frozenset":
+            return frozenset(value_of(item) for item in content)
+        case "bytearray":
+            return bytearray.fromhex(content)
+        case "complex":
+            return complex(*struct.unpack(">dd", bytes.fromhex(content)))
+        case "date":
+            return date(*content)
+        case "time":
+            return _time(content)
+        case "datetime":
+            return datetime.combine(date(*content[:3]), _time(content[3:]))
+        case "timedelta":
+            return timedelta(*content)
+        case "array":
+            dtype, order, shape, data = content
+            return Array(dtype, shape, bytes.fromhex(data), order)
+        case "arrow":
+            return Arrow(bytes.fromhex(content[1]), is_batch=content[0] == 1)
+        case "reference":
+            return Reference(int(content[0]), int(content[1]), content[2])
+        case "unsupported":
+            return Unsupported(content)
+        case _:
+            raise ValueError(tag)
+
+
+def _time(content: list[Any]) -> time:
+    hour, minute, second, micros, fold, offset = content
+    return time(hour, minute, second, micros, _zone(offset), fold=fold)
+
+
+def _zone(micros: int | None) -> timezone | None:
+    return None if micros is None else timezone(timedelta(microseconds=micros))

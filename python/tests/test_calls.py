@@ -175,10 +175,10 @@ def test_an_exception_keeps_its_shape(host: Host) -> None:
         ("surrogate", "tool", "tool_raised", "\\ud800"),
         ("type", "tool", "tool_raised", "from inside"),
         (
-            "set",
+            "range",
             "tool",
             "unsupported_value",
-            "the result of fail: a value of type set cannot travel at $['a'][1][2]",
+            "the result of fail: a value of type range cannot travel at $['a'][1][2]",
         ),
     ],
 )

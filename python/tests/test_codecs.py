@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import collections
 import enum
+import os
 import random
+from datetime import datetime, time, timedelta, timezone
+from decimal import Decimal
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 import pytest
 
+import snakehouse
 from golden import VECTORS, value_of
-from snakehouse import MalformedValue, UnsupportedValue, _codec, _msgpack
+from snakehouse import MalformedValue, UnsupportedValue, _codec, _limits, _marks, _msgpack
 from values import equal, random_value
 
 PURE = _codec.Codec("python", _msgpack.encode, _msgpack.decode)
@@ -72,7 +77,10 @@ class Pair(NamedTuple):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({1, 2}, "a value of type set cannot travel at $"),
+        (
+            [{Colour.RED}],
+            "a value of type test_codecs.Colour cannot travel at $[0].item(<test_codecs.Colour>)",
+        ),
         (
             [0, {"k": (1, Colour.RED)}],
             "a value of type test_codecs.Colour cannot travel at $[1]['k'][1]",
@@ -86,7 +94,24 @@ class Pair(NamedTuple):
             collections.OrderedDict[str, int](),
             "a value of type collections.OrderedDict cannot travel at $",
         ),
-        ({"n": 1j}, "a value of type complex cannot travel at $['n']"),
+        ({"n": range(3)}, "a value of type range cannot travel at $['n']"),
+        (
+            [Decimal("1.5")],
+            "a value of type decimal.Decimal cannot travel at $[0]",
+        ),
+        (
+            (datetime(2026, 1, 1, tzinfo=ZoneInfo("UTC")),),
+            "a time zone of type zoneinfo.ZoneInfo cannot travel; "
+            "use a datetime.timezone of fixed offset at $[0]",
+        ),
+        (
+            [time(1, tzinfo=timezone(timedelta(hours=1), "CET"))],
+            "a datetime.timezone with a name cannot travel at $[0]",
+        ),
+        (
+            [memoryview(b"abcd").cast("H")],
+            "a memoryview that is not a plain row of bytes cannot travel at $[0]",
+        ),
         (object, "a value of type type cannot travel at $"),
         (["\ud800"], "a str with a lone surrogate cannot travel at $[0]"),
         ({"a" * 60: ...}, f"a value of type ellipsis cannot travel at $['{'a' * 36}...]"),
@@ -125,11 +150,117 @@ def test_deep_garbage_is_refused(codec: _codec.Codec) -> None:
         codec.decode(b"\x91" * 100_000)
 
 
-@pytest.mark.parametrize("value", [bytearray(b"ab"), memoryview(b"ab")])
-def test_buffers_travel_as_the_bytes_they_hold(
-    codec: _codec.Codec, value: bytearray | memoryview
+def test_a_view_travels_as_the_bytes_that_it_shows(codec: _codec.Codec) -> None:
+    assert equal(codec.decode(codec.encode([memoryview(b"abc")[1:]])), [b"bc"])
+
+
+def test_a_bytearray_is_found_wherever_it_is(codec: _codec.Codec) -> None:
+    hidden = bytearray(b"x" * 300)
+    for value in (hidden, [1.5, [hidden]], {"k": {b"": [(hidden, b"x")]}}, [[hidden], b"x" * 9000]):
+        assert equal(codec.decode(codec.encode(value)), value)
+
+
+@pytest.mark.parametrize("size", [1, 40])
+def test_the_depth_of_a_value_is_its_deepest_place(codec: _codec.Codec, size: int) -> None:
+    value: Any = b"end"
+    for _ in range(_limits.MAX_DEPTH - 1):
+        value = [b"\xc4" * size, value]
+    data = codec.encode(value)
+    assert equal(codec.decode(data), value)
+    with pytest.raises(UnsupportedValue, match="128 levels"):
+        codec.encode({"k": value})
+    with pytest.raises(MalformedValue, match="128 levels"):
+        codec.decode(b"\x81\xa1k" + data)
+    with pytest.raises(UnsupportedValue, match="128 levels"):
+        codec.encode({frozenset([as_key(_limits.MAX_DEPTH - 1)]): None})
+
+
+def as_key(levels: int) -> tuple[Any, ...]:
+    return () if levels <= 1 else (as_key(levels - 1),)
+
+
+def test_items_have_a_limit_that_is_the_same_on_both_ways(
+    codec: _codec.Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert codec.decode(codec.encode(value)) == b"ab"
+    monkeypatch.setattr(_limits, "MAX_ITEMS", 1000)
+    most: list[Any] = [[None] * 500, {n: (n,) for n in range(166)}]
+    assert _limits.count(most) == 1 + 1 + 500 + 1 + 166 * 3
+    monkeypatch.setattr(_limits, "MAX_ITEMS", _limits.count(most))
+    data = codec.encode(most)
+    assert equal(codec.decode(data), most)
+    with pytest.raises(UnsupportedValue, match="items"):
+        codec.encode([*most, None])
+    with pytest.raises(MalformedValue, match="items"):
+        codec.decode(b"\x93" + data[1:] + b"\xc0")
+
+
+def test_bytes_have_a_limit_on_both_ways(
+    codec: _codec.Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (_limits, _msgpack, _codec):
+        monkeypatch.setattr(module, "MAX_BYTES", 1005)
+    most = [b"x" * 1001]
+    data = codec.encode(most)
+    assert len(data) == 1005
+    assert equal(codec.decode(data), most)
+    for more in (b"x" * 1003, [b"x" * 1002], ["x" * 1002]):
+        with pytest.raises(UnsupportedValue, match="bytes"):
+            codec.encode(more)
+    with pytest.raises(MalformedValue, match="bytes"):
+        codec.decode(b"\x91" + data)
+
+
+def test_marks_stand_for_what_does_not_travel_and_say_nothing_of_it(codec: _codec.Codec) -> None:
+    given = {"a": [1, object()], Colour.RED: (Decimal(1), {Pair(1, 2)}), "ok": b"x"}
+    mark = snakehouse.Unsupported
+    expected = {
+        "a": [1, mark("object")],
+        mark("test_codecs.Colour"): (mark("decimal.Decimal"), {mark("test_codecs.Pair")}),
+        "ok": b"x",
+    }
+    sent = codec.decode(codec.encode(snakehouse.sendable(given)))
+    assert equal(sent, expected)
+    looped: list[Any] = []
+    looped.append(looped)
+    codec.encode(snakehouse.sendable(looped))
+
+
+def test_a_reference_gives_its_object_here_and_is_lost_elsewhere(codec: _codec.Codec) -> None:
+    kept = object()
+    reference = snakehouse.keep(kept)
+    back = codec.decode(codec.encode([reference]))[0]
+    assert back == reference
+    assert back.type_name == "object"
+    assert back.get() is kept
+    stranger = snakehouse.Reference(back.life ^ 2, back.number, "x")
+    with pytest.raises(snakehouse.LostReference):
+        stranger.get()
+    back.let_go()
+    with pytest.raises(snakehouse.LostReference):
+        reference.get()
+
+
+def test_a_forked_child_does_not_answer_for_its_parent() -> None:
+    reference = snakehouse.keep("mine")
+    pid = os.fork()
+    if not pid:
+        try:
+            other = snakehouse.keep("yours")
+            os._exit(0 if other.life != reference.life else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert reference.get() == "mine"
+    reference.let_go()
+
+
+def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_marks, "_MAX_KEPT", 1)
+    first = snakehouse.keep(1)
+    with pytest.raises(snakehouse.SnakehouseError):
+        snakehouse.keep(2)
+    first.let_go()
+    snakehouse.keep(2).let_go()
 
 
 def test_an_old_or_pure_msgpack_package_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ def fail(how: str) -> Any:
         raise ValueError("x" * (4 << 20))
     if how == "type":
         raise TypeError("from inside")
-    return {"a": [1, {2: {3}}]}
+    return {"a": [1, {2: range(3)}]}
 
 
 @snakehouse.tool

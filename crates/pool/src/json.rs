@@ -79,6 +79,7 @@ pub fn to_json(value: &Value) -> Result<serde_json::Value, JsonError> {
             }
             map.into()
         }
+        other => return Err(refuse(&format!("a {}", other.type_name()))),
     })
 }
 
@@ -101,6 +102,7 @@ mod tests {
             (Value::Float(f64::NAN), "NaN"),
             (Value::Bytes(vec![1].into()), "bytes"),
             (nested, "dict key"),
+            (Value::Set(vec![1.into()]), "a set"),
             (Value::from(i128::MAX), "64 bits"),
         ];
         for (value, word) in refused {

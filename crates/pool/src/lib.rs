@@ -76,7 +76,10 @@ pub use output::{OutputLine, Stream as OutputStream};
 pub use pool::Pool;
 pub use reaper::{Reaper, ReaperConfig, ZygoteInfo, ZygoteState};
 pub use session::Session;
-pub use snakehouse_wire::{Failure, ToolInfo, Value};
+pub use snakehouse_wire::{
+    Array, Arrow, ArrowKind, Date, DateTime, Element, Failure, Order, Reference, Time, TimeDelta,
+    ToolInfo, Unsupported, UtcOffset, Value,
+};
 pub use spec::{Mode, WorkerSpec};
 pub use stream::Stream;
 pub use sweep::{Ended, RUN_ENV, sweep};

@@ -69,7 +69,10 @@ pub use frame::{Frame, FrameError, FrameKind, HEAD_LEN, MAX_CHUNK, MAX_PAYLOAD, 
 pub use hello::{Hello, HelloError, ToolInfo, ToolKind};
 pub use message::{Message, Segment, Segments};
 pub use open::OpenHead;
-pub use value::{ConvertError, Int, Value, ValueError};
+pub use value::{
+    Array, Arrow, ArrowKind, ConvertError, Date, DateTime, Element, Int, Order, Reference, Time,
+    TimeDelta, Unsupported, UtcOffset, Value, ValueError,
+};
 
 /// Environment variable with the number of the control socket's descriptor.
 pub const FD_VARIABLE: &str = "SNAKEHOUSE_FD";

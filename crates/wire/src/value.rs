@@ -2,29 +2,39 @@
 //!
 //! [`Value`] holds what travels in the body of a Python call. What goes in comes out equal and of
 //! the same type, or is refused with a [`ValueError`]: integers of any size, floats bit by bit (the
-//! payload of a NaN and the sign of zero included), tuples apart from lists, dicts in their order
-//! with any hashable key. Conversions from and to Rust types are in `convert`, the bytes in
-//! `codec`. Tested by round trips of generated values and by garbage, and against the Python
-//! package by the golden vectors in `tests/golden`.
+//! payload of a NaN and the sign of zero included), tuples apart from lists, sets, dicts in their
+//! order with any hashable key, dates and times to the microsecond, arrays with type, shape and
+//! order. Conversions from and to Rust types are in `convert`, the bytes in `codec` and `ext`.
+//! Tested by round trips of generated values, through a real worker as well, by garbage, and
+//! against the Python package by the golden vectors in `tests/golden`.
 
+mod array;
 mod codec;
 mod convert;
+mod ext;
 mod int;
 mod keys;
+mod marker;
+mod time;
 
-use std::hash::{Hash, Hasher};
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
 use snakehouse_base::{Coded, Kind};
 
+pub use array::{Array, Element, Order};
 pub use convert::ConvertError;
 pub use int::Int;
+pub use marker::{Arrow, ArrowKind, Reference, Unsupported};
+pub use time::{Date, DateTime, Time, TimeDelta, UtcOffset};
 
 /// A Python value.
 ///
 /// Two values are equal if they have the same type and content; floats are compared by their bits,
-/// so a NaN equals itself and `0.0` differs from `-0.0`.
+/// so a NaN equals itself and `0.0` differs from `-0.0`. Sets are equal in any order.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Value {
     /// `None`.
     None,
@@ -45,6 +55,30 @@ pub enum Value {
     /// `dict`, in insertion order. Keys must be hashable in Python and distinct under its
     /// equality (`1`, `1.0` and `True` are one key); [`encode`](Value::encode) refuses others.
     Dict(Vec<(Value, Value)>),
+    /// `set`. Its items are as the keys of a dict, in no order.
+    Set(Vec<Value>),
+    /// `frozenset`. Its items are as the keys of a dict, in no order.
+    FrozenSet(Vec<Value>),
+    /// `bytearray`.
+    ByteArray(Bytes),
+    /// `complex`: the real and the imaginary part.
+    Complex(f64, f64),
+    /// `datetime.date`.
+    Date(Date),
+    /// `datetime.time`.
+    Time(Time),
+    /// `datetime.datetime`.
+    DateTime(DateTime),
+    /// `datetime.timedelta`.
+    TimeDelta(TimeDelta),
+    /// `numpy.ndarray`.
+    Array(Array),
+    /// `pyarrow.Table` or `pyarrow.RecordBatch`.
+    Arrow(Arrow),
+    /// An object that stays in its worker.
+    Reference(Reference),
+    /// The mark of an object that does not travel.
+    Unsupported(Unsupported),
 }
 
 /// Why a value does not travel, or why bytes are not a value.
@@ -60,12 +94,18 @@ pub enum ValueError {
     /// More than [`Value::MAX_ITEMS`] values inside of one.
     #[error("value has more than {} items", Value::MAX_ITEMS)]
     TooManyItems,
-    /// A dict has two keys that are one in Python.
-    #[error("dict has the key {0} twice")]
+    /// A dict has two keys that are one in Python, or a set two such items.
+    #[error("dict or set has the key {0} twice")]
     DuplicateKey(String),
-    /// A dict has a key of this type.
-    #[error("a {0} cannot be a dict key")]
+    /// A dict has a key, or a set an item, of this type.
+    #[error("a {0} cannot be a dict key or in a set")]
     UnhashableKey(&'static str),
+    /// What was said of an array cannot be.
+    #[error("array {0}")]
+    BadArray(&'static str),
+    /// A Rust value that this Python type does not hold exactly.
+    #[error("out of the range or precision of {0}")]
+    OutOfRange(&'static str),
     /// The bytes end within a value.
     #[error("bytes end within a value")]
     Truncated,
@@ -93,7 +133,9 @@ impl Coded for ValueError {
             | Self::TooLarge
             | Self::TooManyItems
             | Self::DuplicateKey(_)
-            | Self::UnhashableKey(_) => Kind::InvalidInput,
+            | Self::UnhashableKey(_)
+            | Self::BadArray(_)
+            | Self::OutOfRange(_) => Kind::InvalidInput,
             _ => Kind::Corrupt,
         }
     }
@@ -105,6 +147,8 @@ impl Coded for ValueError {
             Self::TooManyItems => "value_too_many_items",
             Self::DuplicateKey(_) => "value_duplicate_key",
             Self::UnhashableKey(_) => "value_unhashable_key",
+            Self::BadArray(_) => "value_bad_array",
+            Self::OutOfRange(_) => "value_out_of_range",
             _ => "value_malformed",
         }
     }
@@ -139,6 +183,19 @@ impl Value {
             Self::List(_) => "list",
             Self::Tuple(_) => "tuple",
             Self::Dict(_) => "dict",
+            Self::Set(_) => "set",
+            Self::FrozenSet(_) => "frozenset",
+            Self::ByteArray(_) => "bytearray",
+            Self::Complex(..) => "complex",
+            Self::Date(_) => "datetime.date",
+            Self::Time(_) => "datetime.time",
+            Self::DateTime(_) => "datetime.datetime",
+            Self::TimeDelta(_) => "datetime.timedelta",
+            Self::Array(_) => "numpy.ndarray",
+            Self::Arrow(Arrow { kind: ArrowKind::Table, .. }) => "pyarrow.Table",
+            Self::Arrow(Arrow { kind: ArrowKind::RecordBatch, .. }) => "pyarrow.RecordBatch",
+            Self::Reference(_) => "snakehouse.Reference",
+            Self::Unsupported(_) => "snakehouse.Unsupported",
         }
     }
 
@@ -164,6 +221,14 @@ impl Value {
     pub fn as_slice(&self) -> Option<&[Self]> {
         match self {
             Self::List(items) | Self::Tuple(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// The items, if this is a `set` or a `frozenset`.
+    pub fn as_set(&self) -> Option<&[Self]> {
+        match self {
+            Self::Set(items) | Self::FrozenSet(items) => Some(items),
             _ => None,
         }
     }
@@ -205,12 +270,46 @@ impl PartialEq for Value {
             (Self::Bytes(a), Self::Bytes(b)) => a == b,
             (Self::List(a), Self::List(b)) | (Self::Tuple(a), Self::Tuple(b)) => a == b,
             (Self::Dict(a), Self::Dict(b)) => a == b,
+            (Self::Set(a), Self::Set(b)) | (Self::FrozenSet(a), Self::FrozenSet(b)) => {
+                same_items(a, b)
+            }
+            (Self::ByteArray(a), Self::ByteArray(b)) => a == b,
+            (Self::Complex(a, b), Self::Complex(c, d)) => {
+                (a.to_bits(), b.to_bits()) == (c.to_bits(), d.to_bits())
+            }
+            (Self::Date(a), Self::Date(b)) => a == b,
+            (Self::Time(a), Self::Time(b)) => a == b,
+            (Self::DateTime(a), Self::DateTime(b)) => a == b,
+            (Self::TimeDelta(a), Self::TimeDelta(b)) => a == b,
+            (Self::Array(a), Self::Array(b)) => a == b,
+            (Self::Arrow(a), Self::Arrow(b)) => a == b,
+            (Self::Reference(a), Self::Reference(b)) => a == b,
+            (Self::Unsupported(a), Self::Unsupported(b)) => a == b,
             _ => false,
         }
     }
 }
 
 impl Eq for Value {}
+
+/// Whether two lists have the same items in any order.
+fn same_items(a: &[Value], b: &[Value]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    if a == b {
+        return true;
+    }
+    let mut left: HashMap<&Value, usize> = HashMap::with_capacity(a.len());
+    a.iter().for_each(|item| *left.entry(item).or_default() += 1);
+    b.iter().all(|item| match left.get_mut(item) {
+        Some(n) if *n > 0 => {
+            *n -= 1;
+            true
+        }
+        _ => false,
+    })
+}
 
 impl Hash for Value {
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -224,6 +323,24 @@ impl Hash for Value {
             Self::Bytes(v) => v.hash(state),
             Self::List(v) | Self::Tuple(v) => v.hash(state),
             Self::Dict(v) => v.hash(state),
+            Self::Set(items) | Self::FrozenSet(items) => {
+                let each = items.iter().map(|item| {
+                    let mut own = DefaultHasher::new();
+                    item.hash(&mut own);
+                    own.finish()
+                });
+                each.fold(0, u64::wrapping_add).hash(state);
+            }
+            Self::ByteArray(v) => v.hash(state),
+            Self::Complex(a, b) => (a.to_bits(), b.to_bits()).hash(state),
+            Self::Date(v) => v.hash(state),
+            Self::Time(v) => v.hash(state),
+            Self::DateTime(v) => v.hash(state),
+            Self::TimeDelta(v) => v.hash(state),
+            Self::Array(v) => v.hash(state),
+            Self::Arrow(v) => v.hash(state),
+            Self::Reference(v) => v.hash(state),
+            Self::Unsupported(v) => v.hash(state),
         }
     }
 }

@@ -11,6 +11,8 @@ fn every_error_of_a_value_has_its_kind_and_its_code() {
         (ValueError::TooManyItems, Kind::InvalidInput, "value_too_many_items"),
         (ValueError::DuplicateKey("k".into()), Kind::InvalidInput, "value_duplicate_key"),
         (ValueError::UnhashableKey("list"), Kind::InvalidInput, "value_unhashable_key"),
+        (ValueError::BadArray("x"), Kind::InvalidInput, "value_bad_array"),
+        (ValueError::OutOfRange("x"), Kind::InvalidInput, "value_out_of_range"),
         (ValueError::Truncated, Kind::Corrupt, "value_malformed"),
         (ValueError::Trailing(3), Kind::Corrupt, "value_malformed"),
         (ValueError::BadUtf8, Kind::Corrupt, "value_malformed"),

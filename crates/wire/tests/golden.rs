@@ -4,7 +4,10 @@
 
 use bytes::{Bytes, BytesMut};
 use serde_json::Value as Json;
-use snakehouse_wire::{Assembler, Frame, Message, OpenHead, Value};
+use snakehouse_wire::{
+    Array, Arrow, ArrowKind, Assembler, Date, DateTime, Frame, Message, OpenHead, Order, Time,
+    TimeDelta, UtcOffset, Value,
+};
 
 fn vectors(section: &str) -> Vec<Json> {
     let file: Json = serde_json::from_str(include_str!("golden/vectors.json")).unwrap();
@@ -42,14 +45,71 @@ fn value_of(tagged: &Json) -> Value {
                 .map(|pair| (value_of(&pair[0]), value_of(&pair[1])))
                 .collect(),
         ),
+        "set" => Value::Set(items()),
+        "frozenset" => Value::FrozenSet(items()),
+        "bytearray" => Value::ByteArray(hex(content)),
+        "complex" => {
+            let bits = hex(content);
+            let part = |at: usize| {
+                f64::from_bits(u64::from_be_bytes(bits[at..at + 8].try_into().unwrap()))
+            };
+            Value::Complex(part(0), part(8))
+        }
+        "date" => date(&numbers(content)).into(),
+        "time" => time(&numbers(content)).into(),
+        "datetime" => {
+            let parts = numbers(content);
+            DateTime { date: date(&parts), time: time(&parts[3..]) }.into()
+        }
+        "timedelta" => {
+            let parts: Vec<_> = numbers(content).into_iter().map(Option::unwrap).collect();
+            let [seconds, micros] = [parts[1], parts[2]].map(|n| u32::try_from(n).unwrap());
+            TimeDelta::new(parts[0].try_into().unwrap(), seconds, micros).unwrap().into()
+        }
+        "array" => {
+            let order = if content[1] == "F" { Order::F } else { Order::C };
+            let shape: Vec<_> =
+                content[2].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect();
+            let dtype = content[0].as_str().unwrap();
+            Array::new(dtype, &shape, order, hex(&content[3])).unwrap().into()
+        }
+        "arrow" => {
+            let kind = if content[0] == 1 { ArrowKind::RecordBatch } else { ArrowKind::Table };
+            Arrow { kind, stream: hex(&content[1]) }.into()
+        }
+        // Nobody but a worker makes these, so there is no other way to have one.
+        "reference" | "unsupported" => Value::None,
         other => panic!("{other}"),
     }
+}
+
+fn numbers(json: &Json) -> Vec<Option<i64>> {
+    json.as_array().unwrap().iter().map(Json::as_i64).collect()
+}
+
+fn small(n: Option<i64>) -> u8 {
+    n.unwrap().try_into().unwrap()
+}
+
+fn date(parts: &[Option<i64>]) -> Date {
+    Date::new(parts[0].unwrap().try_into().unwrap(), small(parts[1]), small(parts[2])).unwrap()
+}
+
+fn time(parts: &[Option<i64>]) -> Time {
+    let micros = parts[3].unwrap().try_into().unwrap();
+    let time = Time::new(small(parts[0]), small(parts[1]), small(parts[2]), micros).unwrap();
+    let time = time.with_fold(parts[4] == Some(1));
+    parts[5].map_or(time, |offset| time.with_offset(UtcOffset::from_micros(offset).unwrap()))
 }
 
 #[test]
 fn values_have_exactly_these_bytes() {
     for vector in vectors("values") {
-        let (value, bytes) = (value_of(&vector["value"]), hex(&vector["bytes"]));
+        let bytes = hex(&vector["bytes"]);
+        let value = match Value::decode(&bytes) {
+            Ok(made @ (Value::Reference(_) | Value::Unsupported(_))) => made,
+            _ => value_of(&vector["value"]),
+        };
         assert_eq!(value.encode().unwrap(), bytes, "{}", vector["name"]);
         assert_eq!(Value::decode(&bytes).unwrap(), value, "{}", vector["name"]);
     }
@@ -58,10 +118,7 @@ fn values_have_exactly_these_bytes() {
 #[test]
 fn these_bytes_are_no_value() {
     for vector in vectors("rejected") {
-        let decoded = Value::decode(&hex(&vector["bytes"]));
-        // Rust holds a dict with a list as key; it will not send one to Python.
-        let refused = decoded.map(|value| value.encode()).map_or(true, |bytes| bytes.is_err());
-        assert!(refused, "{}", vector["name"]);
+        assert!(Value::decode(&hex(&vector["bytes"])).is_err(), "{}", vector["name"]);
     }
 }
 

@@ -26,4 +26,5 @@ mod scripted;
 mod sessions;
 mod streams;
 mod support;
+mod values;
 mod zygotes;

@@ -1,16 +1,17 @@
 //! Values as MessagePack.
 //!
-//! Plain MessagePack, the shortest form of everything, floats always as 64 bits, and two extension
-//! types: 1 is an integer outside of −2⁶³..2⁶⁴ (two's complement, big-endian, shortest), 2 is a tuple
-//! (its items as a MessagePack array). The decoder takes any MessagePack of these types, also longer
-//! forms and 32-bit floats.
+//! Plain MessagePack, the shortest form of everything, floats always as 64 bits, and the extension
+//! types of the table in `ext`. The decoder takes any MessagePack of these types, also longer forms,
+//! sets in any order, and 32-bit floats (whose NaNs come out quiet).
 
 use bytes::Bytes;
 
-use super::{Int, Value, ValueError, keys};
+use super::{Int, Value, ValueError, ext, keys};
 
 const EXT_BIG_INT: i8 = 1;
 const EXT_TUPLE: i8 = 2;
+const EXT_SET: i8 = 3;
+const EXT_FROZENSET: i8 = 4;
 
 pub(super) fn encode(value: &Value) -> Result<Vec<u8>, ValueError> {
     let mut out = Vec::with_capacity(64);
@@ -55,12 +56,22 @@ fn put(
             put_array(list, &mut inner, depth, items)?;
             put_ext(out, EXT_TUPLE, &inner)?;
         }
+        Value::Set(list) => put_set(EXT_SET, list, out, depth, items)?,
+        Value::FrozenSet(list) => put_set(EXT_FROZENSET, list, out, depth, items)?,
         Value::Dict(pairs) => {
-            keys::check(pairs)?;
+            keys::check(pairs.iter().map(|(key, _)| key))?;
             put_len(out, pairs.len(), Some((0x80, 16)), [None, Some(0xde), Some(0xdf)])?;
             for (key, item) in pairs {
                 put(key, out, depth + 1, items)?;
                 put(item, out, depth + 1, items)?;
+            }
+        }
+        other => {
+            let mut head = Vec::new();
+            if let Some((kind, tail)) = ext::parts(other, &mut head) {
+                put_ext_head(out, kind, head.len() + tail.len())?;
+                put_raw(out, &head)?;
+                put_raw(out, &tail)?;
             }
         }
     }
@@ -78,6 +89,28 @@ fn put_array(
 ) -> Result<(), ValueError> {
     put_len(out, list.len(), Some((0x90, 16)), [None, Some(0xdc), Some(0xdd)])?;
     list.iter().try_for_each(|item| put(item, out, depth + 1, items))
+}
+
+/// Sorted, so that equal sets have equal bytes whatever order Python finds their items in.
+fn put_set(
+    kind: i8,
+    list: &[Value],
+    out: &mut Vec<u8>,
+    depth: usize,
+    items: &mut usize,
+) -> Result<(), ValueError> {
+    keys::check(list.iter())?;
+    let mut parts = Vec::with_capacity(list.len());
+    for item in list {
+        let mut part = Vec::new();
+        put(item, &mut part, depth + 1, items)?;
+        parts.push(part);
+    }
+    parts.sort_unstable();
+    let mut inner = Vec::new();
+    put_len(&mut inner, list.len(), Some((0x90, 16)), [None, Some(0xdc), Some(0xdd)])?;
+    parts.iter().try_for_each(|part| put_raw(&mut inner, part))?;
+    put_ext(out, kind, &inner)
 }
 
 fn put_int(int: &Int, out: &mut Vec<u8>) -> Result<(), ValueError> {
@@ -133,7 +166,12 @@ fn put_len(
 }
 
 fn put_ext(out: &mut Vec<u8>, kind: i8, content: &[u8]) -> Result<(), ValueError> {
-    match content.len() {
+    put_ext_head(out, kind, content.len())?;
+    put_raw(out, content)
+}
+
+fn put_ext_head(out: &mut Vec<u8>, kind: i8, len: usize) -> Result<(), ValueError> {
+    match len {
         1 => out.push(0xd4),
         2 => out.push(0xd5),
         4 => out.push(0xd6),
@@ -142,7 +180,7 @@ fn put_ext(out: &mut Vec<u8>, kind: i8, content: &[u8]) -> Result<(), ValueError
         len => put_len(out, len, None, [Some(0xc7), Some(0xc8), Some(0xc9)])?,
     }
     out.extend_from_slice(&kind.to_be_bytes());
-    put_raw(out, content)
+    Ok(())
 }
 
 fn put_raw(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), ValueError> {
@@ -198,7 +236,7 @@ impl<'a> Reader<'a> {
                 let len = self.len(marker - 0xc7)?;
                 self.ext(len, depth)?
             }
-            0xca => Value::Float(f64::from(f32::from_bits(u32::from_be_bytes(self.array()?)))),
+            0xca => Value::Float(widened(u32::from_be_bytes(self.array()?))),
             0xcb => Value::Float(f64::from_bits(u64::from_be_bytes(self.array()?))),
             0xcc => Value::Int(i64::from(u8::from_be_bytes(self.array()?)).into()),
             0xcd => Value::Int(i64::from(u16::from_be_bytes(self.array()?)).into()),
@@ -262,7 +300,9 @@ impl<'a> Reader<'a> {
         self.room_for(len.saturating_mul(2))?;
         let pairs: Result<_, _> =
             (0..len).map(|_| Ok((self.value(depth + 1)?, self.value(depth + 1)?))).collect();
-        Ok(Value::Dict(pairs?))
+        let pairs: Vec<_> = pairs?;
+        keys::check(pairs.iter().map(|(key, _)| key))?;
+        Ok(Value::Dict(pairs))
     }
 
     /// Refuses a count that cannot be true before anything is allocated for it.
@@ -282,21 +322,43 @@ impl<'a> Reader<'a> {
         match kind {
             EXT_BIG_INT if content.is_empty() => Err(ValueError::BadExtension(kind)),
             EXT_BIG_INT => Ok(Value::Int(Int::from_signed_bytes(content))),
-            EXT_TUPLE => {
-                let mut inner = Reader { whole: self.whole, rest: content, items: self.items };
-                let [marker] = inner.array::<1>()?;
-                let count = match marker {
-                    0x90..=0x9f => usize::from(marker & 0x0f),
-                    0xdc | 0xdd => inner.len(marker - 0xdc + 1)?,
-                    _ => return Err(ValueError::BadExtension(kind)),
-                };
-                let list = inner.list(count, depth)?;
-                match inner.rest.len() {
-                    0 => Ok(Value::Tuple(list)),
-                    _ => Err(ValueError::BadExtension(kind)),
-                }
+            EXT_TUPLE => self.content(kind, content, depth).map(Value::Tuple),
+            EXT_SET | EXT_FROZENSET => {
+                let mut list = self.content(kind, content, depth)?;
+                keys::check(list.iter())?;
+                keys::sort(&mut list);
+                Ok(if kind == EXT_SET { Value::Set(list) } else { Value::FrozenSet(list) })
             }
-            _ => Err(ValueError::UnknownExtension(kind)),
+            _ => ext::take(kind, content, self.whole),
         }
     }
+
+    /// The items of an extension that holds an array and nothing else.
+    fn content(
+        &mut self,
+        kind: i8,
+        content: &'a [u8],
+        depth: usize,
+    ) -> Result<Vec<Value>, ValueError> {
+        let mut inner = Reader { whole: self.whole, rest: content, items: self.items };
+        let [marker] = inner.array::<1>()?;
+        let count = match marker {
+            0x90..=0x9f => usize::from(marker & 0x0f),
+            0xdc | 0xdd => inner.len(marker - 0xdc + 1)?,
+            _ => return Err(ValueError::BadExtension(kind)),
+        };
+        let list = inner.list(count, depth)?;
+        if inner.rest.is_empty() { Ok(list) } else { Err(ValueError::BadExtension(kind)) }
+    }
+}
+
+/// A 32-bit float as one of 64. Processors make a NaN quiet here; this does it everywhere.
+fn widened(bits: u32) -> f64 {
+    let x = f32::from_bits(bits);
+    if !x.is_nan() {
+        return x.into();
+    }
+    let sign = u64::from(bits >> 31) << 63;
+    let payload = u64::from(bits & 0x007f_ffff) << 29;
+    f64::from_bits(sign | 0x7ff8_0000_0000_0000 | payload)
 }

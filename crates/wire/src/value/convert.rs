@@ -4,7 +4,7 @@ use bytes::Bytes;
 use num_bigint::BigInt;
 use snakehouse_base::{Coded, Kind};
 
-use super::{Int, Value};
+use super::{Array, Arrow, Date, DateTime, Int, Reference, Time, TimeDelta, Value};
 
 /// A value is not of the Rust type that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -197,6 +197,33 @@ impl<T: TryFrom<Value, Error = ConvertError>> TryFrom<Value> for Vec<T> {
     }
 }
 
+macro_rules! own_type {
+    ($($t:ident: $expected:literal),*) => {$(
+        impl From<$t> for Value {
+            fn from(value: $t) -> Self {
+                Self::$t(value)
+            }
+        }
+
+        impl TryFrom<Value> for $t {
+            type Error = ConvertError;
+
+            fn try_from(value: Value) -> Result<Self, ConvertError> {
+                match value {
+                    Value::$t(value) => Ok(value),
+                    other => Err(other.mismatch($expected)),
+                }
+            }
+        }
+    )*};
+}
+
+own_type!(
+    Date: "datetime.date", Time: "datetime.time", DateTime: "datetime.datetime",
+    TimeDelta: "datetime.timedelta", Array: "numpy.ndarray", Arrow: "a pyarrow table or batch",
+    Reference: "snakehouse.Reference"
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,6 +236,8 @@ mod tests {
         assert_eq!(Value::from(None::<bool>), Value::None);
         let dict: Value = [("k", 1), ("l", 2)].into_iter().collect();
         assert_eq!(dict.get("l").and_then(Value::as_i64), Some(2));
+        let array = Array::of(&[2], &[1u8, 2]).unwrap();
+        assert_eq!(Array::try_from(Value::from(array.clone())), Ok(array));
     }
 
     #[test]
