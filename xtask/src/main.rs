@@ -2,8 +2,8 @@
 //!
 //! `cargo xtask edges` compares the dependencies between crates with the table in
 //! `crates/README.md`. `cargo xtask audit` looks for what no lint can see. `cargo xtask planted`
-//! breaks the foundation on purpose and requires its tests to notice. Each prints one line per
-//! finding and exits with 1 if there is one.
+//! breaks the foundation on purpose and requires its tests to notice. `cargo xtask soak` runs checks
+//! at their long size. Each prints one line per finding and exits with 1 if there is one.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
 mod audit;
@@ -11,6 +11,7 @@ mod codes;
 mod edges;
 mod planted;
 mod rules;
+mod soak;
 mod source;
 
 use std::path::Path;
@@ -24,12 +25,14 @@ struct Finding {
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-    let command = std::env::args().nth(1).unwrap_or_default();
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let command = arguments.first().cloned().unwrap_or_default();
     let outcome = match command.as_str() {
         "edges" => edges::check(root),
         "audit" => audit::check(root),
         "planted" => planted::check(root),
-        _ => Err("usage: cargo xtask <edges|audit|planted>".to_owned()),
+        "soak" => soak::run(root, &arguments[1..]),
+        _ => Err("usage: cargo xtask <edges|audit|planted|soak>".to_owned()),
     };
     match outcome {
         Ok(findings) if findings.is_empty() => {

@@ -110,7 +110,7 @@ mod tests {
         Ask(u64),
         Release(usize),
         Cancel(usize),
-        Limit(usize, u64),
+        Limit(usize, u64, u64),
     }
 
     fn op() -> impl Strategy<Value = Op> {
@@ -118,7 +118,8 @@ mod tests {
             3 => (0u64..30).prop_map(Op::Ask),
             3 => any::<usize>().prop_map(Op::Release),
             1 => any::<usize>().prop_map(Op::Cancel),
-            1 => (1usize..5, 1u64..20).prop_map(|(count, bytes)| Op::Limit(count, bytes)),
+            1 => (1usize..5, 1u64..20, 1u64..4)
+                .prop_map(|(count, bytes, scale)| Op::Limit(count, bytes, scale)),
         ]
     }
 
@@ -153,8 +154,8 @@ mod tests {
                         prop_assert_eq!(core.cancel(ticket), waiting.remove(n).map(|(id, _)| id));
                     }
                     Op::Release(_) | Op::Cancel(_) => {}
-                    Op::Limit(count, bytes) => {
-                        limits = Limits { count, bytes, scale: 1 };
+                    Op::Limit(count, bytes, scale) => {
+                        limits = Limits { count, bytes, scale };
                         core.set_limits(limits);
                     }
                 }
@@ -170,7 +171,7 @@ mod tests {
                 prop_assert_eq!(core.in_flight(), (holding.len(), used));
                 if let Some((_, bytes)) = waiting.front() {
                     let fits = holding.len() < limits.count
-                        && used + bytes.min(&limits.bytes) <= limits.bytes;
+                        && used + (bytes * limits.scale).min(limits.bytes) <= limits.bytes;
                     prop_assert!(!fits, "the head fits and waits");
                 }
             }

@@ -135,6 +135,11 @@ impl Breaker {
         lock(&self.shared.core).state()
     }
 
+    /// Whether it is closed and has nothing to remember: forgetting it changes nothing.
+    pub fn is_fresh(&self) -> bool {
+        lock(&self.shared.core).is_fresh()
+    }
+
     /// Closes it and forgets its history.
     pub fn reset(&self) {
         let generation = {

@@ -153,6 +153,11 @@ impl BreakerCore {
         }
     }
 
+    /// Whether a new breaker would do the same.
+    pub(crate) fn is_fresh(&self) -> bool {
+        matches!(&self.state, State::Closed { row: 0, recent } if recent.is_empty())
+    }
+
     /// Counts the changes of state.
     pub(crate) const fn generation(&self) -> u64 {
         self.generation
@@ -284,15 +289,10 @@ mod tests {
 
     use super::*;
 
-    fn config() -> BreakerConfig {
+    fn config(trip: Trip) -> BreakerConfig {
         let open =
             Backoff::new(Duration::from_secs(10), Duration::from_secs(40), Jitter::None).unwrap();
-        BreakerConfig {
-            trip: Trip::Consecutive(3),
-            open,
-            probes: 2,
-            probe_lease: Duration::from_secs(5),
-        }
+        BreakerConfig { trip, open, probes: 2, probe_lease: Duration::from_secs(5) }
     }
 
     #[derive(Clone, Debug)]
@@ -315,8 +315,16 @@ mod tests {
         ]
     }
 
+    fn trip() -> impl Strategy<Value = Trip> {
+        prop_oneof![
+            (1u32..5).prop_map(Trip::Consecutive),
+            (1u32..6, 1u32..=100).prop_map(|(calls, percent)| Trip::Rate { calls, percent }),
+        ]
+    }
+
     /// The rules again, as naively as they read: the history of the current stretch is kept whole.
     struct Reference {
+        trip: Trip,
         state: BreakerState,
         stretch: u64,
         verdicts: Vec<Verdict>,
@@ -358,7 +366,20 @@ mod tests {
                 BreakerState::Closed => {
                     self.verdicts.push(verdict);
                     let told = self.verdicts.iter().rev().filter(|v| **v != Verdict::Ignored);
-                    if told.take_while(|v| **v == Verdict::Failure).count() >= 3 {
+                    let told: Vec<_> = told.collect();
+                    let trips = match self.trip {
+                        Trip::Consecutive(limit) => {
+                            let row = told.iter().take_while(|v| ***v == Verdict::Failure);
+                            row.count() >= limit as usize
+                        }
+                        Trip::Rate { calls, percent } => {
+                            let last = told.iter().take(calls as usize);
+                            let failures = last.filter(|v| ***v == Verdict::Failure).count();
+                            let needed = f64::from(calls) * f64::from(percent) / 100.0;
+                            told.len() >= calls as usize && failures as f64 >= needed
+                        }
+                    };
+                    if trips && verdict != Verdict::Ignored {
                         self.open(now);
                     }
                 }
@@ -394,11 +415,15 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(500))]
         #[test]
-        fn agrees_with_the_rules_as_they_read(ops in prop::collection::vec(op(), 0..150)) {
+        fn agrees_with_the_rules_as_they_read(
+            trip in trip(),
+            ops in prop::collection::vec(op(), 0..150),
+        ) {
             let clock = ManualClock::new();
             let start = clock.now();
-            let mut core = BreakerCore::new(config());
+            let mut core = BreakerCore::new(config(trip));
             let mut reference = Reference {
+                trip,
                 state: BreakerState::Closed,
                 stretch: 0,
                 verdicts: Vec::new(),
@@ -442,7 +467,7 @@ mod tests {
     fn a_rate_opens_it_although_successes_come_between() {
         let now = ManualClock::new().now();
         let trip = Trip::Rate { calls: 10, percent: 50 };
-        let mut core = BreakerCore::new(BreakerConfig { trip, ..config() });
+        let mut core = BreakerCore::new(config(trip));
         for n in 0..10 {
             assert_eq!(core.state(), BreakerState::Closed, "call {n}");
             let admitted = core.admit(now).unwrap();

@@ -62,7 +62,37 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Against the whole history, in hundredths of a retry; and the law that follows from it.
+        #[test]
+        fn agrees_with_its_history(
+            percent in 0u32..300,
+            reserve in 1u32..20,
+            ops in prop::collection::vec(any::<bool>(), 0..300),
+        ) {
+            let budget = Budget::new(percent, reserve).unwrap();
+            let full = 100 * u64::from(reserve);
+            let (mut credit, mut calls, mut retries) = (full, 0, 0);
+            for is_call in ops {
+                if is_call {
+                    budget.earn();
+                    credit = full.min(credit + u64::from(percent));
+                    calls += 1;
+                } else {
+                    prop_assert_eq!(budget.try_retry(), credit >= 100);
+                    if credit >= 100 {
+                        credit -= 100;
+                        retries += 1;
+                    }
+                }
+            }
+            prop_assert!(100 * retries <= full + calls * u64::from(percent));
+        }
+    }
 
     #[test]
     fn retries_stay_within_their_share_and_the_reserve() {

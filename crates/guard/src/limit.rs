@@ -309,6 +309,57 @@ mod tests {
             }
         }
 
+        /// Against the list of what was admitted: a cost fits if, counted from every earlier
+        /// admission on, the sum stays within the burst and what was refilled since; a new key fits
+        /// if fewer keys than the capacity are in use.
+        #[test]
+        fn keys_agree_with_a_list_of_admissions(
+            per in 1u64..20,
+            burst in 1u64..6,
+            capacity in 1usize..4,
+            asks in prop::collection::vec((0u8..5, 0u64..30, 1u64..8), 0..150),
+        ) {
+            let clock = ManualClock::new();
+            let rate = Rate::new(Duration::from_nanos(per), burst).unwrap();
+            let limit = KeyedLimit::new(rate, capacity, clock.now()).unwrap();
+            let mut admitted: HashMap<u8, Vec<(u64, u64)>> = HashMap::new();
+            let mut now = 0;
+            // How much of the burst a key has used up, in time.
+            let used = |list: &[(u64, u64)], now: u64| {
+                let from = |n: usize| {
+                    let sum: u64 = list[n..].iter().map(|(_, cost)| cost * per).sum();
+                    sum.saturating_sub(now - list[n].0)
+                };
+                (0..list.len()).map(from).max().unwrap_or_default()
+            };
+            let mut known: std::collections::HashSet<u8> = std::collections::HashSet::new();
+            for (key, step, cost) in asks {
+                clock.advance(Duration::from_nanos(step));
+                now += step;
+                let list = admitted.entry(key).or_default();
+                let used_up = used(list, now);
+                let over = (used_up + cost * per).saturating_sub(burst * per);
+                let expected = if cost > burst {
+                    Err(LimitError::TooLarge { cost, burst })
+                } else if over > 0 {
+                    Err(LimitError::Limited { retry_in: Duration::from_nanos(over) })
+                } else {
+                    if !known.contains(&key) && known.len() >= capacity {
+                        known.retain(|other| used(&admitted[other], now) > 0);
+                    }
+                    if known.contains(&key) || known.len() < capacity {
+                        known.insert(key);
+                        admitted.entry(key).or_default().push((now, cost));
+                        Ok(())
+                    } else {
+                        Err(LimitError::TooManyKeys)
+                    }
+                };
+                prop_assert_eq!(limit.try_take(&key, cost, clock.now()), expected);
+                prop_assert_eq!(limit.len(), known.len());
+            }
+        }
+
         /// Forgetting idle keys changes no decision.
         #[test]
         fn a_sweep_changes_no_decision(
@@ -327,6 +378,26 @@ mod tests {
                 prop_assert_eq!(swept.try_take(&key, 1, now), kept.try_take(&key, 1, now));
             }
         }
+    }
+
+    /// A1: many idle keys (soak: a million, `SNAKEHOUSE_ITERATIONS`) need no memory after one sweep.
+    #[test]
+    fn idle_keys_are_forgotten_by_one_sweep() {
+        let keys = std::env::var("SNAKEHOUSE_ITERATIONS").ok().and_then(|n| n.parse().ok());
+        let keys: usize = keys.unwrap_or(100_000);
+        let clock = ManualClock::new();
+        let rate = Rate::new(Duration::from_secs(1), 1).unwrap();
+        let limit = KeyedLimit::new(rate, keys, clock.now()).unwrap();
+        for key in 0..keys {
+            limit.try_take(&key, 1, clock.now()).unwrap();
+        }
+        assert_eq!(limit.try_take(&keys, 1, clock.now()), Err(LimitError::TooManyKeys));
+        limit.sweep(clock.now());
+        assert_eq!(limit.len(), keys, "all are in use");
+        clock.advance(Duration::from_secs(1));
+        limit.sweep(clock.now());
+        assert!(limit.is_empty());
+        assert!(lock(&limit.full_at).capacity() < keys / 100);
     }
 
     #[test]

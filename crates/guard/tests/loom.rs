@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use loom::thread as model_thread;
-use snakehouse_base::{Backoff, Chance, Clock as _, Jitter, ManualClock};
+use snakehouse_base::{Backoff, ByteSize, Chance, Clock as _, Jitter, ManualClock};
 use snakehouse_guard::{
-    Breaker, BreakerConfig, BreakerState, Budget, Limit, Rate, Registry, RegistryError, Trip,
-    Verdict, Window,
+    Breaker, BreakerConfig, BreakerState, Budget, Limit, Permits, Rate, Registry, RegistryError,
+    Trip, Verdict, Window,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -91,6 +91,32 @@ fn verdicts_of_an_older_generation_change_nothing() {
         assert_eq!(breaker.state(), BreakerState::Open);
         straggler.join().unwrap();
         assert_eq!(breaker.state(), BreakerState::Open);
+    });
+}
+
+/// SE1: never a third of two permits, and all of them come back.
+#[test]
+fn two_permits_are_never_three() {
+    loom::model(|| {
+        let permits = Permits::counted(2).unwrap();
+        let held = Arc::new(loom::sync::atomic::AtomicUsize::new(0));
+        let take = {
+            let (permits, held) = (permits.clone(), held.clone());
+            move || {
+                if let Some(permit) = permits.try_acquire(ByteSize(0)) {
+                    let before = held.fetch_add(1, loom::sync::atomic::Ordering::SeqCst);
+                    assert!(before < 2, "a third permit");
+                    held.fetch_sub(1, loom::sync::atomic::Ordering::SeqCst);
+                    drop(permit);
+                }
+            }
+        };
+        let callers: Vec<_> = (0..2).map(|_| model_thread::spawn(take.clone())).collect();
+        take();
+        for caller in callers {
+            caller.join().unwrap();
+        }
+        assert_eq!(permits.in_flight(), (0, ByteSize(0)));
     });
 }
 

@@ -9,13 +9,37 @@ use std::task::Poll;
 
 use shuttle::future::{block_on, spawn, yield_now};
 use shuttle::thread;
-use snakehouse_base::{ByteSize, Chance, Clock as _, ManualClock};
-use snakehouse_guard::{Breaker, BreakerConfig, BreakerState, Permits, Trip, Verdict};
+use std::time::Duration;
+
+use snakehouse_base::{ByteSize, Chance, Clock as _, Deadline, ManualClock};
+use snakehouse_guard::{
+    Breaker, BreakerConfig, BreakerState, Dispatch, DispatchConfig, Permits, Registry, Trip,
+    Verdict, Window,
+};
 
 fn check(test: impl Fn() + Send + Sync + 'static) {
     let schedules =
         std::env::var("SNAKEHOUSE_SCHEDULES").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000);
     shuttle::check_random(test, schedules);
+}
+
+/// Waits for `guard`; whoever `leaves` gives up after a few turns, wherever it is by then.
+async fn or_leave<T>(leaves: bool, guard: impl Future<Output = T>) -> Option<T> {
+    let mut waiting = Box::pin(guard);
+    let mut turns = 0;
+    std::future::poll_fn(|cx| {
+        turns += 1;
+        match waiting.as_mut().poll(cx) {
+            Poll::Ready(permit) => Poll::Ready(Some(permit)),
+            Poll::Pending if leaves && turns > 1 => Poll::Ready(None),
+            Poll::Pending if leaves => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
 }
 
 /// SE1, SE2, SE4: never over the limits, everything comes back, whoever is dropped whenever.
@@ -28,23 +52,7 @@ fn permits_stay_within_their_limits_and_come_back() {
             .map(|n| {
                 let (permits, held) = (permits.clone(), held.clone());
                 spawn(async move {
-                    let mut waiting = Box::pin(permits.acquire(ByteSize(n * 2)));
-                    // Every third gives up after a few turns, wherever it is by then.
-                    let mut turns = 0;
-                    let permit = std::future::poll_fn(|cx| {
-                        turns += 1;
-                        match waiting.as_mut().poll(cx) {
-                            Poll::Ready(permit) => Poll::Ready(Some(permit)),
-                            Poll::Pending if n % 3 == 0 && turns > 1 => Poll::Ready(None),
-                            Poll::Pending if n % 3 == 0 => {
-                                cx.waker().wake_by_ref();
-                                Poll::Pending
-                            }
-                            Poll::Pending => Poll::Pending,
-                        }
-                    })
-                    .await;
-                    drop(waiting);
+                    let permit = or_leave(n % 3 == 0, permits.acquire(ByteSize(n * 2))).await;
                     if permit.is_some() {
                         assert!(held.fetch_add(1, Ordering::SeqCst) < 2, "a third permit");
                         yield_now().await;
@@ -117,5 +125,87 @@ fn a_hundred_failures_open_a_breaker_of_a_hundred_and_not_of_more() {
             });
             assert_eq!(breaker.state(), expected, "threshold {threshold}");
         }
+    });
+}
+
+/// DI1, DI2: count, bytes and the window behind one guard; a throttle comes and is cleared while
+/// requests wait, run and leave. The clock stands still: whoever goes on was woken.
+#[test]
+fn a_dispatch_stays_within_its_limits_and_nobody_is_left_behind() {
+    check(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let _clock = runtime.enter();
+        let config = DispatchConfig {
+            count: 3,
+            bytes: ByteSize(10),
+            throttled_count: 1,
+            throttled_scale: 2,
+            recovery: Duration::from_secs(10),
+        };
+        let dispatch = Dispatch::new(config, Window::new(Duration::ZERO)).unwrap();
+        let held = Arc::new(AtomicUsize::new(0));
+        let mut tasks: Vec<_> = (0..10u64)
+            .map(|n| {
+                let (dispatch, held) = (dispatch.clone(), held.clone());
+                spawn(async move {
+                    let seen = dispatch.observe();
+                    let admitted = dispatch.admit(ByteSize(n), Deadline::never());
+                    if or_leave(n % 4 == 0, admitted).await.flatten().is_some() {
+                        assert!(held.fetch_add(1, Ordering::SeqCst) < 3, "one too many");
+                        yield_now().await;
+                        held.fetch_sub(1, Ordering::SeqCst);
+                        dispatch.succeeded(seen);
+                    }
+                })
+            })
+            .collect();
+        tasks.push({
+            let dispatch = dispatch.clone();
+            spawn(async move {
+                dispatch.throttle(Duration::from_secs(3600));
+                yield_now().await;
+                dispatch.succeeded(dispatch.observe());
+            })
+        });
+        block_on(async {
+            for task in tasks {
+                task.await.unwrap();
+            }
+        });
+        assert_eq!((dispatch.in_flight(), dispatch.waiting()), ((0, ByteSize(0)), 0));
+    });
+}
+
+/// BW5: fifty first callers, one guard.
+#[test]
+fn all_first_callers_of_a_key_get_the_same_guard() {
+    check(|| {
+        let registry: Arc<Registry<u8, u8, u8>> = Arc::new(Registry::new(1, |_| true).unwrap());
+        let made = Arc::new(AtomicUsize::new(0));
+        let tasks: Vec<_> = (0..50)
+            .map(|_| {
+                let (registry, made) = (registry.clone(), made.clone());
+                spawn(async move {
+                    let make = |config: &u8| {
+                        made.fetch_add(1, Ordering::SeqCst);
+                        Ok(*config)
+                    };
+                    registry.get_or_make(&1, 1, make).unwrap()
+                })
+            })
+            .collect();
+        let guards = block_on(async {
+            let mut guards = Vec::new();
+            for task in tasks {
+                guards.push(task.await.unwrap());
+            }
+            guards
+        });
+        assert!(guards.iter().all(|guard| Arc::ptr_eq(guard, &guards[0])));
+        assert_eq!(made.load(Ordering::SeqCst), 1);
     });
 }

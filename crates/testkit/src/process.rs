@@ -87,6 +87,14 @@ impl Process {
         words.join(" ").trim_end().to_owned()
     }
 
+    /// Bytes of memory that are resident now; 0 when it has gone.
+    pub fn resident(&self) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/statm", self.pid)).unwrap_or_default();
+        let pages = text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
+        let page = u64::try_from(rustix::param::page_size()).unwrap_or_default();
+        pages.filter(|_| self.is_alive()).unwrap_or_default() * page
+    }
+
     /// Sends SIGKILL, if it still is this very process.
     pub fn kill(&self) {
         if let Some(pid) = Pid::from_raw(self.pid).filter(|_| self.is_alive()) {
@@ -171,6 +179,7 @@ mod tests {
     fn this_process_is_alive_and_a_recycled_pid_is_not() {
         let me = Process::current();
         assert!(me.is_alive());
+        assert!(me.resident() > 1 << 20);
         assert!(!Process { started: me.started + 1, ..me }.is_alive());
     }
 }

@@ -11,5 +11,14 @@ mod limit;
 mod outages;
 mod permits;
 mod poller;
+mod reference_dispatch;
+mod reference_retry;
+mod registry;
 mod retry;
 mod window;
+
+/// How often checks of memory repeat: 100,000 times, or as `SNAKEHOUSE_ITERATIONS` says (soak: a
+/// million).
+fn iterations() -> u64 {
+    std::env::var("SNAKEHOUSE_ITERATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(100_000)
+}

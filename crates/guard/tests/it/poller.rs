@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use snakehouse_base::{Backoff, Deadline, Jitter, Kind};
 use snakehouse_guard::{Poll, PollProfile, Poller, Progress, Reason, Retry};
-use snakehouse_testkit::virtual_time;
+use snakehouse_testkit::{Process, in_own_process, virtual_time};
 use tokio::time::{Instant, sleep};
 
 use crate::failure::{DOWN, Failure, by_table};
+use crate::iterations;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -163,6 +164,33 @@ fn a_changed_answer_is_progress_and_an_equal_one_is_not() {
             .unwrap_err();
         assert_eq!(gave_up.reason, Reason::NoProgress);
         assert_eq!(start.elapsed(), 120 * MINUTE);
+    });
+}
+
+/// PO5: polls leave nothing behind, however many.
+#[test]
+fn many_polls_need_no_more_memory_than_a_few() {
+    let name = "poller::many_polls_need_no_more_memory_than_a_few";
+    in_own_process(name, || {
+        virtual_time(async {
+            let poller = Poller::new(retry(), PollProfile::Parity);
+            let before = Cell::new(0);
+            let poll = |n: u32| {
+                if n == 10_000 {
+                    before.set(Process::current().resident());
+                }
+                async move {
+                    match n {
+                        _ if u64::from(n) >= iterations() => Poll::Done(()),
+                        _ if n.is_multiple_of(1000) => Poll::Failed(DOWN),
+                        _ => Poll::Pending { mark: u64::from(n / 500) },
+                    }
+                }
+            };
+            assert!(poller.run(Deadline::never(), poll, by_table).await.is_ok());
+            let grown = Process::current().resident().saturating_sub(before.get());
+            assert!(grown < 1 << 20, "{grown} bytes for polls that are over");
+        });
     });
 }
 

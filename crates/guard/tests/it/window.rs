@@ -1,11 +1,11 @@
 //! The back-off window: extension, generations, ramp.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use snakehouse_guard::Window;
-use snakehouse_testkit::{counted, virtual_time};
+use snakehouse_testkit::{counted, for_each_seed, virtual_time};
 use tokio::time::{Instant, sleep};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -28,6 +28,50 @@ fn waiters_leave_on_a_ramp_after_the_end() {
         let left = left.into_inner();
         let at = |second| left.iter().filter(|leaving| **leaving == second).count();
         assert_eq!([at(30), at(31), at(32), at(33)], [1, 2, 4, 8]);
+    });
+}
+
+/// BW2 and BW4: a thousand callers, and none begins before the end, however often it moves; right
+/// after it only a few.
+#[test]
+fn a_thousand_callers_wait_for_the_latest_end_and_come_back_in_steps() {
+    for_each_seed(20, |chance| {
+        virtual_time(async {
+            let start = Instant::now();
+            let ramp = Duration::from_millis(50);
+            let window = Window::new(ramp);
+            let latest = Cell::new(start);
+            let begun = RefCell::new(Vec::new());
+            let until = |pause: Duration| {
+                window.set(Instant::now().into_std(), pause);
+                latest.set(latest.get().max(Instant::now() + pause));
+            };
+            until(5 * SECOND);
+            let callers = (0..1000).map(|_| {
+                let arrives = (4 * SECOND).mul_f64(chance.next_unit());
+                let (window, latest, begun) = (&window, &latest, &begun);
+                async move {
+                    sleep(arrives).await;
+                    window.wait().await;
+                    assert!(Instant::now() >= latest.get(), "begun within the window");
+                    begun.borrow_mut().push(Instant::now());
+                }
+            });
+            let extensions = async {
+                for _ in 0..5 {
+                    sleep((4 * SECOND).mul_f64(chance.next_unit()) / 5).await;
+                    until((20 * SECOND).mul_f64(chance.next_unit()));
+                }
+            };
+            tokio::join!(join_all(callers), extensions);
+            let begun = begun.into_inner();
+            assert_eq!(begun.len(), 1000);
+            let soon = latest.get() + Duration::from_millis(100);
+            let first = begun.iter().filter(|at| **at < soon).count();
+            assert!(first <= 10, "{first} begin within 100 ms of the end");
+            // 1, 2, 4, ...: ten steps are enough for 1,023.
+            assert!(begun.iter().all(|at| *at <= latest.get() + 10 * ramp));
+        });
     });
 }
 
