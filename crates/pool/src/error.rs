@@ -44,6 +44,14 @@ pub enum PoolError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The run could not be recorded, so that a later one would not find what it leaves.
+    #[error("cannot record the run at {path}: {source}")]
+    RunRecord {
+        /// The record.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// The reaper said that it cannot work here.
     #[error("the reaper cannot work with this interpreter: {message}")]
     ReaperUnfit {
@@ -150,6 +158,7 @@ impl Coded for PoolError {
             | Self::InterpreterTooOld { .. }
             | Self::InterpreterBroken { .. }
             | Self::Package { .. }
+            | Self::RunRecord { .. }
             | Self::ReaperUnfit { .. }
             | Self::Spawn { .. }
             | Self::LimitUnavailable { .. }
@@ -166,6 +175,7 @@ impl Coded for PoolError {
             Self::InterpreterTooOld { .. } => "interpreter_too_old",
             Self::InterpreterBroken { .. } => "interpreter_broken",
             Self::Package { .. } => "package_not_extracted",
+            Self::RunRecord { .. } => "run_not_recorded",
             Self::ReaperUnfit { .. } => "reaper_unfit",
             Self::ReaperGone { .. } => "reaper_gone",
             Self::Spawn { .. } => "worker_not_started",
@@ -188,6 +198,7 @@ impl Coded for PoolError {
             Self::Package { .. } => {
                 "make the directory writable for this user only, or set XDG_CACHE_HOME".to_owned()
             }
+            Self::RunRecord { .. } => "make the directory writable for this user".to_owned(),
             Self::ReaperUnfit { reason, .. } if reason == "ctypes_missing" => {
                 "this Python was built without ctypes (libffi); use another one".to_owned()
             }

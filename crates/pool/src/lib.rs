@@ -6,7 +6,7 @@
 //!
 //! **What it owns.** A [`Reaper`] is the parent of all workers of a host. A [`Pool`] keeps workers
 //! alive and gives them calls; a [`Session`] pins calls to one life of one worker.
-//! [`Interpreter::find`] finds Python, [`sweep`] ends what an earlier run left.
+//! [`Interpreter::find`] finds Python, a [`Run`] is known to later ones, which end what it left.
 //!
 //! **How it fails.** [`PoolError`] for what cannot be started, [`CallError`] for calls: each call
 //! has exactly one outcome, and a worker's [`Death`] says how it died.
@@ -54,6 +54,7 @@ mod package;
 mod phase;
 mod pool;
 mod reaper;
+mod run;
 mod session;
 mod slot;
 mod spec;
@@ -72,9 +73,10 @@ pub use error::PoolError;
 pub use interpreter::{Interpreter, PYTHON_ENV, Version};
 pub use json::{JsonError, from_json, to_json};
 pub use limits::{LimitSupport, Limits};
-pub use output::{OutputLine, Stream as OutputStream};
+pub use output::{OutputCounts, OutputLine, Stream as OutputStream};
 pub use pool::Pool;
 pub use reaper::{Reaper, ReaperConfig, ZygoteInfo, ZygoteState};
+pub use run::Run;
 pub use session::Session;
 pub use snakehouse_wire::{
     Array, Arrow, ArrowKind, Date, DateTime, Element, Failure, Order, Reference, Time, TimeDelta,

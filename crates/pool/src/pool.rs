@@ -23,7 +23,7 @@ use crate::dispatcher::{After, Dispatcher, Ticket};
 use crate::error::PoolError;
 use crate::keeper;
 use crate::os;
-use crate::output::{Output, OutputLine};
+use crate::output::{Output, OutputCounts, OutputLine};
 use crate::reaper::Reaper;
 use crate::session::Session;
 use crate::spec::WorkerSpec;
@@ -236,6 +236,12 @@ impl Pool {
     pub fn output(&self, worker: WorkerId) -> Vec<OutputLine> {
         let place = usize::try_from(worker.0).unwrap_or(usize::MAX);
         self.shared.outputs.get(place).map(Output::lines).unwrap_or_default()
+    }
+
+    /// What became of all that its workers printed.
+    pub fn output_counts(&self) -> OutputCounts {
+        let counts = self.shared.outputs.iter().map(Output::counts);
+        counts.fold(OutputCounts::default(), OutputCounts::plus)
     }
 
     /// The name of its spec.

@@ -31,14 +31,19 @@ impl Mode {
 
 /// How to start the workers of a pool.
 ///
-/// A worker sees a short list of the host's variables (`PATH`, `HOME`, locale, library path, proxy
-/// to certificates and devices), what [`env`](Self::env) adds, and nothing else.
+/// A worker sees a short list of the host's variables (where programs, libraries and the user's
+/// files are, language and time, certificates to trust, devices to use), those that
+/// [`inherit_env`](Self::inherit_env) names, what [`env`](Self::env) sets, and nothing else: nothing
+/// that may be a secret passes by itself. A Python worker has one thread of arithmetic
+/// (`OMP_NUM_THREADS` and its kin are 1) unless [`env`](Self::env) or [`threads`](Self::threads)
+/// says otherwise.
 #[derive(Clone, Debug)]
 pub struct WorkerSpec {
     pub(crate) name: String,
     pub(crate) cancel_grace: Option<Duration>,
     kind: Kind,
     env: BTreeMap<String, String>,
+    inherit: Vec<String>,
     cwd: Option<PathBuf>,
     limits: Limits,
     capacity: Option<(usize, Mode)>,
@@ -81,7 +86,8 @@ impl WorkerSpec {
             name: name.into(),
             cancel_grace: Some(Duration::from_secs(2)),
             kind,
-            env: environment::THREADS.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            env: environment::threads(1).collect(),
+            inherit: Vec::new(),
             cwd: None,
             limits: Limits::default(),
             capacity: None,
@@ -103,6 +109,7 @@ impl WorkerSpec {
             cancel_grace: None,
             kind: Kind::Program { path: path.into(), args },
             env: BTreeMap::new(),
+            inherit: Vec::new(),
             cwd: None,
             limits: Limits::default(),
             capacity: None,
@@ -177,6 +184,23 @@ impl WorkerSpec {
         self
     }
 
+    /// A variable of the host that the worker sees as well, if it is set; `AWS_*` is every one that
+    /// begins so. May be repeated. Read anew for each incarnation.
+    #[must_use]
+    pub fn inherit_env(mut self, name: impl Into<String>) -> Self {
+        self.inherit.push(name.into());
+        self
+    }
+
+    /// Threads of arithmetic that a worker's libraries may use: sets `OMP_NUM_THREADS`,
+    /// `OPENBLAS_NUM_THREADS`, `MKL_NUM_THREADS` and their kin, in the worker's environment only.
+    /// The default is 1 for Python workers, and whatever the libraries think for programs.
+    #[must_use]
+    pub fn threads(mut self, count: usize) -> Self {
+        self.env.extend(environment::threads(count));
+        self
+    }
+
     /// The worker's working directory. The default is the host's.
     #[must_use]
     pub fn cwd(mut self, directory: impl Into<PathBuf>) -> Self {
@@ -211,6 +235,7 @@ impl WorkerSpec {
                 .ok_or_else(|| format!("{} is not UTF-8", path.display()))
         };
         let mut env: BTreeMap<_, _> = environment::inherited().collect();
+        env.extend(environment::chosen(&self.inherit));
         env.extend(environment::MALLOC.map(|(k, v)| (k.to_owned(), v.to_owned())));
         let (argv, zygote) = match &self.kind {
             Kind::Program { path, args } => {

@@ -13,11 +13,11 @@ use crate::os::{self, ControlGroups, Environ};
 pub const RUN_ENV: &str = "SNAKEHOUSE_RUN";
 
 /// A process that makes new ones faster than this many looks is not ended by looking again.
-const MAX_PASSES: usize = 64;
+const MAX_PASSES: usize = 64 + BLANK_PASSES;
 
-/// How often a process without an environment is looked at again, and how long after. An `execve`
-/// shows none for a fraction of a millisecond.
-const BLANK_PASSES: usize = 8;
+/// How often a process in the middle of `execve` is looked at again, and how long after. That takes a
+/// fraction of a millisecond, and more on a machine that has more to do than it can.
+const BLANK_PASSES: usize = 500;
 const BLANK_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
 /// How long killed processes may take to be gone before the next look. A big one takes 50 ms/GiB.
@@ -42,8 +42,8 @@ pub struct Ended {
 /// belongs to another process is left alone. Not found are processes of other users, and those
 /// that replaced their whole environment.
 ///
-/// Blocks: about 0.3 ms per 100 processes of the machine, up to the death of what it killed, and
-/// 16 ms more while some process has an empty environment.
+/// Blocks: about 0.3 ms per 100 processes of the machine, up to the death of what it killed, and up
+/// to 1 s for processes that are in the middle of `execve`.
 pub fn sweep(token: &RunToken) -> Vec<Ended> {
     let entry = format!("{RUN_ENV}={token}").into_bytes();
     let own = std::process::id();
@@ -58,9 +58,14 @@ pub fn sweep(token: &RunToken) -> Vec<Ended> {
             }
             match os::environ(pid, &entry) {
                 Environ::Has => {
-                    if let Some((found, pidfd)) = kill_if_marked(pid, &entry) {
-                        ended.insert((found.pid, found.start), found);
-                        dying.push(pidfd);
+                    let found = os::start_time(pid).and_then(|start| kill(pid, start, &entry));
+                    match found {
+                        Some((found, pidfd)) => {
+                            ended.insert((found.pid, found.start), found);
+                            dying.push(pidfd);
+                        }
+                        // Gone, or it has begun an `execve` since.
+                        None => blank = true,
                     }
                 }
                 Environ::Blank => blank = true,
@@ -83,8 +88,8 @@ pub fn sweep(token: &RunToken) -> Vec<Ended> {
     ended
 }
 
-fn kill_if_marked(pid: u32, entry: &[u8]) -> Option<(Ended, OwnedFd)> {
-    let start = os::start_time(pid)?;
+/// Kills a process that was seen with this entry, if it still is the one that started then.
+fn kill(pid: u32, start: u64, entry: &[u8]) -> Option<(Ended, OwnedFd)> {
     let pidfd = os::open_pidfd(pid).ok()?;
     // The pidfd names whoever had the pid a moment ago: only now is that known to be the one that
     // was looked at.
@@ -127,6 +132,34 @@ mod tests {
         other.kill().unwrap();
         other.wait().unwrap();
         assert_eq!(sweep(&token), []);
+    }
+
+    /// A pid that another process has got since it was seen, marked or not.
+    #[test]
+    fn a_later_owner_of_a_pid_is_left_alone() {
+        let token = RunToken::fresh();
+        let entry = format!("{RUN_ENV}={token}").into_bytes();
+        let mut sleeper =
+            Command::new("sleep").arg("600").env(RUN_ENV, token.as_str()).spawn().unwrap();
+        let pid = sleeper.id();
+        let start = os::start_time(pid).unwrap();
+        while os::environ(pid, &entry) == Environ::Blank {}
+        assert!(kill(pid, start - 1, &entry).is_none(), "started at another time");
+        let other = format!("{RUN_ENV}={}", RunToken::fresh()).into_bytes();
+        assert!(kill(pid, start, &other).is_none(), "without the mark");
+        assert!(sleeper.try_wait().unwrap().is_none());
+        assert!(kill(pid, start, &entry).is_some(), "the same one");
+        assert!(!sleeper.wait().unwrap().success());
+        assert!(kill(pid, start, &entry).is_none(), "gone");
+    }
+
+    #[test]
+    fn a_process_that_was_given_no_environment_is_not_waited_for() {
+        let mut bare = Command::new("sleep").arg("600").env_clear().spawn().unwrap();
+        while os::environ(bare.id(), b"A=b") == Environ::Blank {}
+        assert_eq!(os::environ(bare.id(), b"A=b"), Environ::HasNot);
+        bare.kill().unwrap();
+        bare.wait().unwrap();
     }
 
     #[test]

@@ -8,6 +8,9 @@ use snakehouse_base::ByteSize;
 /// More environment than any process has (the kernel's own limit is far below).
 const MAX_ENVIRON: ByteSize = ByteSize::mib(8);
 
+/// As much environment as nearly every process has.
+const ENVIRON_AT_ONCE: usize = 128 * 1024;
+
 /// Every process id in sight.
 pub(crate) fn pids() -> io::Result<Vec<u32>> {
     let mut found = Vec::new();
@@ -23,11 +26,16 @@ pub(crate) fn pids() -> io::Result<Vec<u32>> {
 /// When a process started, in clock ticks since boot: with the pid, its identity.
 /// `None` when it is gone.
 pub(crate) fn start_time(pid: u32) -> Option<u64> {
+    stat_field(pid, 19)
+}
+
+/// A number of `/proc/PID/stat`, counted from 0 behind the command.
+fn stat_field(pid: u32, number: usize) -> Option<u64> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     // The command may contain anything; what follows its last parenthesis does not.
     let after = stat.iter().rposition(|&byte| byte == b')')? + 2;
     let fields = std::str::from_utf8(stat.get(after..)?).ok()?;
-    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+    fields.split_ascii_whitespace().nth(number)?.parse().ok()
 }
 
 /// What the environment of a process says about an entry.
@@ -37,25 +45,44 @@ pub(crate) enum Environ {
     Has,
     /// It does not, or it cannot be read, or there is no such process.
     HasNot,
-    /// It is empty: the process was given none, or it is in the middle of `execve`, when the old
-    /// environment is gone and the new one not in place.
+    /// The process is in the middle of `execve`: the old environment is gone and the new one not in
+    /// place yet.
     Blank,
 }
 
 /// Looks for `NAME=value` in the environment that a process started with.
 pub(crate) fn environ(pid: u32, entry: &[u8]) -> Environ {
-    let Ok(file) = fs::File::open(format!("/proc/{pid}/environ")) else { return Environ::HasNot };
-    let mut environ = Vec::new();
-    if file.take(MAX_ENVIRON.0).read_to_end(&mut environ).is_err() {
-        return Environ::HasNot;
-    }
+    let Some(mut environ) = read_environ(pid) else { return Environ::HasNot };
     if environ.is_empty() && has_memory(pid) {
-        return Environ::Blank;
+        if environment_end(pid) == Some(0) {
+            return Environ::Blank;
+        }
+        // It may have come between the two looks.
+        environ = read_environ(pid).unwrap_or_default();
     }
     match environ.split(|&byte| byte == 0).any(|found| found == entry) {
         true => Environ::Has,
         false => Environ::HasNot,
     }
+}
+
+fn read_environ(pid: u32) -> Option<Vec<u8>> {
+    let mut file = fs::File::open(format!("/proc/{pid}/environ")).ok()?;
+    // One read, if that is enough: an `execve` between two takes the rest of the old one away, and
+    // half an environment looks like one without the entry.
+    let mut environ = vec![0; ENVIRON_AT_ONCE];
+    let first = file.read(&mut environ).ok()?;
+    environ.truncate(first);
+    if first == ENVIRON_AT_ONCE {
+        file.take(MAX_ENVIRON.0).read_to_end(&mut environ).ok()?;
+    }
+    Some(environ)
+}
+
+/// Where the environment of a process ends in its memory; 0 until `execve` has put it there, also
+/// when there is nothing in it.
+fn environment_end(pid: u32) -> Option<u64> {
+    stat_field(pid, 48)
 }
 
 /// Whether it is neither a zombie nor a thread of the kernel.

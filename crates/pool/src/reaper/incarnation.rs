@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command as StdCommand, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use snakehouse_base::id::WorkerId;
@@ -148,6 +149,7 @@ pub(super) async fn run(ctx: &ChildCtx, shared: &Shared) -> Result<(), PoolError
         })
         .await;
     if let Ok((status, left, words)) = cleaned {
+        shared.swept.fetch_add(left.len() as u64, Ordering::Relaxed);
         for left in &left {
             tracing::warn!(pid = left.pid, command = %left.command, "left behind by the reaper, ended");
         }

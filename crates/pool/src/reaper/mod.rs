@@ -83,6 +83,8 @@ pub(crate) struct Shared {
     starts: Starts,
     next_id: AtomicU64,
     oom: Arc<OomCounter>,
+    /// Processes that a sweep had to end.
+    swept: AtomicU64,
 }
 
 /// The loop at this moment.
@@ -141,6 +143,7 @@ impl Reaper {
             starts: Starts::new(),
             next_id: AtomicU64::new(1),
             oom: Arc::new(OomCounter::new()),
+            swept: AtomicU64::new(0),
         });
         let mut state = shared.state.subscribe();
         let loops = shared.clone();
@@ -190,6 +193,12 @@ impl Reaper {
     /// The processes that fork its workers, and the preload lists that none can fork.
     pub fn zygotes(&self) -> Vec<ZygoteInfo> {
         self.shared.zygotes.all()
+    }
+
+    /// Processes that were still there after a reaper's end and had to be found and ended by run
+    /// token. 0 for as long as no reaper is killed.
+    pub fn swept(&self) -> u64 {
+        self.shared.swept.load(Ordering::Relaxed)
     }
 
     /// The token that every process below it carries in `SNAKEHOUSE_RUN`.

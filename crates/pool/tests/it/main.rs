@@ -22,6 +22,7 @@ mod measurements;
 mod processes;
 mod programs;
 mod reaper;
+mod runs;
 mod scripted;
 mod sessions;
 mod streams;

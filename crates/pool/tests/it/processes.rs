@@ -66,6 +66,44 @@ fn a_worker_sees_the_listed_environment_only() {
     });
 }
 
+const SECRET: &str = "TEST_SECRET_TOKEN";
+
+#[test]
+#[ignore = "is started by the next test, with a secret in its environment"]
+fn a_host_with_a_secret() {
+    run(async {
+        let Ok(secret) = std::env::var(SECRET) else { return };
+        let before: Vec<_> = std::env::vars_os().collect();
+        let rig = Rig::new().await;
+        let closed = rig.pool_of(spec().threads(3), workers(1)).await;
+        let open = rig.pool_of(spec().inherit_env("TEST_SECRET_*"), workers(1)).await;
+        let told = call(&open, "environment", Args::none()).await.unwrap();
+        assert_eq!(told.get(SECRET).and_then(Value::as_str), Some(secret.as_str()));
+        let seen = call(&closed, "environment", Args::none()).await.unwrap();
+        assert_eq!(seen.get("OMP_NUM_THREADS").and_then(Value::as_str), Some("3"));
+        assert_eq!(seen.get("OPENBLAS_NUM_THREADS").and_then(Value::as_str), Some("3"));
+        assert!(!format!("{seen:?}").contains(&secret), "{seen:?}");
+        for reader in [rig.reaper.pid().unwrap(), closed.workers()[0].pid.unwrap()] {
+            let environ = std::fs::read(format!("/proc/{reader}/environ")).unwrap();
+            assert!(!String::from_utf8_lossy(&environ).contains(&secret));
+        }
+        rig.end().await;
+        assert_eq!(std::env::vars_os().collect::<Vec<_>>(), before, "the host's own environment");
+    });
+}
+
+#[test]
+fn a_secret_of_the_host_stays_there_and_its_environment_as_it_is() {
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "processes::a_host_with_a_secret", "--ignored", "--nocapture"])
+        .env(SECRET, "hunter2-hunter2")
+        .env("PYTHONPATH", "/hunter2-hunter2")
+        .env("HTTPS_PROXY", "http://user:hunter2-hunter2@proxy")
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
 #[test]
 fn standard_input_of_a_tool_is_empty() {
     run(async {

@@ -71,8 +71,10 @@ impl Rig {
     /// Stops everything and checks that nothing is left.
     pub(crate) async fn end(self) {
         let reaper = self.reaper.pid().map(Watched::new);
+        let (handle, was_killed) = (self.reaper.clone(), self.reaper.restarts() > 0);
         let report = self.root.stop().await;
         assert!(report.is_clean(), "{report:?}");
+        assert!(was_killed || handle.swept() == 0, "a clean end left something to sweep");
         if let Some(reaper) = reaper {
             reaper.gone();
         }
