@@ -1,9 +1,11 @@
-//! Runs every rule over every source file.
+//! Runs every rule over every source file, and the checks of edges, lints and codes.
 
 use std::path::{Path, PathBuf};
 
 use crate::Finding;
 use crate::codes;
+use crate::edges;
+use crate::lints;
 use crate::rules::RULES;
 use crate::source::Source;
 
@@ -28,6 +30,8 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Finding>, String> {
     collect(&root.join(PYTHON_TESTS), "py", &mut python)?;
     let python = python.iter().map(|file| read(file)).collect::<Result<Vec<_>, _>>()?;
     let mut findings: Vec<_> = sources.iter().flat_map(audit).collect();
+    findings.extend(edges::check(root)?);
+    findings.extend(lints::check(root, &sources)?);
     findings.extend(codes::untested(&sources, &python, &read(&root.join(codes::LIST))?));
     Ok(findings)
 }

@@ -2,7 +2,7 @@
 //!
 //! A code is what programs and operators match on; one that no test names can change, or be told of
 //! the wrong error, without anyone noticing. Codes are the texts in `fn code(&self)` of the crates'
-//! `Coded` errors, events the variants of `enum Happening`. What no test provokes yet stands in
+//! `Coded` errors, events the variants of `enum Happening` and the names in an `events!` catalogue. What no test provokes yet stands in
 //! `xtask/codes-without-test.txt` with the reason; a line that is not needed any more is a finding,
 //! so the list only gets shorter.
 
@@ -73,7 +73,7 @@ fn names(text: &str) -> Vec<String> {
 
 fn is_code(text: &str) -> bool {
     !text.is_empty()
-        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.".contains(c))
 }
 
 /// Codes with their lines: the texts in bodies of `fn code(&self)`.
@@ -91,8 +91,18 @@ fn codes(source: &Source) -> Vec<(usize, String)> {
     found
 }
 
-/// Variants of `enum Happening` with their lines.
+/// Variants of `enum Happening` and dotted names of `events!`, with their lines.
 fn events(source: &Source) -> Vec<(usize, String)> {
+    let catalogue = source.code.iter().position(|line| line.starts_with("events! {"));
+    let listed = catalogue.into_iter().flat_map(|begin| block(source, begin)).flat_map(|n| {
+        let texts = source.raw[n].split('"').skip(1).step_by(2);
+        let named = texts.filter(|text| is_code(text) && text.contains('.'));
+        named.map(move |text| (n, text.to_owned()))
+    });
+    variants(source).into_iter().chain(listed).collect()
+}
+
+fn variants(source: &Source) -> Vec<(usize, String)> {
     let begin = source.code.iter().position(|line| line.contains("enum Happening {"));
     let lines = begin.into_iter().flat_map(|begin| block(source, begin).skip(1));
     let variant = |n: usize| {
@@ -140,6 +150,10 @@ impl Coded for E {
                 "crates/a/src/event.rs",
                 "pub enum Happening {\n    Began(u8),\n    Over,\n}",
             ),
+            Source::new(
+                "crates/a/src/told.rs",
+                "events! {\n    WARN \"a.told\" \"what is told\" told();\n}",
+            ),
             Source::new("crates/a/tests/it/error.rs", test),
         ];
         let findings = untested(&sources, &[python.to_owned()], list);
@@ -152,15 +166,16 @@ impl Coded for E {
 
     #[test]
     fn codes_and_events_that_no_test_names_are_found_unless_waived() {
-        assert_eq!(found("", "", ""), ["first_code", "third_code", "Began", "Over"]);
-        let test = "assert_eq!(e.code(), \"first_code\"); Happening::Over";
+        let all = ["first_code", "third_code", "Began", "Over", "a.told"];
+        assert_eq!(found("", "", ""), all);
+        let test = "assert_eq!(e.code(), \"first_code\"); Happening::Over; \"a.told\"";
         assert_eq!(found(test, "", ""), ["third_code", "Began"]);
         assert_eq!(found(test, "assert e.code == 'third_code'", ""), ["Began"]);
     }
 
     #[test]
     fn the_list_excuses_with_a_reason_and_only_what_needs_it() {
-        let test = "assert_eq!(e.code(), \"first_code\"); Happening::Over";
+        let test = "assert_eq!(e.code(), \"first_code\"); Happening::Over; \"a.told\"";
         let list = "# why\nthird_code: needs a broken disk\nBegan: nobody listens";
         assert_eq!(found(test, "", list), [""; 0]);
         let stale = found(test, "", &format!("{list}\nfirst_code: once"));

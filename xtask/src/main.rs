@@ -1,7 +1,8 @@
 //! Checks of the repository itself.
 //!
 //! `cargo xtask edges` compares the dependencies between crates with the table in
-//! `crates/README.md`. `cargo xtask audit` looks for what no lint can see. `cargo xtask planted`
+//! `crates/README.md`. `cargo xtask audit` does that too, looks for what no lint can see, and sees to
+//! it that the lints are on. `cargo xtask planted`
 //! breaks the foundation on purpose and requires its tests to notice. `cargo xtask soak` runs checks
 //! at their long size. Each prints one line per finding and exits with 1 if there is one.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
@@ -9,6 +10,7 @@
 mod audit;
 mod codes;
 mod edges;
+mod lints;
 mod planted;
 mod rules;
 mod soak;

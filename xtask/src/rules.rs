@@ -95,14 +95,38 @@ fn unfinished(source: &Source) -> Vec<(usize, String)> {
         .collect()
 }
 
-/// Law 3: whoever wants no deadline says why.
+/// Law 3: whoever wants no deadline says why. Waits that take no deadline by themselves stand within
+/// a timeout, or say why as well.
 fn deadline(source: &Source) -> Vec<(usize, String)> {
-    if source.path.starts_with("crates/base/") {
+    const FOR_EVER: [&str; 6] = [
+        "Deadline::never()",
+        "reqwest::Client::new()",
+        "reqwest::get(",
+        "set_read_timeout(None)",
+        "set_write_timeout(None)",
+        "timeout(Duration::MAX",
+    ];
+    const BARE: [&str; 4] =
+        ["TcpStream::connect(", "UnixStream::connect(", "reqwest::Client::builder()", ".output()"];
+    // The type itself, what waits for tests, and tools that a person sits before.
+    let apart = ["crates/base/", "crates/testkit/", "system-tests/", "xtask/"];
+    if apart.iter().any(|folder| source.path.starts_with(folder)) {
         return Vec::new();
     }
-    tokens(source, &["Deadline::never()"], |n| !source.is_test(n))
-        .map(|(n, _)| (n, "waits for ever: name the reason in a waiver".to_owned()))
-        .collect()
+    let in_program = |n: usize| !source.is_test(n);
+    // The statement around a line: what is chained to it and what it stands in.
+    let timed = |n: usize| {
+        let end = source.code[n..].iter().position(|line| line.trim_end().ends_with(';'));
+        let statement = n.saturating_sub(2)..=(n + end.unwrap_or(0)).min(source.code.len() - 1);
+        source.code[statement].iter().any(|line| line.contains("timeout"))
+    };
+    let bare = tokens(source, &BARE, in_program).filter(|(n, _)| !timed(*n));
+    let mut found: Vec<_> = tokens(source, &FOR_EVER, in_program)
+        .chain(bare)
+        .map(|(n, form)| (n, format!("{form} waits for ever: name the reason in a waiver")))
+        .collect();
+    found.sort();
+    found
 }
 
 /// Law 16: what is in flight is bounded by `guard`'s permits, and by `supervise`'s lanes.
@@ -157,6 +181,10 @@ mod tests {
             ("std::thread::sleep(SECOND);", "sleep"),
             ("x(); // TODO later", "unfinished"),
             ("call(Deadline::never())", "deadline"),
+            ("let client = reqwest::Client::new();", "deadline"),
+            ("let stream = TcpStream::connect(address).await?;", "deadline"),
+            ("let said = Command::new(program).output()?;", "deadline"),
+            ("let c = reqwest::Client::builder().build()?;", "deadline"),
             ("places: Arc<Semaphore>,", "semaphore"),
         ];
         for (text, rule) in faults {
@@ -174,6 +202,8 @@ mod tests {
             "child.my_spawn_blocking(1)",
             "tokio::time::sleep(PAUSE).await",
             "let (a, b) = mpsc::channel(8);",
+            "let s = timeout(BOUND, TcpStream::connect(address)).await??;",
+            "let c = reqwest::Client::builder()\n    .connect_timeout(BOUND)\n    .build()?;",
             "struct NoSemaphore;",
         ];
         for text in fine {
