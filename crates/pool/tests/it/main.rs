@@ -17,6 +17,7 @@ mod deaths;
 mod host;
 mod hostile;
 mod interpreters;
+mod kills;
 mod limits;
 mod measurements;
 mod processes;
