@@ -11,7 +11,7 @@ import socket
 import sys
 import traceback
 
-from snakehouse import _codec, _failure, _load
+from snakehouse import _codec, _failure, _load, _schema
 from snakehouse._doorbell import Doorbell
 from snakehouse._frames import KIND_GOAWAY, KIND_HELLO, PROTOCOL_VERSION, ProtocolError, frame
 from snakehouse._loop import Loop
@@ -151,18 +151,22 @@ def _hello(tools: list[Tool], codec: str, has_page: bool, failure: dict[str, Any
         "pid": os.getpid(),
         "codec": codec,
         "capabilities": ["cancel", "started"] if has_page else [],
-        "tools": [
-            {
-                "name": tool.name,
-                "number": number,
-                "signature": tool.signature(),
-                "doc": tool.doc,
-            }
-            for number, tool in enumerate(tools)
-        ],
+        "tools": [_announce(tool, number) for number, tool in enumerate(tools)],
         "failure": failure,
     }
     return frame(KIND_HELLO, 0, _failure.encode(content))
+
+
+def _announce(tool: Tool, number: int) -> dict[str, Any]:
+    parameters, result = _schema.describe(tool.function)
+    return {
+        "name": tool.name,
+        "number": number,
+        "signature": tool.signature(),
+        "doc": tool.doc,
+        "parameters": parameters,
+        "result": result,
+    }
 
 
 def _own_frames(error: BaseException) -> int:

@@ -53,6 +53,17 @@ _NAMED: dict[tuple[str, str], Schema] = {
 }
 
 
+def describe(function: Callable[..., Any]) -> tuple[Schema | None, Schema | None]:
+    """The schemas of the parameters and of the result; None for what cannot be known.
+
+    Never raises: a hint is the user's own object and may do anything when it is looked at.
+    """
+    try:
+        return parameters(function), result(function)
+    except Exception:
+        return None, None
+
+
 def parameters(function: Callable[..., Any]) -> Schema | None:
     """The schema of the object whose keys are the parameters; None if they cannot be known.
 

@@ -157,3 +157,18 @@ def test_a_type_that_contains_itself_ends() -> None:
         schema = schema["items"]
         levels += 1
     assert levels < 20
+
+
+def test_a_hint_that_raises_when_looked_at_hurts_nobody() -> None:
+    class Hostile(type):
+        def __eq__(cls, other: object) -> bool:
+            raise RuntimeError("do not look")
+
+        __hash__ = type.__hash__
+
+    class Hint(metaclass=Hostile): ...
+
+    def tool(value: Any) -> None: ...
+
+    tool.__annotations__["value"] = Hint
+    assert _schema.describe(tool) == (None, None)

@@ -45,6 +45,7 @@ const FILES: &[(&str, &str)] = &[
     file!("_peer.py"),
     file!("_processes.py"),
     file!("_reaper.py"),
+    file!("_schema.py"),
     file!("_starts.py"),
     file!("_tool.py"),
     file!("_version.py"),

@@ -100,16 +100,12 @@ impl FakeWorker {
     /// Adds a tool. Numbers follow the order of the additions.
     #[must_use]
     pub fn tool(mut self, name: &str, behaviour: Behaviour) -> Self {
-        self.hello.tools.extend((0..=u16::MAX).nth(self.behaviours.len()).map(|number| ToolInfo {
-            name: name.to_owned(),
-            number,
-            signature: String::new(),
-            doc: String::new(),
-            kind: match behaviour.is_generator() {
-                true => ToolKind::Generator,
-                false => ToolKind::Function,
-            },
-        }));
+        let kind = match behaviour.is_generator() {
+            true => ToolKind::Generator,
+            false => ToolKind::Function,
+        };
+        let number = (0..=u16::MAX).nth(self.behaviours.len());
+        self.hello.tools.extend(number.map(|number| ToolInfo::new(name, number, kind)));
         self.behaviours.push(behaviour);
         self
     }

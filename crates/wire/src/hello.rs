@@ -13,7 +13,7 @@
 //! | `codec` | str: `msgpack` (C), `python` (pure), `opaque` (the tool reads its own bytes) |
 //! | `capabilities` | list of str, see [`Hello::can`] |
 //! | `capacity` | int, how many calls it runs at once; absent: 1 |
-//! | `tools` | list of maps: `name` str, `number` int, `signature` str, `doc` str, and `kind` str, see [`ToolKind`]; absent: a function |
+//! | `tools` | list of maps: `name` str, `number` int, `signature` str, `doc` str, `kind` str, see [`ToolKind`] (absent: a function), `parameters` and `result`, JSON Schemas as values (absent or None: not known) |
 //! | `failure` | None, or a [`Failure`] map: why this worker cannot serve |
 
 use bytes::Bytes;
@@ -59,6 +59,11 @@ pub struct ToolInfo {
     pub doc: String,
     /// How it runs.
     pub kind: ToolKind,
+    /// A JSON Schema of the object whose keys are its parameters; `Value::None` if not known. Types
+    /// that JSON does not tell apart carry `pythonType`.
+    pub parameters: Value,
+    /// A JSON Schema of its result, or of each item of a generator; `Value::None` if not known.
+    pub result: Value,
 }
 
 /// How a tool runs, and whether it gives items.
@@ -173,6 +178,8 @@ impl Hello {
                     ("signature", tool.signature.as_str().into()),
                     ("doc", tool.doc.as_str().into()),
                     ("kind", tool.kind.as_str().into()),
+                    ("parameters", tool.parameters.clone()),
+                    ("result", tool.result.clone()),
                 ])
             })
             .collect();
@@ -230,6 +237,19 @@ impl Hello {
 }
 
 impl ToolInfo {
+    /// A tool of which nothing more is known.
+    pub fn new(name: impl Into<String>, number: u16, kind: ToolKind) -> Self {
+        Self {
+            name: name.into(),
+            number,
+            signature: String::new(),
+            doc: String::new(),
+            kind,
+            parameters: Value::None,
+            result: Value::None,
+        }
+    }
+
     fn from_value(map: &Value) -> Result<Self, HelloError> {
         Ok(Self {
             name: text(map, "name")?,
@@ -243,6 +263,8 @@ impl ToolInfo {
                     .find(|kind| name.as_str() == Some(kind.as_str()))
                     .ok_or(HelloError::Field("kind"))?,
             },
+            parameters: map.get("parameters").cloned().unwrap_or(Value::None),
+            result: map.get("result").cloned().unwrap_or(Value::None),
         })
     }
 }

@@ -282,6 +282,8 @@ fn hello() -> Hello {
             signature: "(text: str) -> str".into(),
             doc: "Shouts.".into(),
             kind: ToolKind::AsyncGenerator,
+            parameters: Value::from_iter([("type", Value::from("object"))]),
+            result: Value::from_iter([("type", Value::from("string"))]),
         }],
         failure: Some(Failure::new(Kind::Tool, "import_failed", "no").with_hint("look")),
     }

@@ -144,9 +144,7 @@ impl Rig {
     /// The worker of a place says hello.
     pub(super) fn hello(&mut self, place: usize) {
         let mut after = After::default();
-        let (signature, doc) = (String::new(), String::new());
-        let kind = ToolKind::Function;
-        let tool = ToolInfo { name: "t".to_owned(), number: 7, signature, doc, kind };
+        let tool = ToolInfo::new("t", 7, ToolKind::Function);
         let hail = Hail { tools: vec![tool], capacity: self.capacity };
         self.dispatcher.serving(place, hail, self.now, &mut after);
         self.settle(after);

@@ -76,13 +76,10 @@ pub fn serve_on<S: Read + Write, H: Handler>(
 }
 
 fn hello(tools: &[String], has_page: bool) -> Hello {
-    let tools = tools.iter().zip(0..=u16::MAX).map(|(name, number)| ToolInfo {
-        name: name.clone(),
-        number,
-        signature: String::new(),
-        doc: String::new(),
-        kind: ToolKind::Function,
-    });
+    let tools = tools
+        .iter()
+        .zip(0..=u16::MAX)
+        .map(|(name, number)| ToolInfo::new(name, number, ToolKind::Function));
     let mut capabilities = vec![Hello::STREAMS.to_owned()];
     if has_page {
         capabilities.push(Hello::STARTED.to_owned());
