@@ -288,6 +288,13 @@ impl Dispatcher {
         self.waiting.len() + self.pinned
     }
 
+    /// Since when the first of them has waited.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        let lists = self.seats.iter().map(|seat| &seat.pinned).chain([&self.waiting]);
+        let firsts = lists.filter_map(|list| self.ledger.first(list));
+        firsts.filter_map(|ticket| self.ledger.accepted(ticket)).min()
+    }
+
     /// What was done so far.
     pub(crate) const fn counters(&self) -> PoolCounters {
         self.counters

@@ -60,6 +60,7 @@ mod slot;
 mod spec;
 mod start_delay;
 mod starts;
+mod stats;
 mod stream;
 mod sweep;
 mod window;
@@ -83,6 +84,7 @@ pub use snakehouse_wire::{
     ToolInfo, Unsupported, UtcOffset, Value,
 };
 pub use spec::{Mode, WorkerSpec};
+pub use stats::{Latency, Outcomes, PoolStats};
 pub use stream::Stream;
 pub use sweep::{Ended, RUN_ENV, sweep};
 pub use worker::{Birth, WorkerInfo, WorkerRef, WorkerState};

@@ -28,6 +28,7 @@ use crate::reaper::Reaper;
 use crate::session::Session;
 use crate::spec::WorkerSpec;
 use crate::starts::PoolStarts;
+use crate::stats::Tally;
 use crate::worker::{Life, WorkerInfo};
 
 /// Workers that serve calls. Cheap to clone; the scope it was started in owns the workers.
@@ -49,6 +50,7 @@ pub(crate) struct Shared {
     /// The keeper has something to do.
     pub(crate) keeper: Notify,
     pub(crate) outputs: Vec<Output>,
+    pub(crate) tally: Tally,
     /// Counts the times that a worker began to serve or could not, for those who wait for one.
     pub(crate) news: watch::Sender<u64>,
     /// Told of the first worker that does not get ready, while the pool starts.
@@ -117,6 +119,7 @@ impl Pool {
             bells: std::iter::repeat_with(Notify::new).take(places).collect(),
             keeper: Notify::new(),
             outputs: std::iter::repeat_with(Output::default).take(places).collect(),
+            tally: Tally::default(),
             news: watch::Sender::new(0),
             first_failure: Mutex::new(eager.then_some(failure)),
             starts: reaper.starts().pool(),
@@ -297,9 +300,17 @@ pub(crate) async fn call_bytes(
     };
     let life = pin.map(|(life, _)| life);
     let now = Instant::now();
-    let ticket = shared.change(|dispatcher, after| dispatcher.submit(call, life, now, after))?;
+    let measure = shared.tally.begin(now);
+    let ticket = match shared.change(|pool, after| pool.submit(call, life, now, after)) {
+        Ok(ticket) => ticket,
+        Err(error) => {
+            let refused = Err(error);
+            measure.end(&refused);
+            return refused;
+        }
+    };
     let mut guard = CancelOnDrop { shared, ticket, armed: true };
-    match until(options.deadline, outcome).await {
+    let outcome = match until(options.deadline, outcome).await {
         Some(outcome) => {
             guard.armed = false;
             // Whoever had the call was dropped with it: its scope was aborted.
@@ -309,7 +320,9 @@ pub(crate) async fn call_bytes(
             Where::Queue => shared.not_given_out(),
             at => CallError::Deadline { at },
         }),
-    }
+    };
+    measure.end(&outcome);
+    outcome
 }
 
 /// `None` when the deadline passes first.

@@ -109,6 +109,9 @@ async fn incarnation(
         Err(death) => death,
     };
     let settled = connection.settle(incarnation, &death);
+    if !stop.is_cancelled() {
+        shared.tally.died(&death);
+    }
     seat.leave(&death, settled);
     if let Some((mut stdout, mut stderr)) = captures {
         let read = async { ((&mut stdout).await, (&mut stderr).await) };

@@ -129,7 +129,11 @@ fn open(
     };
     let life = pin.map(|(life, _)| life);
     let now = Instant::now();
-    let ticket = shared.change(|dispatcher, after| dispatcher.submit(call, life, now, after))?;
+    let submitted = shared.change(|dispatcher, after| dispatcher.submit(call, life, now, after));
+    if let Err(error) = &submitted {
+        shared.tally.stream_over::<()>(Some(&Err(error.clone())));
+    }
+    let ticket = submitted?;
     let shared = shared.clone();
     Ok(Stream { shared, flow, tool: tool.to_owned(), deadline: options.deadline, ticket })
 }
@@ -259,7 +263,10 @@ impl Drop for Stream {
         if !self.flow.is_over() {
             self.flow.abandon();
             self.cancel();
+            self.shared.tally.stream_over::<()>(None);
+            return;
         }
+        self.shared.tally.stream_over(self.flow.outcome().as_ref());
     }
 }
 

@@ -27,6 +27,7 @@ mod reaper;
 mod runs;
 mod scripted;
 mod sessions;
+mod stats;
 mod streams;
 mod support;
 mod turmoil;

@@ -229,3 +229,16 @@ def hang_up():
 @tool
 def stop_self():
     os.kill(os.getpid(), signal.SIGSTOP)
+
+
+@tool
+def swallow_cancel(seconds):
+    """Takes its time, whatever it is told, and gives a result."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            while time.monotonic() < end:
+                time.sleep(0.01)
+            return "done"
+        except BaseException:
+            pass
