@@ -2,8 +2,9 @@
 
 A blocking `recv_into` loop; MessagePack decoded and encoded in C (package `msgpack`); every complete
 frame of one read is answered with one write. No tools, no deadlines, no errors, no cancel. The
-socket is standard input. Frames: u32 payload length, u8 kind, u32 stream id, little-endian; a call's
-payload is `[args, kwargs]`, its answer is the first argument.
+socket is standard input, the size of the buffer the only argument. Frames: u32 payload length, u8
+kind, u32 stream id, little-endian; a call's payload is `[args, kwargs]`, its answer is the first
+argument.
 
 The same program in every measurement: change it, and numbers from before mean nothing.
 """
@@ -11,6 +12,7 @@ The same program in every measurement: change it, and numbers from before mean n
 import gc
 import socket
 import struct
+import sys
 
 import msgpack
 
@@ -18,10 +20,10 @@ HEAD = struct.Struct("<IBI")
 ANSWER = 2
 
 
-def serve(sock: socket.socket) -> None:
+def serve(sock: socket.socket, room: int) -> None:
     unpack, pack = msgpack.unpackb, msgpack.Packer(autoreset=True).pack
     head_size, read_head, write_head = HEAD.size, HEAD.unpack_from, HEAD.pack
-    buffer = bytearray(1 << 18)
+    buffer = bytearray(room)
     view = memoryview(buffer)
     start = end = 0
     while count := sock.recv_into(view[end:]):
@@ -52,4 +54,4 @@ def serve(sock: socket.socket) -> None:
 
 if __name__ == "__main__":
     gc.freeze()
-    serve(socket.socket(fileno=0))
+    serve(socket.socket(fileno=0), int(sys.argv[1]))

@@ -136,7 +136,7 @@ pub(crate) struct PoolCallArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
-    /// Calls per second and latency of one worker, beside a fixed limit program.
+    /// Calls per second and latency of workers, beside a fixed limit program.
     Pool(BenchPoolArgs),
 }
 
@@ -145,6 +145,26 @@ pub(crate) struct BenchPoolArgs {
     /// Seconds per measurement.
     #[arg(long, default_value_t = 1.0)]
     pub seconds: f64,
+
+    /// Measurements of each side per cell, after one that warms up; the medians are shown.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=99))]
+    pub rounds: u8,
+
+    /// Payload sizes in bytes; 100 is a record of everyday values, others are plain bytes.
+    #[arg(long, value_name = "BYTES", value_delimiter = ',', default_value = "100,65536,8388608")]
+    pub payload: Vec<u32>,
+
+    /// Numbers of workers.
+    #[arg(long, value_delimiter = ',', default_value = "1,4", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub workers: Vec<u16>,
+
+    /// Numbers of calls in flight, over all workers.
+    #[arg(long, value_delimiter = ',', default_value = "1,64", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub in_flight: Vec<u32>,
+
+    /// With one call in flight, leave both ends on the cores that the system chooses.
+    #[arg(long)]
+    pub unpinned: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,10 +1,11 @@
-//! `bench pool`: calls of one worker, beside the fixed limit program, in one run.
+//! `bench pool`: calls of one worker or several, beside the fixed limit program, in one run.
 //!
 //! What is measured and how stands in `bench/limit/README.md`.
 
 mod cpu;
 mod limit;
 mod payload;
+mod row;
 mod sample;
 
 use std::io;
@@ -13,7 +14,6 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use serde::Serialize;
 use snakehouse_base::id::RunToken;
 use snakehouse_base::{Clock, Kind, SystemClock};
 use snakehouse_pool::{
@@ -29,41 +29,11 @@ use crate::output::Output;
 use cpu::Pinned;
 use limit::Limit;
 use payload::Payload;
+use row::{Cell, Row};
 use sample::Sample;
 
 const LIMIT_WORKER: &str = include_str!("../../../bench/limit/worker.py");
 const TOOLS: &str = include_str!("../../../bench/limit/tools.py");
-
-const IN_FLIGHT: [u32; 2] = [1, 64];
-/// Measurements of each side per cell; an odd number, so that the median is one of them.
-const ROUNDS: usize = 5;
-/// Calls that a worker runs at once.
-const CAPACITY: u32 = 1;
-/// Most calls that are sent to a worker ahead of its idleness.
-const WINDOW: u32 = 64;
-
-/// One cell, as it is printed.
-#[derive(Debug, Serialize)]
-struct Row {
-    payload_bytes: usize,
-    workers: usize,
-    in_flight: u32,
-    capacity: u32,
-    window: u32,
-    pinned: bool,
-    calls_per_s: f64,
-    p50_us: f64,
-    p99_us: f64,
-    cpu_us_per_call: f64,
-    host_cpu_us_per_call: f64,
-    limit_calls_per_s: f64,
-    limit_p50_us: f64,
-    limit_cpu_us_per_call: f64,
-    limit_host_cpu_us_per_call: f64,
-    ratio_to_limit: f64,
-    p50_ratio_to_limit: f64,
-    cpu_ratio_to_limit: f64,
-}
 
 /// Prints one row per cell.
 pub(crate) async fn run(config: &Config, args: BenchPoolArgs, out: Output) -> Result<(), CliError> {
@@ -76,7 +46,7 @@ pub(crate) async fn run(config: &Config, args: BenchPoolArgs, out: Output) -> Re
                 .with_hint("choose between 0.01 and 60 seconds")
         })?;
     let root = Root::new("bench");
-    let result = measure(config, during, root.scope(), out).await;
+    let result = measure(config, during, &args, root.scope(), out).await;
     root.stop().await;
     result
 }
@@ -84,53 +54,69 @@ pub(crate) async fn run(config: &Config, args: BenchPoolArgs, out: Output) -> Re
 async fn measure(
     config: &Config,
     during: Duration,
+    args: &BenchPoolArgs,
     scope: &Scope,
     out: Output,
 ) -> Result<(), CliError> {
     let lane = Lane::new(scope, "limit", 1, 1);
     let named = config.python.value.clone();
     let dir = tempfile::tempdir().map_err(|error| cannot("make a directory", &error))?;
-    let place = dir.path().to_owned();
-    let (python, mut limit) = lane.run(move || start_limit(named.as_deref(), &place)).await??;
-    let pool = start_pool(scope, &python, dir.path()).await?;
+    let python = lane.run(move || interpreter(named.as_deref())).await??;
+    let script = written(dir.path(), "limit_worker.py", LIMIT_WORKER)?;
+    let reaper = start_reaper(scope, &python, dir.path()).await?;
 
     let mut rows = Vec::new();
-    for payload in [Payload::record(), Payload::blob(64 << 10)].into_iter().flatten() {
-        for in_flight in IN_FLIGHT {
-            let mut samples = (Vec::new(), Vec::new());
-            for round in 0..=ROUNDS {
-                let pinned = (in_flight == 1).then(|| pin(&limit, &pool)).transpose()?;
-                let encoded = payload.encoded.clone();
-                let (back, sample) = lane
-                    .run(move || {
-                        let sample = limit.measure(&encoded, in_flight, during);
-                        (limit, sample)
-                    })
-                    .await?;
-                limit = back;
-                let theirs = sample.map_err(|error| cannot("measure the limit", &error))?;
-                let ours = measure_pool(scope, &pool, &payload.value, in_flight, during).await?;
-                drop(pinned);
-                // The first round warms both up.
-                if round > 0 {
-                    samples.0.push(ours);
-                    samples.1.push(theirs);
+    for &workers in &args.workers {
+        let inner = scope.open("pool");
+        let pool = start_pool(&inner, &reaper, &python, dir.path(), usize::from(workers)).await?;
+        for &size in &args.payload {
+            let size = size as usize;
+            let payload = if size == 100 { Payload::record() } else { Payload::blob(size) };
+            let payload = payload.ok_or_else(|| {
+                let message = format!("no payload of {size} B can be encoded");
+                CliError::new(Kind::InvalidInput, "bad_payload", message)
+            })?;
+            let mut limits = start_limits(&lane, &python, &script, workers, &payload).await?;
+            for &in_flight in &args.in_flight {
+                let cell = Cell { workers, in_flight, pinned: in_flight == 1 && !args.unpinned };
+                let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+                for round in 0..=args.rounds {
+                    let pinned = cell.pinned.then(|| pin(&limits, &pool)).transpose()?;
+                    let encoded = payload.encoded.clone();
+                    let (back, sample) = lane
+                        .run(move || {
+                            let sample =
+                                Limit::measure_all(&mut limits, &encoded, in_flight, during);
+                            (limits, sample)
+                        })
+                        .await?;
+                    limits = back;
+                    let limit = sample.map_err(|error| cannot("measure the limit", &error))?;
+                    let pool =
+                        measure_pool(scope, &pool, &payload.value, in_flight, during).await?;
+                    drop(pinned);
+                    // The first round warms both up.
+                    if round > 0 {
+                        ours.push(pool);
+                        theirs.push(limit);
+                    }
                 }
+                let row = Row::new(payload.size, cell, &ours, &theirs);
+                if out.is_json() {
+                    out.data(&row, String::new)?;
+                } else {
+                    out.note(format!("{size} B, {workers} workers, {in_flight} in flight: done"));
+                }
+                rows.push(row);
             }
-            let row = Row::new(payload.size, in_flight, &samples.0, &samples.1);
-            if out.is_json() {
-                out.data(&row, String::new)?;
-            } else {
-                out.note(format!("{} B, {in_flight} in flight: done", payload.size));
-            }
-            rows.push(row);
         }
+        inner.stop().await;
     }
-    if out.is_json() { Ok(()) } else { out.data(&rows, || table(&rows)) }
+    if out.is_json() { Ok(()) } else { out.data(&rows, || row::table(&rows)) }
 }
 
-/// Finds an interpreter with the package of the limit program, and starts the program on it.
-fn start_limit(named: Option<&Path>, dir: &Path) -> Result<(Interpreter, Limit), CliError> {
+/// Finds an interpreter with the package of the limit program.
+fn interpreter(named: Option<&Path>) -> Result<Interpreter, CliError> {
     let python = Interpreter::find(named)?;
     let has_package = Command::new(python.path())
         .args(["-c", "from msgpack import _cmsgpack"])
@@ -138,41 +124,64 @@ fn start_limit(named: Option<&Path>, dir: &Path) -> Result<(Interpreter, Limit),
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success());
-    if !has_package {
-        let path = python.path().display();
-        let message =
-            format!("{path} has no package msgpack with its C part, which the limit program needs");
-        return Err(CliError::new(Kind::Environment, "msgpack_missing", message).with_hint(
-            "python3 -m venv /tmp/bench && /tmp/bench/bin/pip install msgpack, then add \
-             --python /tmp/bench/bin/python",
-        ));
+    if has_package {
+        return Ok(python);
     }
-    let script = written(dir, "limit_worker.py", LIMIT_WORKER)?;
-    let limit = Limit::start(python.path(), &script)
-        .map_err(|error| cannot("start the limit program", &error))?;
-    Ok((python, limit))
+    let path = python.path().display();
+    let message =
+        format!("{path} has no package msgpack with its C part, which the limit program needs");
+    Err(CliError::new(Kind::Environment, "msgpack_missing", message).with_hint(
+        "python3 -m venv /tmp/bench && /tmp/bench/bin/pip install msgpack, then add \
+         --python /tmp/bench/bin/python",
+    ))
 }
 
-async fn start_pool(scope: &Scope, python: &Interpreter, dir: &Path) -> Result<Pool, CliError> {
-    let tools = written(dir, "bench_tools.py", TOOLS)?;
-    let reaper = ReaperConfig {
+/// Starts one limit program per worker.
+async fn start_limits(
+    lane: &Lane,
+    python: &Interpreter,
+    script: &Path,
+    workers: u16,
+    payload: &Payload,
+) -> Result<Vec<Limit>, CliError> {
+    let (python, script) = (python.path().to_owned(), script.to_owned());
+    let size = payload.encoded.len();
+    let start = move || (0..workers).map(|_| Limit::start(&python, &script, size)).collect();
+    let started: io::Result<Vec<Limit>> = lane.run(start).await?;
+    started.map_err(|error| cannot("start the limit program", &error))
+}
+
+async fn start_reaper(scope: &Scope, python: &Interpreter, dir: &Path) -> Result<Reaper, CliError> {
+    let config = ReaperConfig {
         python: python.clone(),
         run_token: RunToken::fresh(),
         cache: Some(dir.join("cache")),
     };
-    let reaper = Reaper::start(scope, reaper).await?;
-    let spec = WorkerSpec::python("bench", python.clone()).module(tools.display().to_string());
-    Ok(Pool::start(scope, reaper, spec, PoolConfig::default()).await?)
+    Ok(Reaper::start(scope, config).await?)
 }
 
-fn pin(limit: &Limit, pool: &Pool) -> Result<Pinned, CliError> {
-    let mut processes = vec![std::process::id(), limit.pid()];
-    processes.extend(worker_pid(pool));
+async fn start_pool(
+    scope: &Scope,
+    reaper: &Reaper,
+    python: &Interpreter,
+    dir: &Path,
+    workers: usize,
+) -> Result<Pool, CliError> {
+    let tools = written(dir, "bench_tools.py", TOOLS)?;
+    let spec = WorkerSpec::python("bench", python.clone()).module(tools.display().to_string());
+    let config = PoolConfig { workers, ..PoolConfig::default() };
+    Ok(Pool::start(scope, reaper.clone(), spec, config).await?)
+}
+
+fn pin(limits: &[Limit], pool: &Pool) -> Result<Pinned, CliError> {
+    let mut processes = vec![std::process::id()];
+    processes.extend(limits.iter().map(Limit::pid));
+    processes.extend(worker_pids(pool));
     Pinned::to_one_core(&processes).map_err(|error| cannot("pin to one core", &error))
 }
 
-fn worker_pid(pool: &Pool) -> Option<u32> {
-    pool.workers().first().and_then(|worker| worker.pid)
+fn worker_pids(pool: &Pool) -> Vec<u32> {
+    pool.workers().iter().filter_map(|worker| worker.pid).collect()
 }
 
 /// Keeps `in_flight` echoes going through the pool for a while.
@@ -183,9 +192,13 @@ async fn measure_pool(
     in_flight: u32,
     during: Duration,
 ) -> Result<Sample, CliError> {
-    let pid = worker_pid(pool).unwrap_or_default();
-    let cpu = |pid| cpu::used(pid).map_err(|error| cannot("read CPU times", &error));
-    let (worker, host) = (cpu(pid)?, cpu(std::process::id())?);
+    let pids = worker_pids(pool);
+    let cpu = |pids: &[u32]| -> Result<Duration, CliError> {
+        let used = pids.iter().map(|&pid| cpu::used(pid)).sum::<io::Result<Duration>>();
+        used.map_err(|error| cannot("read CPU times", &error))
+    };
+    let us = [std::process::id()];
+    let (worker, host) = (cpu(&pids)?, cpu(&us)?);
     let (began, calling, value) = (SystemClock.now(), pool.clone(), payload.clone());
     let callers = scope.task("callers", async move {
         let callers = (0..in_flight).map(|_| async {
@@ -207,7 +220,7 @@ async fn measure_pool(
         .await
         .map_err(|error| CliError::new(Kind::Internal, "bench_task", error.to_string()))??;
     let elapsed = SystemClock.now() - began;
-    let (worker, host) = (cpu(pid)? - worker, cpu(std::process::id())? - host);
+    let (worker, host) = (cpu(&pids)? - worker, cpu(&us)? - host);
     Ok(Sample::new(latencies.concat(), elapsed, worker, host))
 }
 
@@ -219,67 +232,4 @@ fn written(dir: &Path, name: &str, text: &str) -> Result<PathBuf, CliError> {
 
 fn cannot(what: &str, error: &io::Error) -> CliError {
     CliError::new(Kind::Environment, "bench_failed", format!("cannot {what}: {error}"))
-}
-
-// === impl Row ===
-
-impl Row {
-    fn new(payload: usize, in_flight: u32, ours: &[Sample], limit: &[Sample]) -> Self {
-        let (ours, limit) = (Sample::median(ours), Sample::median(limit));
-        Self {
-            payload_bytes: payload,
-            workers: 1,
-            in_flight,
-            capacity: CAPACITY,
-            window: WINDOW,
-            pinned: in_flight == 1,
-            calls_per_s: ours.calls_per_s,
-            p50_us: ours.p50_us,
-            p99_us: ours.p99_us,
-            cpu_us_per_call: ours.worker_cpu_us,
-            host_cpu_us_per_call: ours.host_cpu_us,
-            limit_calls_per_s: limit.calls_per_s,
-            limit_p50_us: limit.p50_us,
-            limit_cpu_us_per_call: limit.worker_cpu_us,
-            limit_host_cpu_us_per_call: limit.host_cpu_us,
-            ratio_to_limit: ours.calls_per_s / limit.calls_per_s,
-            p50_ratio_to_limit: ours.p50_us / limit.p50_us,
-            cpu_ratio_to_limit: ours.worker_cpu_us / limit.worker_cpu_us,
-        }
-    }
-}
-
-fn table(rows: &[Row]) -> String {
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING).set_header([
-        "PAYLOAD",
-        "IN FLIGHT",
-        "CALLS/S",
-        "P50 us",
-        "P99 us",
-        "WORKER us",
-        "HOST us",
-        "LIMIT CALLS/S",
-        "LIMIT P50 us",
-        "CALLS/S x LIMIT",
-        "P50 x LIMIT",
-        "CPU x LIMIT",
-    ]);
-    for row in rows {
-        table.add_row([
-            format!("{} B", row.payload_bytes),
-            format!("{}{}", row.in_flight, if row.pinned { ", one core" } else { "" }),
-            format!("{:.0}", row.calls_per_s),
-            format!("{:.1}", row.p50_us),
-            format!("{:.1}", row.p99_us),
-            format!("{:.2}", row.cpu_us_per_call),
-            format!("{:.2}", row.host_cpu_us_per_call),
-            format!("{:.0}", row.limit_calls_per_s),
-            format!("{:.1}", row.limit_p50_us),
-            format!("{:.2}", row.ratio_to_limit),
-            format!("{:.2}", row.p50_ratio_to_limit),
-            format!("{:.2}", row.cpu_ratio_to_limit),
-        ]);
-    }
-    table.to_string()
 }
