@@ -24,7 +24,7 @@ struct Soak {
     /// The environment variable that the tests take their size from.
     variable: &'static str,
     size: u64,
-    /// Arguments of `cargo`, one command after the other.
+    /// Arguments of `cargo` (of `test` or `nextest run`), one command after the other.
     commands: &'static [&'static [&'static str]],
 }
 
@@ -89,12 +89,13 @@ const SOAKS: &[Soak] = &[
     },
     Soak {
         name: "memory",
-        what: "keys and polls that leave nothing behind",
+        what: "keys, polls and children that leave nothing behind",
         variable: "SNAKEHOUSE_ITERATIONS",
         size: 1_000_000,
         commands: &[
             &["test", "-p", "snakehouse-guard", "--lib", "idle_keys"],
             &["test", "-p", "snakehouse-guard", "--test", "it", "many_"],
+            &["test", "-p", "snakehouse-supervise", "--test", "it", "leave_no_memory"],
         ],
     },
 ];
@@ -118,6 +119,13 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<Vec<Finding>, Str
     let commit = commit(root)?;
     let Order { soak, size, seed } = &order;
     println!("soak {}: {size} {}; seed {seed}; commit {commit}", soak.name, soak.what);
+    // Compiled before the clock runs.
+    for command in soak.commands {
+        let build: Vec<_> = command.iter().copied().chain(["--no-run"]).collect();
+        if !passes(root, &order, &build) {
+            return Err(format!("failed: `cargo {}`", build.join(" ")));
+        }
+    }
     let begun = SystemClock.now();
     let failed = soak.commands.iter().find(|command| !passes(root, &order, command));
     let took = SystemClock.now() - begun;

@@ -15,8 +15,9 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use futures_util::FutureExt as _;
 use governor::{Quota, RateLimiter};
 use ratio::Sides;
-use snakehouse_base::ByteSize;
+use snakehouse_base::{Backoff, ByteSize, Chance, Jitter};
 use snakehouse_guard::{Breaker, BreakerConfig, Limit, Permits, Rate};
+use snakehouse_testkit::race;
 use tokio::runtime::Builder;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet; // audit(spawn): joined by `hand_offs`
@@ -60,6 +61,15 @@ fn uncontended(criterion: &mut Criterion) {
         timed(n, || drop(black_box(permits.try_acquire(NOTHING).unwrap())))
     });
 
+    let law = Backoff::new(Duration::from_millis(500), Duration::from_secs(10), Jitter::Half);
+    let (law, chance, mut attempt) = (law.unwrap(), Chance::seeded(1), 0u32);
+    sides.measure(&mut group, "back-off delay", |n| {
+        timed(n, || {
+            attempt = (attempt + 1) % 16;
+            black_box(law.delay(attempt, chance.next_unit()));
+        })
+    });
+
     let quota = Quota::per_second(NonZeroU32::new(PER_SECOND).unwrap());
     let governor = RateLimiter::direct(quota);
     let semaphore = Arc::new(Semaphore::new(64));
@@ -88,6 +98,41 @@ fn uncontended(criterion: &mut Criterion) {
     });
     group.finish();
     sides.print("uncontended, per call", "ns", "breaker + limit + permit");
+}
+
+/// Sixteen threads on one guard: the time until all are done, divided by the number of calls.
+fn contended(criterion: &mut Criterion) {
+    const THREADS: usize = 16;
+    let mut group = criterion.benchmark_group("sixteen threads");
+    let mut sides = Sides::default();
+    let all = |n: u64, once: &(dyn Fn() + Sync)| {
+        let each = n.div_ceil(THREADS as u64);
+        let start = Instant::now();
+        race(THREADS, |_| (0..each).for_each(|_| once()));
+        start.elapsed()
+    };
+    let breaker = Breaker::new("service", BreakerConfig::default()).unwrap();
+    sides.measure(&mut group, "breaker", |n| {
+        all(n, &|| black_box(breaker.try_admit().unwrap()).success())
+    });
+    let rate = Rate::new(Duration::from_nanos(1), u64::from(PER_SECOND)).unwrap();
+    let limit = Limit::new(rate, Instant::now().into_std());
+    sides.measure(&mut group, "limit", |n| {
+        all(n, &|| limit.try_take(1, Instant::now().into_std()).unwrap())
+    });
+    let permits = Permits::counted(64).unwrap();
+    sides.measure(&mut group, "permit", |n| {
+        all(n, &|| drop(black_box(permits.try_acquire(NOTHING).unwrap())))
+    });
+    let quota = Quota::per_second(NonZeroU32::new(PER_SECOND).unwrap());
+    let governor = RateLimiter::direct(quota);
+    sides.measure(&mut group, "governor", |n| all(n, &|| governor.check().unwrap()));
+    let semaphore = Arc::new(Semaphore::new(64));
+    sides.measure(&mut group, "tokio semaphore", |n| {
+        all(n, &|| drop(black_box(semaphore.clone().try_acquire_owned().unwrap())))
+    });
+    group.finish();
+    sides.print("sixteen threads on one guard, per call", "ns", "breaker");
 }
 
 /// One permit goes to and fro between two tasks: from the release by one to the start of the other.
@@ -149,5 +194,5 @@ async fn play<P, F: Future<Output = P>>(
     took
 }
 
-criterion_group!(benches, uncontended, hand_off);
+criterion_group!(benches, uncontended, contended, hand_off);
 criterion_main!(benches);

@@ -101,7 +101,7 @@ fn ignored_outcomes_say_nothing() {
     virtual_time(async {
         let breaker = breaker(2);
         breaker.try_admit().unwrap().failure();
-        for _ in 0..100 {
+        for _ in 0..1000 {
             breaker.try_admit().unwrap().resolve(Verdict::Ignored);
             drop(breaker.try_admit().unwrap());
         }
@@ -110,6 +110,26 @@ fn ignored_outcomes_say_nothing() {
         assert_eq!(breaker.state(), BreakerState::Open);
         breaker.reset();
         assert_eq!(breaker.state(), BreakerState::Closed);
+    });
+}
+
+/// P4: the call runs in its caller, not in the breaker.
+#[test]
+fn a_hung_call_holds_up_no_other_circuit_and_no_other_call() {
+    virtual_time(async {
+        let breakers: Vec<_> = (0..1000).map(|_| breaker(1)).collect();
+        let hung = breakers[0].guard(pending::<()>(), |()| Verdict::Success);
+        let others = async {
+            let start = Instant::now();
+            for breaker in &breakers {
+                breaker.guard(async {}, |()| Verdict::Success).await.unwrap();
+            }
+            start.elapsed()
+        };
+        tokio::select! {
+            _ = hung => unreachable!("it hangs"),
+            took = others => assert_eq!(took, Duration::ZERO),
+        }
     });
 }
 

@@ -3,6 +3,7 @@
 
 mod chaos;
 mod codes;
+mod dynamic;
 mod every;
 mod group;
 mod interpreter;
