@@ -5,7 +5,8 @@
 //! that is held for less than a microsecond and never across an await; callers and worker
 //! connections change it and then ring the bells it names. One lock costs a call one task switch
 //! less each way than a loop with a mailbox would (ADR 0003). It cannot fail; it is tested against
-//! its rules in `dispatcher/tests.rs` (calls) and `dispatcher/lives.rs` (workers).
+//! its rules in `dispatcher/tests.rs` (calls) and `dispatcher/lives.rs` (workers), and against a reference under
+//! random events in `dispatcher/model.rs`.
 //!
 //! Here is what callers do; `choice` is the order of calls, `lifecycle` what becomes of workers,
 //! `ledger` where each call is, `seat` one worker's place.
@@ -36,6 +37,8 @@ mod ledger;
 mod lifecycle;
 #[cfg(test)]
 mod lives;
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod rig;
 mod seat;
@@ -106,7 +109,7 @@ pub(crate) struct Report<'a> {
 
 impl Dispatcher {
     /// A pool none of whose workers has begun.
-    pub(crate) fn new(config: PoolConfig) -> Self {
+    pub(crate) fn new(config: PoolConfig, now: Instant) -> Self {
         let chance = config.recycle.seed.map_or_else(Chance::from_entropy, Chance::seeded);
         let mut dispatcher = Self {
             next_call: 1,
@@ -129,7 +132,8 @@ impl Dispatcher {
             stopped: false,
             config,
         };
-        dispatcher.furnish(&mut After::default());
+        // Whoever made it has its keeper look first.
+        dispatcher.fit_places(now, &mut After::default());
         dispatcher
     }
 

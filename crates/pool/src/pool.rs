@@ -115,7 +115,7 @@ impl Pool {
         let (failure, mut failed) = oneshot::channel();
         let eager = config.start == Start::Eager;
         let shared = Arc::new(Shared {
-            dispatcher: Mutex::new(Dispatcher::new(config.clone())),
+            dispatcher: Mutex::new(Dispatcher::new(config.clone(), Instant::now())),
             bells: std::iter::repeat_with(Notify::new).take(places).collect(),
             keeper: Notify::new(),
             outputs: std::iter::repeat_with(Output::default).take(places).collect(),

@@ -1,6 +1,6 @@
 //! What becomes of workers: begun, serving, replaced, let go, dead; and how many there shall be.
 //!
-//! One rule decides, after every change: [`furnish`](Dispatcher::furnish). A worker that says hello
+//! One rule decides, after every change: [`settle`](Dispatcher::settle). A worker that says hello
 //! is a spare one; spare ones are promoted while fewer serve than shall, then take the place of those
 //! that are to be replaced, which drain; and places are opened and closed until as many workers are
 //! there or on their way as shall be. So growth, standby, replacement and recovery are one thing.
@@ -110,11 +110,9 @@ impl Dispatcher {
         if let Some(at) = seat.too_old {
             self.arm(at, after);
         }
-        self.furnish_at(now, after);
+        self.settle(now, after);
         let seat = &mut self.seats[place];
         seat.was_spare = seat.phase == Phase::Standby;
-        self.hand_out(after);
-        self.rest(place, now, after);
     }
 
     /// The worker was told to end and gets no more calls.
@@ -169,8 +167,7 @@ impl Dispatcher {
             self.ledger.remove(first, &mut given);
             self.counters.failed += 1;
         }
-        self.furnish_at(now, after);
-        self.hand_out(after);
+        self.settle(now, after);
         if !self.waiting.is_empty() {
             self.miss_workers(now, after);
         }
@@ -244,7 +241,7 @@ impl Dispatcher {
         if self.seats[place].closing && self.step(place, Step::Close) {
             self.seats[place].closing = false;
             // There may have been no place for a worker that is wanted.
-            self.furnish_at(now, after);
+            self.settle(now, after);
         }
     }
 
@@ -260,14 +257,13 @@ impl Dispatcher {
         for place in 0..self.seats.len() {
             let seat = &self.seats[place];
             if seat.retire.is_none() && seat.too_old.is_some_and(|at| at <= now) {
-                self.retire(place, Why::Age, after);
+                self.retire(place, Why::Age, now, after);
             }
             if self.seats[place].drain_by.is_some_and(|by| by <= now) {
                 self.give_up_drain(place, after);
             }
         }
-        self.furnish_at(now, after);
-        self.hand_out(after);
+        self.settle(now, after);
         let mut measure = Vec::new();
         for (place, seat) in self.seats.iter_mut().enumerate() {
             if seat.to_measure
@@ -294,8 +290,8 @@ impl Dispatcher {
     ) {
         let seat = &self.seats[place];
         if seat.incarnation == incarnation && seat.retire.is_none() {
-            self.retire(place, Why::Memory, after);
-            self.furnish_at(now, after);
+            self.retire(place, Why::Memory, now, after);
+            self.settle(now, after);
         }
     }
 
@@ -328,15 +324,21 @@ impl Dispatcher {
         if self.target == 0 {
             self.target = self.config.least().max(1);
             self.grown = Some(now);
-            self.furnish_at(now, after);
+            self.settle(now, after);
         } else if let Some(at) = self.grows_at() {
             self.arm(at, after);
         }
     }
 
-    /// When the pool may grow for the oldest call that waits.
+    /// When the pool may grow for the oldest call that waits. Not for calls that the workers which
+    /// are on their way will take.
     fn grows_at(&self) -> Option<Instant> {
         if self.target >= self.config.most() || self.target == 0 {
+            return None;
+        }
+        let missing = self.target.saturating_sub(self.open_workers());
+        let capacity = self.seats.iter().map(|seat| seat.capacity).max().unwrap_or(1);
+        if self.waiting.len() <= missing * capacity {
             return None;
         }
         let waits = self.ledger.accepted(self.ledger.first(&self.waiting)?)?;
@@ -368,15 +370,15 @@ impl Dispatcher {
             self.target -= 1;
             self.counters.shrunk += 1;
             tracing::info!(workers = self.target, "pool shrinks: a worker had nothing to do");
-            self.close(place, after);
+            self.close(place, now, after);
         }
     }
 
     /// Marks a worker to be replaced. A spare one is let go: the next is started for it.
-    fn retire(&mut self, place: usize, why: Why, after: &mut After) {
+    fn retire(&mut self, place: usize, why: Why, now: Instant, after: &mut After) {
         match self.seats[place].phase {
             Phase::Serving => self.seats[place].retire = Some(why),
-            Phase::Standby => self.close(place, after),
+            Phase::Standby => self.close(place, now, after),
             _ => return,
         }
         match why {
@@ -401,58 +403,53 @@ impl Dispatcher {
         if let Some(left) = &mut seat.calls_left {
             *left = left.saturating_sub(calls);
             if *left == 0 && seat.retire.is_none() {
-                self.retire(place, Why::Calls, after);
-                self.furnish_at(now, after);
+                self.retire(place, Why::Calls, now, after);
+                self.settle(now, after);
             }
         }
     }
 
-    fn furnish_at(&mut self, now: Instant, after: &mut After) {
-        self.furnish(after);
-        for seat in &mut self.seats {
-            if seat.phase == Phase::Draining && seat.drain_by.is_none() {
-                seat.drain_by = Some(now + self.config.recycle.drain_within);
-            }
+    /// Has as many workers serve, spare and on their way as shall be, and gives out calls.
+    fn settle(&mut self, now: Instant, after: &mut After) {
+        if !self.stopped {
+            self.furnish(now, after);
+            self.fit_places(now, after);
         }
-        let next = self.seats.iter().filter_map(|seat| seat.drain_by).min();
-        if let Some(next) = next {
-            self.arm(next, after);
+        self.hand_out(after);
+        if let Some(at) = self.grows_at() {
+            self.arm(at, after);
         }
     }
 
-    /// Has as many workers serve, spare, and on their way as shall be.
-    pub(super) fn furnish(&mut self, after: &mut After) {
-        if self.stopped {
-            return;
-        }
-        while let Some(spare) = self.find(|phase| phase == Phase::Standby) {
-            let retiring =
-                self.seats.iter().position(|seat| seat.is_open() && seat.retire.is_some());
-            let serving = self.open_workers();
-            if serving >= self.target && retiring.is_none() {
-                break;
+    /// Spare workers serve while fewer serve than shall, and then in place of those that are to be
+    /// replaced.
+    fn furnish(&mut self, now: Instant, after: &mut After) {
+        while let Some(spare) = self.find(Phase::Standby) {
+            let open = self.open_workers();
+            let retiring = self.seats.iter().position(|s| s.is_open() && s.retire.is_some());
+            if open >= self.target && retiring.is_none() {
+                return;
             }
-            if !self.promote(spare) {
-                break;
-            }
-            if serving >= self.target
+            self.counters.promoted += u64::from(self.seats[spare].was_spare);
+            self.step(spare, Step::Promote);
+            self.rest(spare, now, after);
+            if open >= self.target
                 && let Some(old) = retiring
             {
-                self.close(old, after);
+                self.close(old, now, after);
             }
         }
-        self.fit_places(after);
     }
 
     /// Opens and closes places.
-    fn fit_places(&mut self, after: &mut After) {
+    pub(super) fn fit_places(&mut self, now: Instant, after: &mut After) {
         let retiring = self.seats.iter().filter(|s| s.is_kept() && s.retire.is_some()).count();
         let at_once = self.target.div_ceil(4);
         let wanted = self.target + self.config.standby + retiring.min(at_once);
         let mut kept = self.seats.iter().filter(|seat| seat.is_kept()).count();
         while kept < wanted {
             // A place that is still being left is told of by `closed`.
-            let Some(place) = self.find(|phase| phase == Phase::Vacant) else { break };
+            let Some(place) = self.find(Phase::Vacant) else { break };
             self.step(place, Step::Open);
             self.opened.push(place);
             after.keeper = true;
@@ -464,28 +461,23 @@ impl Dispatcher {
                     self.seats.iter().rposition(|seat| seat.phase == phase && !seat.closing)
                 });
             let Some(place) = one else { break };
-            self.close(place, after);
+            self.close(place, now, after);
             kept -= 1;
         }
     }
 
-    fn promote(&mut self, place: usize) -> bool {
-        self.counters.promoted += u64::from(self.seats[place].was_spare);
-        self.step(place, Step::Promote)
-    }
-
     /// No worker is wanted at this place any more.
-    fn close(&mut self, place: usize, after: &mut After) {
+    fn close(&mut self, place: usize, now: Instant, after: &mut After) {
         let seat = &mut self.seats[place];
         seat.closing = true;
         match seat.phase {
             Phase::Vacant | Phase::Draining | Phase::Stopping => {}
             Phase::Serving => {
-                let idle = seat.is_idle();
+                let by = now + self.config.recycle.drain_within;
+                self.seats[place].drain_by = Some(by);
                 self.step(place, Step::Drain);
-                if idle {
-                    self.end(place, after);
-                }
+                self.arm(by, after);
+                self.rest(place, now, after);
             }
             Phase::Dead => match self.opened.iter().position(|opened| *opened == place) {
                 // Its child was not started yet, and never is.
@@ -519,8 +511,8 @@ impl Dispatcher {
         self.end(place, after);
     }
 
-    fn find(&self, holds: impl Fn(Phase) -> bool) -> Option<usize> {
-        self.seats.iter().position(|seat| holds(seat.phase))
+    fn find(&self, phase: Phase) -> Option<usize> {
+        self.seats.iter().position(|seat| seat.phase == phase)
     }
 }
 

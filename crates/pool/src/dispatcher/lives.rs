@@ -33,9 +33,13 @@ fn a_lazy_pool_starts_with_its_first_call_and_one_worker() {
     assert_eq!(rig.states(), []);
     let first = rig.submit("t", None).unwrap();
     assert_eq!(rig.states(), [Dead]);
+    rig.pass(LONG);
+    assert_eq!(rig.states(), [Dead], "the one on its way is enough");
+    let second = rig.submit("t", None).unwrap();
+    rig.pass(LONG);
+    assert_eq!(rig.states(), [Dead, Dead]);
     rig.start_all();
-    assert_eq!(rig.ids(0), [first]);
-    assert_eq!(rig.states(), [Busy]);
+    assert_eq!((rig.ids(0), rig.ids(1)), (vec![first], vec![second]));
 }
 
 #[test]

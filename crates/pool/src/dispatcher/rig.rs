@@ -64,13 +64,13 @@ impl Rig {
 
     /// Nothing has begun.
     pub(super) fn idle(config: PoolConfig, capacity: usize) -> Self {
-        let places = config.places();
+        let (places, now) = (config.places(), Instant::now());
         Self {
-            dispatcher: Dispatcher::new(config),
+            dispatcher: Dispatcher::new(config, now),
             outcomes: BTreeMap::new(),
             tickets: BTreeMap::new(),
             workers: std::iter::repeat_with(Worker::default).take(places).collect(),
-            now: Instant::now(),
+            now,
             capacity,
             keeper: true,
             next: None,

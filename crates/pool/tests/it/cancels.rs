@@ -150,3 +150,26 @@ async fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
     tokio::task::yield_now().await;
     polled
 }
+
+/// The outcome was the cancel; what the tool gave afterwards is for nobody.
+#[test]
+fn a_late_reply_is_counted_and_dropped() {
+    run(async {
+        let rig = Rig::new().await;
+        let pool = rig.pool(workers(1)).await;
+        let trace = Trace::new();
+        let mut given_up = Box::pin(call(&pool, "shrug", trace.args("begun")));
+        tokio::select! {
+            biased;
+            _ = &mut given_up => panic!("it slept enough"),
+            () = trace.wait_for("begun") => {}
+        }
+        drop(given_up);
+        wait_until(&pool, |pool| pool.workers()[0].in_flight == 0).await;
+        assert_eq!(pool.counters().late, 1);
+        let counters = pool.counters();
+        assert_eq!((counters.answered, counters.failed), (1, 0));
+        call_pid(&pool).await;
+        rig.end().await;
+    });
+}

@@ -173,6 +173,13 @@ impl Watched {
         Self { pid, pidfd }
     }
 
+    /// The same, if the process is still there.
+    pub(crate) fn find(pid: u32) -> Option<Self> {
+        let name = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+        let pidfd = rustix::process::pidfd_open(name, PidfdFlags::empty()).ok()?;
+        Some(Self { pid, pidfd })
+    }
+
     pub(crate) fn kill(&self) {
         self.signal(Signal::KILL);
     }

@@ -13,6 +13,7 @@ import time
 from snakehouse import tool
 
 state = {"count": 0}
+held = []
 
 
 @tool
@@ -89,6 +90,24 @@ def stubborn():
             time.sleep(600)
         except BaseException:
             pass
+
+
+@tool
+def shrug(path, text):
+    """Hears that it is cancelled, and gives its result nonetheless."""
+    try:
+        append(path, text, 600)
+    except BaseException:
+        pass
+    return "here it is"
+
+
+@tool
+def hold(mib):
+    """Keeps so much memory for good; says what the process holds."""
+    held.append(bytearray(mib << 20))
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @tool

@@ -1,0 +1,505 @@
+//! A pool of random shape, its workers and callers, and everything that may happen to them.
+
+use std::ops::Range;
+
+use snakehouse_wire::{ToolInfo, ToolKind};
+
+use super::reference::View;
+use super::*;
+
+#[derive(Debug, Default)]
+struct Worker {
+    /// Its child was started and has not ended.
+    child: bool,
+    /// Its incarnation has begun and is not over.
+    alive: bool,
+    said_hello: bool,
+    rung: bool,
+    stop: CancellationToken,
+    /// Calls in the order in which they came.
+    has: Vec<Call>,
+}
+
+struct Session {
+    life: Arc<Life>,
+    number: u64,
+}
+
+pub(super) struct World {
+    pool: Dispatcher,
+    reference: Reference,
+    outcomes: BTreeMap<u64, oneshot::Receiver<Result<Bytes, CallError>>>,
+    tickets: BTreeMap<u64, Ticket>,
+    workers: Vec<Worker>,
+    sessions: Vec<Session>,
+    now: Instant,
+    keeper: bool,
+    next: Option<Instant>,
+    chance: Chance,
+    capacity: usize,
+    accepted: u64,
+    saturated: u64,
+    late: u64,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        let chance = Chance::seeded(seed);
+        let pick = |range: Range<usize>| below(&chance, range);
+        let workers = pick(1..6);
+        let recycle = Recycle {
+            age: (pick(0..2) == 0).then_some(Duration::from_secs(50)),
+            calls: (pick(0..2) == 0).then_some(20),
+            memory: (pick(0..2) == 0).then_some(snakehouse_base::ByteSize::mib(1)),
+            jitter: 0.5,
+            seed: Some(seed),
+            drain_within: Duration::from_secs(5),
+        };
+        let config = PoolConfig {
+            workers,
+            min_workers: (pick(0..2) == 0).then(|| pick(0..workers + 1)),
+            start: if pick(0..3) == 0 { Start::Lazy } else { Start::Eager },
+            standby: pick(0..3),
+            grow_after: Duration::from_secs(1),
+            shrink_after: Duration::from_secs(10),
+            queue: pick(5..40),
+            recycle,
+            ..PoolConfig::default()
+        };
+        let (capacity, places, now) = (pick(1..5), config.places(), Instant::now());
+        Self {
+            pool: Dispatcher::new(config, now),
+            reference: Reference::default(),
+            outcomes: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            workers: std::iter::repeat_with(Worker::default).take(places).collect(),
+            sessions: Vec::new(),
+            now,
+            keeper: true,
+            next: None,
+            chance,
+            capacity,
+            accepted: 0,
+            saturated: 0,
+            late: 0,
+        }
+    }
+
+    fn pick(&self, range: Range<usize>) -> usize {
+        below(&self.chance, range)
+    }
+
+    /// One of the places where something can happen.
+    fn place(&self, can: impl Fn(&Worker) -> bool) -> Option<usize> {
+        let places: Vec<_> = (0..self.workers.len()).filter(|p| can(&self.workers[*p])).collect();
+        (!places.is_empty()).then(|| places[self.pick(0..places.len())])
+    }
+
+    pub(super) fn event(&mut self) {
+        let pick = self.pick(0..100);
+        let place = match pick {
+            0..26 => self.place(|worker| !worker.has.is_empty()),
+            26..40 => self.place(|worker| worker.rung && worker.said_hello),
+            40..50 => self.place(|worker| worker.child && !worker.said_hello),
+            50..54 => self.place(|worker| worker.alive && worker.stop.is_cancelled()),
+            54..56 => self.place(|worker| worker.alive),
+            56..57 => self.place(|worker| worker.said_hello),
+            _ => None,
+        };
+        match (pick, place) {
+            (0..26, Some(place)) => self.answer(place),
+            (26..40, Some(place)) => self.take(place),
+            (40..54, Some(place)) => self.come_up(place),
+            (54..56, Some(place)) => self.die(place),
+            (56..57, Some(place)) => self.too_large(place),
+            (57..85, _) => self.submit(),
+            (85..90, _) => self.cancel(),
+            (90..92, _) => self.open_session(),
+            (92..94, _) => self.close_session(),
+            (94..97, _) => {
+                let most = [10, 1_000, 30_000][self.pick(0..3)];
+                self.now += Duration::from_millis(self.pick(1..most) as u64);
+                self.keep();
+            }
+            _ => self.keep(),
+        }
+    }
+
+    /// Does what follows from a change, and compares.
+    fn settle(&mut self, after: After) {
+        for (call, error) in after.fail {
+            call.finish(Err(error));
+        }
+        for stop in after.stop {
+            stop.cancel();
+        }
+        for place in after.ring {
+            self.workers[place].rung = true;
+        }
+        self.keeper |= after.keeper;
+        self.compare();
+    }
+
+    fn views(&self) -> Vec<View> {
+        let view = |seat: &Seat| View {
+            incarnation: seat.incarnation,
+            open: seat.phase == Phase::Serving,
+            sessions: matches!(seat.phase, Phase::Serving | Phase::Draining),
+            capacity: seat.capacity,
+            window: seat.window.size(),
+        };
+        self.pool.seats.iter().map(view).collect()
+    }
+
+    fn compare(&mut self) {
+        self.pool.check().unwrap();
+        let views = self.views();
+        self.reference.lose_sessions(&views);
+        self.reference.hand_out(&views);
+        let ids = |list: &List| self.pool.ledger.iter(list).map(|t| t.id).collect::<Vec<_>>();
+        let expected = |holds: &dyn Fn(&reference::RefCall) -> bool| {
+            let calls = self.reference.calls.iter().filter(|call| holds(call));
+            calls.map(|call| call.id).collect::<Vec<_>>()
+        };
+        let waiting = expected(&|call| call.at.is_none() && call.pin.is_none());
+        assert_eq!(ids(&self.pool.waiting), waiting, "waiting");
+        for (place, seat) in self.pool.seats.iter().enumerate() {
+            let pinned = expected(&|call| {
+                call.at.is_none() && call.pin.is_some_and(|(bound, _)| bound == place)
+            });
+            assert_eq!(ids(&seat.pinned), pinned, "pinned to {place}");
+            let mut has = ids(&seat.given);
+            has.extend(ids(&seat.outbox));
+            has.sort_unstable();
+            assert_eq!(has, expected(&|call| call.at == Some(place)), "at {place}");
+        }
+        let count = self.pool.counters();
+        let ended = |end: End| self.reference.ends.values().filter(|e| **e == end).count() as u64;
+        assert_eq!(count.answered, ended(End::Answered));
+        assert_eq!(count.cancelled, ended(End::Cancelled));
+        assert_eq!(count.failed, ended(End::Failed));
+        assert_eq!(count.accepted, self.accepted);
+        assert_eq!(count.saturated, self.saturated);
+        assert_eq!(count.late, self.late);
+    }
+
+    // Callers.
+
+    fn submit(&mut self) {
+        let session = match self.sessions.len() {
+            0 => None,
+            len => (self.pick(0..3) == 0).then(|| self.pick(0..len)),
+        };
+        let stream = self.pick(0..5) == 0;
+        let (life, number) = match session.map(|nth| &self.sessions[nth]) {
+            Some(session) => (Some(session.life.clone()), session.number),
+            None => (None, 0),
+        };
+        let (reply, outcome) = oneshot::channel();
+        let call = Call {
+            ticket: Ticket::default(),
+            tool: "t".to_owned(),
+            number: 0,
+            body: Bytes::new(),
+            options: CallOptions::default(),
+            session: number,
+            stream,
+            deaths: 0,
+            reply,
+        };
+        let pin = life.as_ref().map(|life| {
+            let place = usize::try_from(life.worker.id.0).unwrap();
+            (place, life.worker.incarnation)
+        });
+        let full = self.reference.waiting() >= self.pool.config.queue;
+        let lost = pin.is_some_and(|(place, incarnation)| {
+            let view = self.views()[place];
+            !view.sessions || view.incarnation != incarnation
+        });
+        let mut after = After::default();
+        match self.pool.submit(call, life.as_deref(), self.now, &mut after) {
+            Ok(ticket) => {
+                assert!(!full && !lost);
+                self.accepted += 1;
+                assert_eq!(ticket.id, self.accepted);
+                self.reference.enter(ticket.id, stream, pin);
+                self.outcomes.insert(ticket.id, outcome);
+                self.tickets.insert(ticket.id, ticket);
+            }
+            Err(CallError::Saturated { .. }) => {
+                assert!(full);
+                self.saturated += 1;
+            }
+            Err(CallError::SessionLost { .. }) => assert!(lost && !full),
+            Err(error) => panic!("{error}"),
+        }
+        self.settle(after);
+    }
+
+    fn cancel(&mut self) {
+        let open: Vec<_> = self.outcomes.iter().filter(|(_, outcome)| outcome.is_empty()).collect();
+        if open.is_empty() {
+            return;
+        }
+        let id = *open[self.pick(0..open.len())].0;
+        drop(self.outcomes.remove(&id));
+        self.give_up(id);
+    }
+
+    /// The caller of an open call goes.
+    fn give_up(&mut self, id: u64) {
+        let mut after = After::default();
+        let at = self.pool.cancel(self.tickets[&id], self.now, &mut after);
+        let taken = self.workers.iter().any(|w| w.has.iter().any(|call| call.ticket.id == id));
+        assert_eq!(at, if taken { Where::Worker } else { Where::Queue });
+        match taken {
+            true => self.reference.call(id).cancelled = true,
+            false => self.reference.end(id, End::Cancelled),
+        }
+        self.settle(after);
+    }
+
+    fn open_session(&mut self) {
+        let mut after = After::default();
+        if let Some((number, life)) = self.pool.open_session(self.now, &mut after).unwrap() {
+            self.sessions.push(Session { life, number });
+        }
+        self.settle(after);
+    }
+
+    fn close_session(&mut self) {
+        if self.sessions.is_empty() {
+            return;
+        }
+        let nth = self.pick(0..self.sessions.len());
+        let session = self.sessions.swap_remove(nth);
+        // What it waits for is over with it.
+        let bound = |call: &&reference::RefCall| {
+            call.at.is_none()
+                && call.pin.is_some_and(|(place, incarnation)| {
+                    let worker = session.life.worker;
+                    worker.id == worker_id(place) && worker.incarnation == incarnation
+                })
+        };
+        let others = self.sessions.iter().any(|other| Arc::ptr_eq(&other.life, &session.life));
+        if !others {
+            let open: Vec<_> = self.reference.calls.iter().filter(bound).map(|c| c.id).collect();
+            for id in open {
+                drop(self.outcomes.remove(&id));
+                self.give_up(id);
+            }
+        }
+        let mut after = After::default();
+        self.pool.close_session(&session.life, self.now, &mut after);
+        self.settle(after);
+    }
+
+    // Workers.
+
+    /// The connection takes what is there for it.
+    fn take(&mut self, place: usize) {
+        if !self.workers[place].alive || !self.workers[place].said_hello {
+            return;
+        }
+        self.workers[place].rung = false;
+        self.exchange(place, &[], 0);
+    }
+
+    fn exchange(&mut self, place: usize, answered: &[Ticket], late: u64) {
+        let (mut calls, mut cancels, mut after) = (Vec::new(), Vec::new(), After::default());
+        let busy = Duration::from_micros([1, 20, 5_000][self.pick(0..3)]);
+        let report = Report { answered, late, busy };
+        self.pool.exchange(place, &report, self.now, &mut calls, &mut cancels, &mut after);
+        let has = &mut self.workers[place].has;
+        for call in calls {
+            // Whatever came before it may run; a stream has to start at once.
+            assert!(!call.stream || has.len() < self.capacity, "a stream was sent ahead");
+            assert!(!call.is_abandoned(), "it is sent for nobody");
+            has.push(call);
+        }
+        self.settle(after);
+    }
+
+    /// The worker answers one of the calls that it runs.
+    fn answer(&mut self, place: usize) {
+        let running = self.workers[place].has.len().min(self.capacity);
+        if running == 0 {
+            return;
+        }
+        let nth = self.pick(0..running);
+        let call = self.workers[place].has.remove(nth);
+        let ticket = call.ticket;
+        let late = u64::from(call.is_abandoned());
+        call.finish(Ok(Bytes::new()));
+        self.reference.end(ticket.id, End::Answered);
+        self.late += late;
+        self.exchange(place, &[ticket], late);
+    }
+
+    fn die(&mut self, place: usize) {
+        if !self.workers[place].alive {
+            return;
+        }
+        let served = self.workers[place].said_hello;
+        let mut calls = std::mem::take(&mut self.workers[place].has);
+        let running = calls.len().min(self.capacity);
+        let mut unstarted = calls.split_off(self.pick(0..running + 1));
+        let started: BTreeSet<_> = calls.iter().map(|call| call.ticket.id).collect();
+        for call in calls {
+            call.finish(Err(CallError::Cancelled));
+        }
+        // The connection forgets a call when it hears that its caller is gone, and marks the first
+        // that is left.
+        let heard = self.pick(0..2) == 0;
+        unstarted.retain(|call| !(heard && self.reference.call(call.ticket.id).cancelled));
+        let kept: BTreeSet<_> = unstarted.iter().map(|call| call.ticket.id).collect();
+        let mut suspect = None;
+        if started.is_empty()
+            && let Some(first) = unstarted.first_mut()
+        {
+            first.deaths += 1;
+            suspect = Some(first.ticket.id);
+        }
+        // So their ends are told as failures of this worker.
+        let had = self.reference.calls.iter().filter(|call| call.at == Some(place));
+        let in_outbox =
+            |id| matches!(self.pool.ledger.find(self.tickets[&id]), Some(At::Outbox(_)));
+        let forgotten = had
+            .filter(|call| call.cancelled && !kept.contains(&call.id) && !in_outbox(call.id))
+            .map(|call| call.id);
+        let gone: BTreeSet<_> = started.into_iter().chain(forgotten).collect();
+        self.reference.dead(place, &gone, suspect);
+        let worker = &mut self.workers[place];
+        (worker.alive, worker.said_hello, worker.rung) = (false, false, false);
+        let mut after = After::default();
+        self.pool.gone(place, &Death::Unknown, unstarted, self.now, &mut after);
+        self.settle(after);
+        if !served && !self.workers[place].stop.is_cancelled() {
+            self.starts_failed();
+        }
+        self.leave(place);
+    }
+
+    /// A worker died before its hello.
+    fn starts_failed(&mut self) {
+        let hopeless = self.pool.counters().served == 0
+            && !self.pool.seats.iter().any(|seat| seat.phase == Phase::Starting);
+        if hopeless {
+            let waiting: Vec<_> =
+                self.reference.calls.iter().filter(|c| c.at.is_none()).map(|c| c.id).collect();
+            for id in waiting {
+                self.reference.end(id, End::Failed);
+            }
+        }
+        let mut after = After::default();
+        self.pool.ended("it could not start".to_owned(), &mut after);
+        self.settle(after);
+    }
+
+    /// The child of a place ends if no worker is wanted there.
+    fn leave(&mut self, place: usize) {
+        if self.workers[place].child && self.pool.is_closing(place) {
+            self.workers[place].child = false;
+            let mut after = After::default();
+            self.pool.closed(place, self.now, &mut after);
+            self.settle(after);
+        }
+    }
+
+    /// The next step of a place's child: an incarnation begins, says hello, or ends as it was told.
+    fn come_up(&mut self, place: usize) {
+        let worker = &self.workers[place];
+        if !worker.child {
+            return;
+        }
+        if !worker.alive {
+            let stop = CancellationToken::new();
+            match self.pool.starting(place, stop.clone()) {
+                None => self.leave(place),
+                Some(_) => {
+                    let worker = &mut self.workers[place];
+                    (worker.alive, worker.stop) = (true, stop);
+                    self.pool.started(place, 100);
+                    self.settle(After::default());
+                }
+            }
+        } else if worker.stop.is_cancelled() {
+            if worker.has.is_empty() {
+                self.die(place);
+            }
+        } else if !worker.said_hello {
+            self.workers[place].said_hello = true;
+            let (name, signature, doc) = ("t".to_owned(), String::new(), String::new());
+            let kind = ToolKind::Function;
+            let tools = vec![ToolInfo { name, number: 7, signature, doc, kind }];
+            let mut after = After::default();
+            let hail = Hail { tools, capacity: self.capacity };
+            self.pool.serving(place, hail, self.now, &mut after);
+            self.settle(after);
+        }
+    }
+
+    fn too_large(&mut self, place: usize) {
+        let incarnation = self.pool.seats[place].incarnation;
+        if !self.pool.seats[place].phase.is_up() {
+            return;
+        }
+        let mut after = After::default();
+        self.pool.too_large(place, incarnation, self.now, &mut after);
+        self.settle(after);
+    }
+
+    fn keep(&mut self) {
+        if !self.keeper && self.next.is_none_or(|next| next > self.now) {
+            return;
+        }
+        let room = self.pick(0..4) > 0;
+        let mut after = After::default();
+        let chores = self.pool.chores(self.now, room, &mut after);
+        (self.keeper, self.next) = (false, chores.next);
+        for place in chores.open {
+            assert!(!std::mem::replace(&mut self.workers[place].child, true), "two children");
+        }
+        self.settle(after);
+    }
+
+    /// Everybody does their part until nothing is left to do.
+    pub(super) fn finish(mut self) -> PoolCounters {
+        while !self.sessions.is_empty() {
+            self.close_session();
+        }
+        for round in 0..1_000 {
+            self.keep();
+            for place in 0..self.workers.len() {
+                self.come_up(place);
+                self.take(place);
+                while !self.workers[place].has.is_empty() {
+                    self.answer(place);
+                }
+            }
+            // Growth, drains and idleness have their times.
+            self.now += Duration::from_secs(if round % 2 == 0 { 1 } else { 20 });
+            let (least, most) = (self.pool.config.least(), self.pool.config.most());
+            let resting = self.reference.calls.is_empty()
+                && (self.pool.target == least || self.pool.config.recycle.age.is_some())
+                && self.pool.target <= most
+                && self.pool.seats.iter().all(|s| !s.phase.has_process() || s.phase.is_up());
+            if resting && round > 100 {
+                break;
+            }
+        }
+        assert_eq!(self.reference.calls, [], "calls that never ended");
+        for (id, outcome) in &mut self.outcomes {
+            assert!(outcome.try_recv().is_ok(), "call {id} has no outcome");
+        }
+        let kept = self.pool.seats.iter().filter(|seat| seat.is_kept()).count();
+        let wanted = self.pool.target + self.pool.config.standby;
+        assert!(kept >= wanted, "{kept} of {wanted} places are kept");
+        assert_eq!(self.pool.open_workers(), self.pool.target, "as many serve as shall");
+        self.pool.counters()
+    }
+}
+
+fn below(chance: &Chance, range: Range<usize>) -> usize {
+    range.start + usize::try_from(chance.next_u64() >> 1).unwrap() % range.len()
+}

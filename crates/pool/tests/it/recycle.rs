@@ -1,0 +1,159 @@
+//! Workers that are replaced while they are used.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use snakehouse_base::{ByteSize, Coded, Deadline};
+use snakehouse_pool::{Args, CallError, Death, KillReason, PoolConfig, Recycle, WorkerState};
+
+use crate::support::{BOUND, Rig, Watched, as_pid, call, call_pid, run, soon, wait_until, workers};
+
+const RECYCLES: u64 = 100;
+
+/// No call fails, and when it is over exactly as many interpreters are there as before.
+#[test]
+fn a_hundred_replacements_under_load_fail_no_call() {
+    run(async {
+        let rig = Rig::new().await;
+        let recycle = Recycle { calls: Some(40), jitter: 0.5, seed: Some(1), ..Recycle::default() };
+        let pool = rig.pool(PoolConfig { recycle, ..workers(3) }).await;
+        let over = Arc::new(AtomicBool::new(false));
+        let seen = Arc::new(Mutex::new(BTreeMap::new()));
+        let callers: Vec<_> = (0..6)
+            .map(|_| {
+                let (pool, over, seen) = (pool.clone(), over.clone(), seen.clone());
+                rig.root.scope().task("caller", async move {
+                    let mut calls = 0;
+                    while !over.load(Ordering::Relaxed) {
+                        let pid = call_pid(&pool).await;
+                        let watch = || Watched::find(pid);
+                        seen.lock().unwrap().entry(pid).or_insert_with(watch);
+                        calls += 1;
+                    }
+                    calls
+                })
+            })
+            .collect();
+        let enough = async {
+            while pool.counters().recycled_calls < RECYCLES {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(3 * BOUND, enough).await.expect("workers are not replaced");
+        over.store(true, Ordering::Relaxed);
+        let mut calls = 0;
+        for caller in callers {
+            calls += caller.await.unwrap();
+        }
+        let settled = |state| matches!(state, WorkerState::Ready);
+        wait_until(&pool, |pool| {
+            let workers = pool.workers();
+            workers.len() == 3 && workers.iter().all(|worker| settled(worker.state))
+        })
+        .await;
+        let counters = pool.counters();
+        assert_eq!((counters.accepted, counters.answered), (calls, calls));
+        assert_eq!((counters.failed, counters.deaths, counters.late), (0, 0, 0));
+        assert_eq!(counters.served, 3 + counters.recycled_calls);
+        let kept: Vec<_> = pool.workers().iter().filter_map(|worker| worker.pid).collect();
+        for (pid, watched) in seen.lock().unwrap().iter() {
+            match (kept.contains(pid), watched) {
+                (true, Some(watched)) => assert!(watched.is_alive()),
+                // Its place is vacant, so it is dead; one that was gone when it was looked for is.
+                (false, Some(watched)) => watched.gone(),
+                (_, None) => {}
+            }
+        }
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_worker_that_holds_too_much_is_replaced() {
+    run(async {
+        let rig = Rig::new().await;
+        let limit = ByteSize::mib(200);
+        let recycle = Recycle { memory: Some(limit), ..Recycle::default() };
+        let pool = rig.pool(PoolConfig { recycle, ..workers(1) }).await;
+        let first = call_pid(&pool).await;
+        let mut caught = None;
+        for _ in 0..2_000 {
+            let held = call(&pool, "hold", Args::none().arg(1)).await.unwrap();
+            if pool.counters().recycled_memory > 0 {
+                caught = held.as_i64();
+                break;
+            }
+        }
+        let caught = caught.expect("it holds two gigabytes");
+        assert!(caught >= (limit.0 / 10 * 9) as i64, "{caught}");
+        assert!(caught <= (limit.0 / 10 * 11) as i64, "{caught}");
+        let replaced = async { while call_pid(&pool).await == first {} };
+        tokio::time::timeout(BOUND, replaced).await.unwrap();
+        rig.end().await;
+    });
+}
+
+#[test]
+fn an_old_worker_is_replaced_though_nobody_calls() {
+    run(async {
+        let rig = Rig::new().await;
+        let age = Some(Duration::from_millis(300));
+        let pool =
+            rig.pool(PoolConfig { recycle: Recycle { age, ..Recycle::default() }, ..workers(1) });
+        let pool = pool.await;
+        let first = pool.workers()[0].pid;
+        wait_until(&pool, |pool| {
+            let workers = pool.workers();
+            pool.counters().recycled_age >= 2 && workers.iter().all(|w| w.pid != first)
+        })
+        .await;
+        rig.end().await;
+    });
+}
+
+/// The session keeps its worker, with its state, until it is closed.
+#[test]
+fn a_session_is_waited_for() {
+    run(async {
+        let rig = Rig::new().await;
+        let recycle = Recycle { calls: Some(3), jitter: 0.0, ..Recycle::default() };
+        let pool = rig.pool(PoolConfig { recycle, ..workers(1) }).await;
+        let session = pool.session(Deadline::never()).await.unwrap();
+        let pinned = Watched::new(session.worker().pid);
+        for expected in 1..=3 {
+            let count = session.call("count", Args::none(), soon()).await.unwrap();
+            assert_eq!(count.as_i64(), Some(expected));
+        }
+        let drains = |state| state == WorkerState::Draining;
+        wait_until(&pool, |pool| pool.workers().iter().any(|worker| drains(worker.state))).await;
+        assert_ne!(call_pid(&pool).await, pinned.pid, "others have the new one");
+        let count = session.call("count", Args::none(), soon()).await.unwrap();
+        assert_eq!(count.as_i64(), Some(4), "and the session its own");
+        drop(session);
+        pinned.gone();
+        wait_until(&pool, |pool| pool.workers().len() == 1).await;
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_session_is_not_waited_for_for_ever() {
+    run(async {
+        let rig = Rig::new().await;
+        let drain_within = Duration::from_millis(200);
+        let recycle = Recycle { calls: Some(1), jitter: 0.0, drain_within, ..Recycle::default() };
+        let pool = rig.pool(PoolConfig { recycle, ..workers(1) }).await;
+        let session = pool.session(Deadline::never()).await.unwrap();
+        let pid = session.call("pid", Args::none(), soon()).await.unwrap();
+        let pinned = Watched::new(as_pid(&pid));
+        assert_eq!(session.lost().await, Death::Killed(KillReason::Recycled));
+        let error = session.call("pid", Args::none(), soon()).await.unwrap_err();
+        assert_eq!(error.code(), "session_lost");
+        assert!(matches!(error, CallError::SessionLost { .. }));
+        pinned.gone();
+        assert_eq!(pool.counters().sessions_recycled, 1);
+        rig.end().await;
+    });
+}
