@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::call::CallOptions;
 use crate::config::{Recycle, Start};
-use crate::worker::Life;
+use crate::worker::{Birth, Life};
 
 mod reference;
 mod world;

@@ -205,7 +205,7 @@ impl World {
             session: number,
             stream,
             deaths: 0,
-            reply,
+            reply: reply.into(),
         };
         let pin = life.as_ref().map(|life| {
             let place = usize::try_from(life.worker.id.0).unwrap();
@@ -308,7 +308,7 @@ impl World {
     fn exchange(&mut self, place: usize, answered: &[Ticket], late: u64) {
         let (mut calls, mut cancels, mut after) = (Vec::new(), Vec::new(), After::default());
         let busy = Duration::from_micros([1, 20, 5_000][self.pick(0..3)]);
-        let report = Report { answered, late, busy };
+        let report = Report { answered, late, late_items: 0, busy };
         self.pool.exchange(place, &report, self.now, &mut calls, &mut cancels, &mut after);
         let has = &mut self.workers[place].has;
         for call in calls {
@@ -419,7 +419,7 @@ impl World {
                 Some(_) => {
                     let worker = &mut self.workers[place];
                     (worker.alive, worker.stop) = (true, stop);
-                    self.pool.started(place, 100);
+                    self.pool.started(place, 100, Birth::Executed { why: None });
                     self.settle(After::default());
                 }
             }
@@ -429,9 +429,7 @@ impl World {
             }
         } else if !worker.said_hello {
             self.workers[place].said_hello = true;
-            let (name, signature, doc) = ("t".to_owned(), String::new(), String::new());
-            let kind = ToolKind::Function;
-            let tools = vec![ToolInfo { name, number: 7, signature, doc, kind }];
+            let tools = vec![ToolInfo::new("t", 7, ToolKind::Function)];
             let mut after = After::default();
             let hail = Hail { tools, capacity: self.capacity };
             self.pool.serving(place, hail, self.now, &mut after);
