@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_CHAIN = 16
+# Exceptions in one failure: causes, members of groups, and their causes.
+MAX_ERRORS = 64
 _MAX_TEXT = 64 << 10
+_MAX_NOTES = 16
 _OUTER_FRAMES, _INNER_FRAMES = 16, 48
 _MAX_ENCODED = 1 << 20
 
@@ -33,30 +36,31 @@ def failure(
 
     ``skip`` outermost frames of the traceback are this package's own and left out.
     """
-    return {
-        "kind": kind,
-        "code": code,
-        "type": "" if error is None else _type_name(error),
-        "message": message[:_MAX_TEXT],
-        "hint": hint,
-        "traceback": [] if error is None else _frames(error.__traceback__, skip),
-        "cause": None if error is None else _cause(error, 1),
-    }
+    if error is None:
+        return _map(kind, code, "", message[:_MAX_TEXT], hint)
+    return _describe(error, kind, code, message[:_MAX_TEXT], hint, skip, _Room(), 1)
 
 
 def from_exception(error: BaseException, *, skip: int = 0) -> dict[str, Any]:
     """The failure of a tool that raised ``error``."""
-    kind, code, hint = "tool", "tool_raised", None
+    kind, code, hint = _kind_of(error)
+    message = message_of(error)
     if isinstance(error, Cancelled):
-        message = str(error) or "the caller gave up"
-        return failure("cancelled", "cancelled", message, error=error, skip=skip)
+        message = message or "the caller gave up"
+    return failure(kind, code, message, hint=hint, error=error, skip=skip)
+
+
+def _kind_of(error: BaseException) -> tuple[str, str, str | None]:
+    """Kind, code and hint of what a tool raised."""
+    if isinstance(error, Cancelled):
+        return "cancelled", "cancelled", None
     if isinstance(error, ToolError):
-        code, hint = str(error.code), None if error.hint is None else str(error.hint)
-    elif isinstance(error, UnsupportedValue):
-        code = "unsupported_value"
-    elif isinstance(error, MalformedValue):
-        code = "malformed_value"
-    return failure(kind, code, message_of(error), hint=hint, error=error, skip=skip)
+        return "tool", str(error.code), None if error.hint is None else str(error.hint)
+    if isinstance(error, UnsupportedValue):
+        return "tool", "unsupported_value", None
+    if isinstance(error, MalformedValue):
+        return "tool", "malformed_value", None
+    return "tool", "tool_raised", None
 
 
 def encode(content: dict[str, Any]) -> bytes:
@@ -64,12 +68,8 @@ def encode(content: dict[str, Any]) -> bytes:
     body = _msgpack.encode(_sendable(content))
     if len(body) <= _MAX_ENCODED:
         return body
-    short: dict[str, Any] = {
-        **content,
-        "traceback": [],
-        "cause": None,
-        "message": content["message"][:10_000],
-    }
+    kept = (content["kind"], content["code"][:10_000], content["type"][:10_000])
+    short = _map(*kept, content["message"][:10_000], content["hint"] and content["hint"][:10_000])
     return _msgpack.encode(_sendable(short))
 
 
@@ -94,28 +94,74 @@ def _type_name(error: BaseException) -> str:
 def message_of(error: BaseException) -> str:
     """What an exception says, whatever its ``__str__`` does."""
     try:
-        lines = [str(error)]
-        lines += [str(note) for note in getattr(error, "__notes__", ())]
-        return "\n".join(lines)[:_MAX_TEXT]
+        return str(error)[:_MAX_TEXT]
     except Exception as broken:
         return f"<{_type_name(error)} whose message raised {_type_name(broken)}>"
 
 
-def _cause(error: BaseException, depth: int) -> dict[str, Any] | None:
+def _notes_of(error: BaseException) -> list[str]:
+    try:
+        notes = [str(note)[:_MAX_TEXT] for note in getattr(error, "__notes__", ())]
+        return notes[:_MAX_NOTES]
+    except Exception as broken:
+        return [f"<notes that raised {_type_name(broken)}>"]
+
+
+class _Room:
+    """How many exceptions more a failure tells of."""
+
+    def __init__(self) -> None:
+        self.left = MAX_ERRORS - 1
+
+    def take(self) -> bool:
+        self.left -= 1
+        return self.left >= 0
+
+
+def _map(kind: str, code: str, type_name: str, message: str, hint: str | None) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "code": code,
+        "type": type_name,
+        "message": message,
+        "hint": hint,
+        "traceback": [],
+        "cause": None,
+    }
+
+
+def _describe(
+    error: BaseException,
+    kind: str,
+    code: str,
+    message: str,
+    hint: str | None,
+    skip: int,
+    room: _Room,
+    depth: int,
+) -> dict[str, Any]:
+    content = _map(kind, code, _type_name(error), message, hint)
+    content["traceback"] = _frames(error.__traceback__, skip)
+    if notes := _notes_of(error):
+        content["notes"] = notes
     cause = error.__cause__
     if cause is None and not error.__suppress_context__:
         cause = error.__context__
-    if cause is None or depth >= MAX_CHAIN:
-        return None
-    return {
-        "kind": "tool",
-        "code": "tool_raised",
-        "type": _type_name(cause),
-        "message": message_of(cause),
-        "hint": None,
-        "traceback": _frames(cause.__traceback__, 0),
-        "cause": _cause(cause, depth + 1),
-    }
+        if cause is not None:
+            content["implicit"] = True
+    if cause is not None and depth < MAX_CHAIN and room.take():
+        content["cause"] = _plain(cause, room, depth + 1)
+    if isinstance(error, BaseExceptionGroup):
+        group: tuple[BaseException, ...] = error.exceptions  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+        inside = group if depth < MAX_CHAIN else ()
+        content["members"] = [_plain(each, room, depth + 1) for each in inside if room.take()]
+        content["left_out"] = len(group) - len(content["members"])
+    return content
+
+
+def _plain(error: BaseException, room: _Room, depth: int) -> dict[str, Any]:
+    kind, code, hint = _kind_of(error)
+    return _describe(error, kind, code, message_of(error), hint, 0, room, depth)
 
 
 def _frames(traceback: TracebackType | None, skip: int) -> list[list[Any]]:

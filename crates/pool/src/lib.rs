@@ -80,8 +80,8 @@ pub use reaper::{Reaper, ReaperConfig, ZygoteInfo, ZygoteState};
 pub use run::Run;
 pub use session::Session;
 pub use snakehouse_wire::{
-    Array, Arrow, ArrowKind, Date, DateTime, Element, Failure, Order, Reference, Time, TimeDelta,
-    ToolInfo, Unsupported, UtcOffset, Value,
+    Array, Arrow, ArrowKind, Date, DateTime, Element, Failure, Order, Reference, Related, Time,
+    TimeDelta, ToolInfo, Unsupported, UtcOffset, Value,
 };
 pub use spec::{Mode, WorkerSpec};
 pub use stats::{Latency, Outcomes, PoolStats};

@@ -10,7 +10,11 @@
 //! | `message` | str |
 //! | `hint` | None or str |
 //! | `traceback` | list of `[file str, line int, function str, source str]`, outermost first |
-//! | `cause` | None or such a map: what the exception was raised from |
+//! | `cause` | None or such a map: what the exception was raised from, or while what was handled |
+//! | `implicit` | bool, absent is false: the cause is only what was being handled |
+//! | `notes` | list of str, absent if there are none: what `add_note` added |
+//! | `members` | list of such maps, absent unless it is an exception group |
+//! | `left_out` | int, absent is 0: members that are not in the list |
 //!
 //! Reading is lenient: a worker that reports a failure badly has still failed.
 
@@ -37,8 +41,23 @@ pub struct Failure {
     pub hint: Option<String>,
     /// Where, outermost call first.
     pub traceback: Box<[TraceFrame]>,
-    /// What it was raised from.
-    pub cause: Option<Box<Failure>>,
+    /// Other exceptions and notes; none if there are none of all that.
+    pub related: Option<Box<Related>>,
+}
+
+/// What else belongs to an exception.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Related {
+    /// What it was raised from, or what was being handled when it was raised.
+    pub cause: Option<Failure>,
+    /// Whether the cause is only what was being handled: `raise` without `from`.
+    pub implicit: bool,
+    /// What was added to the exception by `add_note`.
+    pub notes: Vec<String>,
+    /// The exceptions of an exception group.
+    pub members: Vec<Failure>,
+    /// How many more exceptions the group had: a failure tells of 64 in all.
+    pub left_out: u32,
 }
 
 /// One line of a traceback.
@@ -67,7 +86,7 @@ impl Failure {
             message: message.into(),
             hint: None,
             traceback: Box::default(),
-            cause: None,
+            related: None,
         }
     }
 
@@ -76,6 +95,21 @@ impl Failure {
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// What it was raised from, or what was being handled when it was raised.
+    pub fn cause(&self) -> Option<&Self> {
+        self.related.as_ref()?.cause.as_ref()
+    }
+
+    /// What was added to the exception by `add_note`.
+    pub fn notes(&self) -> &[String] {
+        self.related.as_ref().map_or(&[], |related| &related.notes)
+    }
+
+    /// The exceptions of an exception group.
+    pub fn members(&self) -> &[Self] {
+        self.related.as_ref().map_or(&[], |related| &related.members)
     }
 
     /// The payload of the error frame. A failure too large for one frame loses its traceback and
@@ -121,8 +155,11 @@ impl Failure {
                 ])
             })
             .collect();
-        let cause = self.cause.as_deref().filter(|_| depth + 1 < Self::MAX_CHAIN);
-        Value::from_iter([
+        let none = Related::default();
+        let related = self.related.as_deref().unwrap_or(&none);
+        let below = depth + 1 < Self::MAX_CHAIN;
+        let cause = related.cause.as_ref().filter(|_| below);
+        let mut map = vec![
             ("kind", Value::from(self.kind.as_str())),
             ("code", self.code.as_str().into()),
             ("type", (*self.type_name).into()),
@@ -130,11 +167,26 @@ impl Failure {
             ("hint", self.hint.as_deref().into()),
             ("traceback", Value::List(traceback)),
             ("cause", cause.map(|c| c.to_value_at(depth + 1)).into()),
-        ])
+        ];
+        if related.implicit {
+            map.push(("implicit", true.into()));
+        }
+        if !related.notes.is_empty() {
+            map.push(("notes", related.notes.clone().into()));
+        }
+        if !related.members.is_empty() && below {
+            let members = related.members.iter().map(|member| member.to_value_at(depth + 1));
+            map.push(("members", Value::List(members.collect())));
+        }
+        if related.left_out > 0 {
+            map.push(("left_out", related.left_out.into()));
+        }
+        map.into_iter().collect()
     }
 
     pub(crate) fn from_value(map: &Value) -> Self {
         let text = |key| map.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let list = |key| map.get(key).and_then(Value::as_slice).unwrap_or_default();
         let kind = text("kind");
         Self {
             kind: Kind::parse(&kind).unwrap_or(Kind::Tool),
@@ -142,17 +194,27 @@ impl Failure {
             type_name: text("type").into(),
             message: text("message"),
             hint: map.get("hint").and_then(Value::as_str).map(str::to_owned),
-            traceback: map
-                .get("traceback")
-                .and_then(Value::as_slice)
-                .unwrap_or_default()
-                .iter()
-                .map(TraceFrame::from_value)
-                .collect(),
+            traceback: list("traceback").iter().map(TraceFrame::from_value).collect(),
+            related: Some(Related::from_value(map))
+                .filter(|related| *related != Related::default())
+                .map(Box::new),
+        }
+    }
+}
+
+impl Related {
+    fn from_value(map: &Value) -> Self {
+        let list = |key| map.get(key).and_then(Value::as_slice).unwrap_or_default();
+        let left_out = map.get("left_out").and_then(Value::as_i64);
+        Self {
             cause: match map.get("cause") {
-                Some(cause @ Value::Dict(_)) => Some(Box::new(Self::from_value(cause))),
+                Some(cause @ Value::Dict(_)) => Some(Failure::from_value(cause)),
                 _ => None,
             },
+            implicit: matches!(map.get("implicit"), Some(Value::Bool(true))),
+            notes: list("notes").iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            members: list("members").iter().map(Failure::from_value).collect(),
+            left_out: left_out.and_then(|n| n.try_into().ok()).unwrap_or(0),
         }
     }
 }
@@ -176,12 +238,13 @@ impl fmt::Display for Failure {
             "" => f.write_str(&self.message),
             name if self.message.is_empty() => f.write_str(name),
             name => write!(f, "{name}: {}", self.message),
-        }
+        }?;
+        self.notes().iter().try_for_each(|note| write!(f, "\n{note}"))
     }
 }
 
 impl std::error::Error for Failure {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.cause.as_deref().map(|c| c as _)
+        self.cause().map(|cause| cause as _)
     }
 }

@@ -64,7 +64,7 @@ pub mod value;
 pub mod worker;
 
 pub use assembler::Assembler;
-pub use failure::{Failure, TraceFrame};
+pub use failure::{Failure, Related, TraceFrame};
 pub use frame::{Frame, FrameError, FrameKind, HEAD_LEN, MAX_CHUNK, MAX_PAYLOAD, PROTOCOL_VERSION};
 pub use hello::{Hello, HelloError, ToolInfo, ToolKind};
 pub use message::{Message, Segment, Segments};

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use snakehouse_base::{Coded, Kind};
 use snakehouse_wire::{
     Assembler, Failure, Frame, FrameError, FrameKind, HEAD_LEN, Hello, HelloError, MAX_CHUNK,
-    MAX_PAYLOAD, Message, OpenHead, ToolInfo, ToolKind, TraceFrame, Value,
+    MAX_PAYLOAD, Message, OpenHead, Related, ToolInfo, ToolKind, TraceFrame, Value,
 };
 
 fn body() -> impl Strategy<Value = Bytes> {
@@ -335,9 +335,17 @@ fn a_failure_keeps_its_causes_and_places() {
         function: "f".into(),
         source: "x()".into(),
     }]);
-    failure.cause = Some(Box::new(Failure::new(Kind::Tool, "tool_raised", "inner")));
+    let inner = Failure::new(Kind::Tool, "tool_raised", "inner");
+    let mut related = Related { cause: Some(inner.clone()), ..Related::default() };
+    failure.related = Some(Box::new(related.clone()));
     assert_eq!(Failure::decode(&failure.encode()), failure);
-    assert_eq!(failure.to_string(), "KeyError: outer");
+    related.members = vec![failure.clone(), Failure::new(Kind::Cancelled, "cancelled", "")];
+    (related.implicit, related.left_out) = (true, 3);
+    related.notes = vec!["a note".to_owned()];
+    failure.related = Some(Box::new(related));
+    assert_eq!(Failure::decode(&failure.encode()), failure);
+    assert_eq!((failure.cause(), failure.members().len()), (Some(&inner), 2));
+    assert_eq!(failure.to_string(), "KeyError: outer\na note");
     assert_eq!(std::error::Error::source(&failure).unwrap().to_string(), "inner");
 }
 

@@ -33,3 +33,20 @@ def check_values(seed, count, came_back):
         if not equal(was, came):
             return f"{was!r} came back as {came!r}"
     return None
+
+
+def _inner():
+    error = ValueError("inner")
+    error.add_note("noted")
+    raise error
+
+
+@tool
+def raise_much():
+    try:
+        try:
+            _inner()
+        except ValueError as error:
+            raise KeyError("middle") from error
+    except KeyError as error:
+        raise ExceptionGroup("outer", [TypeError("member"), error])  # noqa: B904

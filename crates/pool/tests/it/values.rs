@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use snakehouse_base::Chance;
 use snakehouse_pool::{
-    Args, Array, Arrow, ArrowKind, Date, DateTime, Interpreter, Order, Pool, Time, TimeDelta,
-    UtcOffset, Value, WorkerSpec,
+    Args, Array, Arrow, ArrowKind, CallError, Date, DateTime, Failure, Interpreter, Order, Pool,
+    Time, TimeDelta, UtcOffset, Value, WorkerSpec,
 };
 
 use crate::support::{Rig, call, python, run, tools, workers};
@@ -204,4 +204,32 @@ fn random_values_come_back_equal_through_the_c_codec() {
         return;
     };
     through(Interpreter::find(Some(&path)).unwrap(), "msgpack");
+}
+
+#[test]
+fn an_exception_arrives_with_its_causes_notes_and_members() {
+    run(async {
+        let rig = Rig::new().await;
+        let module = tools().with_file_name("value_tools.py");
+        let spec = WorkerSpec::python("values", python()).module(module.to_str().unwrap());
+        let pool = rig.pool_of(spec, workers(1)).await;
+        let error = call(&pool, "raise_much", Args::none()).await.unwrap_err();
+        let CallError::Tool { failure: outer, .. } = error else { panic!("{error:?}") };
+        assert_eq!(&*outer.type_name, "ExceptionGroup");
+        assert_eq!(outer.message, "outer (2 sub-exceptions)");
+        let place = outer.traceback.last().unwrap();
+        assert_eq!(place.function, "raise_much");
+        assert!(place.source.starts_with("raise ExceptionGroup"), "{place:?}");
+        let middle = outer.cause().unwrap();
+        let implicit = |failure: &Failure| failure.related.as_ref().unwrap().implicit;
+        assert_eq!((&*middle.type_name, implicit(&outer)), ("KeyError", true));
+        let inner = middle.cause().unwrap();
+        assert_eq!((&*inner.type_name, implicit(middle)), ("ValueError", false));
+        assert_eq!(inner.to_string(), "ValueError: inner\nnoted");
+        assert_eq!(inner.traceback.last().unwrap().function, "_inner");
+        let names: Vec<_> = outer.members().iter().map(|member| &*member.type_name).collect();
+        assert_eq!(names, ["TypeError", "KeyError"]);
+        assert_eq!(&outer.members()[1], middle);
+        rig.end().await;
+    });
 }
