@@ -51,6 +51,8 @@ events! {
         retry_gave_up(reason: Reason, attempts: u32, elapsed: Duration);
     DEBUG "guard.retry.dropped" "the caller dropped the call"
         retry_dropped(attempts: u32, elapsed: Duration);
+    WARN "guard.retry.clipped" "the server asked for a longer pause than the policy allows"
+        retry_clipped(asked: Duration, ceiling: Duration);
     WARN "guard.budget.spent" "a retry was refused because the budget of its target is spent"
         budget_spent();
 
@@ -97,6 +99,9 @@ events! {
         permit_left();
     TRACE "guard.permit.released" "an admitted request is over"
         permit_released();
+
+    DEBUG "guard.http.odd_date" "a date was read whose weekday is not that of its day"
+        http_odd_date();
 
     INFO "guard.window.set" "nobody should send for the pause"
         window_set(pause: Duration);

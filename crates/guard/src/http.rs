@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use snakehouse_base::Kind;
 
+use crate::event;
 use crate::http_date;
 use crate::retry_core::Advice;
 
@@ -40,7 +41,13 @@ impl Hints {
                 "retry-after" => {
                     after = after.or_else(|| {
                         let seconds = number(value, 1.0).map(After::Pause);
-                        seconds.or_else(|| http_date::parse(value, wall).map(After::Date))
+                        seconds.or_else(|| {
+                            let at = http_date::parse(value, wall)?;
+                            if !http_date::has_its_weekday(value, at) {
+                                event::http_odd_date();
+                            }
+                            Some(After::Date(at))
+                        })
                     });
                 }
                 "date" => server_date = server_date.or_else(|| http_date::parse(value, wall)),

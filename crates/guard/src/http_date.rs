@@ -38,6 +38,16 @@ pub(crate) fn parse(text: &str, wall: SystemTime) -> Option<SystemTime> {
     valid.then(|| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
+/// Whether a text that names `at` names its weekday right.
+pub(crate) fn has_its_weekday(text: &str, at: SystemTime) -> bool {
+    // 1970-01-01 was a Thursday.
+    const WEEKDAYS: [&str; 7] = ["thu", "fri", "sat", "sun", "mon", "tue", "wed"];
+    let days = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400;
+    let weekday = WEEKDAYS.into_iter().cycle().nth((days % 7).try_into().unwrap_or(0));
+    let named = text.trim().get(..3).map(str::to_ascii_lowercase);
+    named.as_deref() == weekday
+}
+
 fn digits(text: &str, longest: usize) -> Option<u64> {
     let plain = (1..=longest).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|_| plain)
@@ -84,6 +94,9 @@ mod tests {
             let at = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
             let text = httpdate::fmt_http_date(at);
             prop_assert_eq!(parse(&text, at), Some(at), "{}", text);
+            prop_assert!(has_its_weekday(&text, at), "{}", text);
+            let next = at + Duration::from_secs(86_400);
+            prop_assert!(!has_its_weekday(&text, next), "{}", text);
         }
     }
 

@@ -133,7 +133,7 @@ impl Poller {
                     ("throttled", after.map_or(law, |after| after.min(bounds.ceiling).max(law)))
                 }
                 Poll::Failed(error) => {
-                    let advice = advise(&error);
+                    let advice = self.retry.heard(advise(&error));
                     history.failed(error);
                     let now = Instant::now().into_std();
                     let (before, law) = rows.failed_again(self.retry.law(), unit);

@@ -140,7 +140,7 @@ impl Retry {
                     return Err(history.gave_up(reason));
                 }
             };
-            let advice = advise(&error);
+            let advice = self.heard(advise(&error));
             history.failed(error);
             let now = Instant::now().into_std();
             let unit = self.chance.next_unit();
@@ -172,6 +172,16 @@ impl Retry {
             deadline: deadline.instant(),
             ceiling: self.ceiling,
         }
+    }
+
+    /// An advice, told if the policy does not follow it.
+    pub(crate) fn heard(&self, advice: Advice) -> Advice {
+        if let Advice::RetryAfter(asked) = advice
+            && asked > self.ceiling
+        {
+            event::retry_clipped(asked, self.ceiling);
+        }
+        advice
     }
 
     pub(crate) fn record_progress(&self) {

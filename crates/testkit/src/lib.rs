@@ -43,7 +43,7 @@ pub use process::Process;
 pub use prompt::{SlowPoll, Watch, Watched, virtual_time_prompt};
 pub use race::race;
 pub use recorder::{Recorder, Told};
-pub use runtime::{real_time, virtual_time};
+pub use runtime::{Jumps, real_time, virtual_time, virtual_time_counted};
 pub use seed::for_each_seed;
 pub use timeline::{Timeline, Weather};
 pub use transport::{Entry, Fate, Ledger, Transport, TransportError};

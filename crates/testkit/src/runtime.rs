@@ -1,6 +1,8 @@
 //! The two runtimes of tests.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
@@ -32,13 +34,51 @@ const REAL_LIMIT: Duration = Duration::from_secs(120);
 /// # Panics
 /// When the test is stuck or leaks a task.
 pub fn virtual_time<T>(test: impl Future<Output = T>) -> T {
+    virtual_time_counted(async |_| test.await)
+}
+
+/// How often the virtual clock has jumped: to a moment at which timers fire, or on the way there (a
+/// timer is reached in at most six jumps). A handle: clones count the same.
+#[derive(Clone, Debug, Default)]
+pub struct Jumps(Arc<AtomicUsize>);
+
+impl Jumps {
+    /// Jumps so far. Timers that are due at the same moment share theirs.
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// [`virtual_time`] with a count of the clock's jumps: what waits without a timer adds none, and what
+/// sleeps and looks again adds thousands.
+///
+/// ```
+/// use std::time::Duration;
+/// use tokio::time::sleep;
+///
+/// let jumps = snakehouse_testkit::virtual_time_counted(async |jumps| {
+///     sleep(Duration::from_secs(3600)).await;
+///     jumps.count()
+/// });
+/// assert!((1..=6).contains(&jumps));
+/// ```
+///
+/// # Panics
+/// As `virtual_time`.
+pub fn virtual_time_counted<T>(test: impl AsyncFnOnce(Jumps) -> T) -> T {
+    let jumps = Jumps::default();
+    let counted = jumps.clone();
     let runtime = Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
+        // It parks when every task waits, and then the clock jumps.
+        .on_thread_park(move || {
+            counted.0.fetch_add(1, Ordering::SeqCst);
+        })
         .build()
         .expect("a current-thread runtime without I/O needs nothing of the system");
     let value = runtime.block_on(async {
-        tokio::time::timeout(VIRTUAL_LIMIT, test).await.unwrap_or_else(|_| {
+        tokio::time::timeout(VIRTUAL_LIMIT, test(jumps)).await.unwrap_or_else(|_| {
             panic!("the test is stuck: for {VIRTUAL_LIMIT:?} of virtual time nothing ended it")
         })
     });

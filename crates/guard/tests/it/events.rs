@@ -3,12 +3,12 @@
 
 use std::future::pending;
 use std::sync::{Arc, Barrier};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use snakehouse_base::{Backoff, ByteSize, Chance, Deadline, Jitter, Kind};
 use snakehouse_guard::{
-    Breaker, BreakerConfig, BreakerState, Budget, Dispatch, DispatchConfig, KeyedLimit, Limit,
-    Permits, Poll, PollProfile, Poller, Rate, Registry, Retry, Trip, Window, event,
+    Advice, Breaker, BreakerConfig, BreakerState, Budget, Dispatch, DispatchConfig, KeyedLimit,
+    Limit, Permits, Poll, PollProfile, Poller, Rate, Registry, Retry, Trip, Window, event, http,
 };
 use snakehouse_testkit::{Recorder, race, virtual_time};
 use tokio::time::{Instant, sleep, timeout};
@@ -54,6 +54,17 @@ async fn polls() {
     poller.run(Deadline::never(), refused, by_table).await.unwrap_err();
     let hangs = poller.run(Deadline::never(), |_| pending::<Poll<(), Failure>>(), by_table);
     timeout(SECOND, hangs).await.unwrap_err();
+}
+
+async fn headers() {
+    let read = |value: &str| {
+        http::Hints::read([("retry-after", value.as_bytes())], SystemTime::UNIX_EPOCH).after
+    };
+    assert_eq!(read("Sat, 21 Nov 2026 12:00:00 GMT"), read("Mon, 21 Nov 2026 12:00:00 GMT"));
+    let late = Advice::RetryAfter(120 * SECOND);
+    let retry = Retry::new(law()).retries(1);
+    let fails = |_| async { Err::<(), _>(DOWN) };
+    retry.run(Deadline::never(), fails, |_| late).await.unwrap_err();
 }
 
 async fn breakers() {
@@ -143,6 +154,17 @@ fn every_guard_tells_its_story_and_the_catalogue_is_complete() {
                 "guard.poll.gave_up",
                 "guard.poll.started",
                 "guard.poll.dropped",
+            ],
+        ),
+        (
+            told(headers()),
+            vec![
+                "guard.http.odd_date",
+                "guard.retry.started",
+                "guard.retry.clipped",
+                "guard.retry.paused",
+                "guard.retry.clipped",
+                "guard.retry.gave_up",
             ],
         ),
         (
@@ -269,6 +291,7 @@ fn a_subscriber_that_panics_disturbs_no_call() {
         virtual_time(async {
             retries().await;
             polls().await;
+            headers().await;
             breakers().await;
             limits().await;
             permits().await;
