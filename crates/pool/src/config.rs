@@ -71,11 +71,7 @@ impl PoolConfig {
     /// Places for workers: those that run calls, spare ones, and as many again for replacements
     /// that start before the old ones are gone.
     pub(crate) fn places(&self) -> usize {
-        let kept = self.most() + self.standby;
-        match self.recycle.is_never() && self.least() == self.most() {
-            true => kept,
-            false => 2 * kept,
-        }
+        2 * (self.most() + self.standby)
     }
 }
 
@@ -93,7 +89,8 @@ pub enum Start {
 /// When a worker is replaced by a new one. Nothing is replaced by default.
 ///
 /// The replacement is started first. Once it serves, the old one gets no new calls, finishes what it
-/// has, waits for the sessions that are bound to it, and is stopped.
+/// has, waits for the sessions that are bound to it, and is stopped. At most a quarter of a pool's
+/// workers is replaced at a time. [`Pool::recycle`](crate::Pool::recycle) asks for it by hand.
 #[derive(Clone, Debug)]
 pub struct Recycle {
     /// After so long from its hello. Default: never.
@@ -125,12 +122,5 @@ impl Default for Recycle {
             seed: None,
             drain_within: Duration::from_secs(60),
         }
-    }
-}
-
-impl Recycle {
-    /// Whether no worker is ever replaced.
-    pub(crate) const fn is_never(&self) -> bool {
-        self.age.is_none() && self.calls.is_none() && self.memory.is_none()
     }
 }

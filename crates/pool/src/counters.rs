@@ -44,6 +44,8 @@ pub struct PoolCounters {
     pub recycled_calls: u64,
     /// Workers that were replaced because of their memory.
     pub recycled_memory: u64,
+    /// Workers that were replaced because somebody asked for it.
+    pub recycled_asked: u64,
     /// Sessions that were lost because their worker's replacement could wait no longer.
     pub sessions_recycled: u64,
     /// Steps of a worker's life that were refused because they are not possible. It is 0.

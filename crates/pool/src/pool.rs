@@ -220,6 +220,22 @@ impl Pool {
         workers
     }
 
+    /// Replaces a worker as [`Recycle`](crate::Recycle) does: a new one starts, takes its place, and
+    /// the old one ends when it has finished. Whether there was such a worker, that serves and is not
+    /// being replaced already.
+    pub fn recycle(&self, worker: WorkerId) -> bool {
+        let place = usize::try_from(worker.0).unwrap_or(usize::MAX);
+        let now = Instant::now();
+        self.shared.change(|pool, after| pool.asked_to_recycle(place, now, after))
+    }
+
+    /// Replaces every worker, a quarter of them at a time and without a call that fails: so new code
+    /// is loaded. How many there were.
+    pub fn recycle_all(&self) -> usize {
+        let workers = self.shared.lock().workers();
+        workers.iter().filter(|worker| self.recycle(worker.id)).count()
+    }
+
     /// What it has done since its start.
     pub fn counters(&self) -> PoolCounters {
         self.shared.lock().counters()

@@ -9,7 +9,7 @@ use snakehouse_wire::Hello;
 use tokio::time::{Instant, timeout};
 
 use crate::connection::{Connection, Settled};
-use crate::death::Death;
+use crate::death::{Death, KillReason};
 use crate::dispatcher::{Hail, worker_id};
 use crate::error::PoolError;
 use crate::output::Stream;
@@ -107,6 +107,13 @@ async fn incarnation(
             death
         }
         Err(death) => death,
+    };
+    let death = match death {
+        // The pool goes on: it was this worker's time that was over.
+        Death::Killed(KillReason::Stop) if !ctx.cancelled().is_cancelled() => {
+            Death::Killed(KillReason::Recycled)
+        }
+        death => death,
     };
     let settled = connection.settle(incarnation, &death);
     if !stop.is_cancelled() {

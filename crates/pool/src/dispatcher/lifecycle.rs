@@ -255,8 +255,8 @@ impl Dispatcher {
         self.grow(now, room);
         self.shrink(now, after);
         for place in 0..self.seats.len() {
-            let seat = &self.seats[place];
-            if seat.retire.is_none() && seat.too_old.is_some_and(|at| at <= now) {
+            let old = self.seats[place].too_old.is_some_and(|at| at <= now);
+            if old && self.can_retire(place) {
                 self.retire(place, Why::Age, now, after);
             }
             if self.seats[place].drain_by.is_some_and(|by| by <= now) {
@@ -288,20 +288,38 @@ impl Dispatcher {
         now: Instant,
         after: &mut After,
     ) {
-        let seat = &self.seats[place];
-        if seat.incarnation == incarnation && seat.retire.is_none() {
+        if self.seats[place].incarnation == incarnation && self.can_retire(place) {
             self.retire(place, Why::Memory, now, after);
             self.settle(now, after);
         }
     }
 
+    /// Somebody wants a worker to be replaced; whether there is one that can be.
+    pub(crate) fn asked_to_recycle(
+        &mut self,
+        place: usize,
+        now: Instant,
+        after: &mut After,
+    ) -> bool {
+        let can = self.can_retire(place);
+        if can {
+            self.retire(place, Why::Asked, now, after);
+            self.settle(now, after);
+        }
+        can
+    }
+
+    fn can_retire(&self, place: usize) -> bool {
+        let lives = |phase| matches!(phase, Phase::Serving | Phase::Standby);
+        self.seats.get(place).is_some_and(|seat| lives(seat.phase) && seat.retire.is_none())
+    }
+
     /// When something is due that nobody tells.
     fn next(&self) -> Option<Instant> {
-        let seats = self.seats.iter().flat_map(|seat| {
+        let seats = self.seats.iter().enumerate().flat_map(|(place, seat)| {
             let shrinks = self.target > self.config.least();
             let idle = seat.idle_until(self.config.shrink_after).filter(|_| shrinks);
-            let lives = matches!(seat.phase, Phase::Serving | Phase::Standby);
-            let old = seat.too_old.filter(|_| lives && seat.retire.is_none());
+            let old = seat.too_old.filter(|_| self.can_retire(place));
             let measure = seat.measure_from.filter(|_| seat.to_measure);
             [idle, old, measure, seat.drain_by]
         });
@@ -379,12 +397,14 @@ impl Dispatcher {
         match self.seats[place].phase {
             Phase::Serving => self.seats[place].retire = Some(why),
             Phase::Standby => self.close(place, now, after),
+            // Whoever asks looks first.
             _ => return,
         }
         match why {
             Why::Age => self.counters.recycled_age += 1,
             Why::Calls => self.counters.recycled_calls += 1,
             Why::Memory => self.counters.recycled_memory += 1,
+            Why::Asked => self.counters.recycled_asked += 1,
         }
         let (worker, incarnation) = (worker_id(place), self.seats[place].incarnation);
         tracing::info!(%worker, %incarnation, ?why, "worker is to be replaced");
@@ -402,7 +422,7 @@ impl Dispatcher {
         let seat = &mut self.seats[place];
         if let Some(left) = &mut seat.calls_left {
             *left = left.saturating_sub(calls);
-            if *left == 0 && seat.retire.is_none() {
+            if *left == 0 && self.can_retire(place) {
                 self.retire(place, Why::Calls, now, after);
                 self.settle(now, after);
             }
@@ -430,7 +450,10 @@ impl Dispatcher {
             if open >= self.target && retiring.is_none() {
                 return;
             }
-            self.counters.promoted += u64::from(self.seats[spare].was_spare);
+            if self.seats[spare].was_spare {
+                self.counters.promoted += 1;
+                tracing::info!(worker = %worker_id(spare), "spare worker takes over");
+            }
             self.step(spare, Step::Promote);
             self.rest(spare, now, after);
             if open >= self.target

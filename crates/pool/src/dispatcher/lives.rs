@@ -162,6 +162,19 @@ fn a_worker_is_replaced_before_it_goes() {
 }
 
 #[test]
+fn a_worker_is_replaced_on_request_and_once() {
+    let mut rig = Rig::of(config(2), 1);
+    assert!(rig.recycle(0));
+    assert!(!rig.recycle(0), "it is being replaced");
+    assert!(!rig.recycle(2) && !rig.recycle(99), "there is no such worker");
+    rig.start_all();
+    rig.obey();
+    assert_eq!(rig.states(), [Ready, Ready]);
+    assert_eq!(rig.dispatcher.counters().recycled_asked, 1);
+    assert_eq!(rig.next, None);
+}
+
+#[test]
 fn a_drain_waits_for_its_sessions_and_not_for_ever() {
     let recycle = Recycle { age: Some(AGE), ..Recycle::default() };
     let bound = recycle.drain_within;

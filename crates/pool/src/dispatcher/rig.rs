@@ -306,6 +306,14 @@ impl Rig {
         self.keep();
     }
 
+    pub(super) fn recycle(&mut self, place: usize) -> bool {
+        let mut after = After::default();
+        let can = self.dispatcher.asked_to_recycle(place, self.now, &mut after);
+        self.settle(after);
+        self.keep();
+        can
+    }
+
     pub(super) fn outcome(&mut self, id: u64) -> Option<Result<Bytes, CallError>> {
         self.outcomes.get_mut(&id).unwrap().try_recv().ok()
     }

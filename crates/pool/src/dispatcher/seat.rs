@@ -24,6 +24,8 @@ pub(crate) enum Why {
     Calls,
     /// Its process group holds so much memory.
     Memory,
+    /// Somebody asked for it.
+    Asked,
 }
 
 /// A worker's place.

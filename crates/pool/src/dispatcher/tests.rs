@@ -302,3 +302,34 @@ fn an_answer_frees_a_call_s_place_only_once() {
     assert_eq!(rig.ids(0), [ids[1]]);
     assert_eq!(rig.dispatcher.workers()[0].calls, 1);
 }
+
+/// What a call costs the dispatcher, alone and with many that wait. A measurement, for ADR 0009:
+/// `cargo nextest run -p snakehouse-pool measure_the_queue --run-ignored only --no-capture`.
+#[test]
+#[ignore = "a measurement"]
+fn measure_the_queue() {
+    use snakehouse_base::{Clock, SystemClock};
+    for (workers, waiting) in [(1, 1_000), (1, 100_000), (16, 100_000)] {
+        let config = PoolConfig { workers, queue: 2 * waiting, ..PoolConfig::default() };
+        let mut rig = Rig::of(config, 1);
+        rig.unchecked = true;
+        let timed = |what: &str, count: usize, work: &mut dyn FnMut()| {
+            let before = SystemClock.now();
+            work();
+            let each = (SystemClock.now() - before) / u32::try_from(count).unwrap();
+            println!("{workers} workers, {waiting} waiting: {what} {each:?}");
+        };
+        let mut ids = Vec::new();
+        timed("enter", waiting, &mut || ids = rig.submit_many(waiting));
+        timed("cancel", waiting / 2, &mut || {
+            for &id in ids[workers..].iter().rev().step_by(2) {
+                rig.cancel(id, true);
+            }
+        });
+        timed("answer and give the next", waiting / 4, &mut || {
+            for n in 0..waiting / 4 {
+                rig.answer(n % workers, LONG);
+            }
+        });
+    }
+}

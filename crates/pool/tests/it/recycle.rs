@@ -8,7 +8,9 @@ use std::time::Duration;
 use snakehouse_base::{ByteSize, Coded, Deadline};
 use snakehouse_pool::{Args, CallError, Death, KillReason, PoolConfig, Recycle, WorkerState};
 
-use crate::support::{BOUND, Rig, Watched, as_pid, call, call_pid, run, soon, wait_until, workers};
+use crate::support::{
+    BOUND, Rig, Trace, Watched, as_pid, call, call_pid, run, soon, wait_until, workers,
+};
 
 const RECYCLES: u64 = 100;
 
@@ -109,6 +111,56 @@ fn an_old_worker_is_replaced_though_nobody_calls() {
             pool.counters().recycled_age >= 2 && workers.iter().all(|w| w.pid != first)
         })
         .await;
+        rig.end().await;
+    });
+}
+
+/// A running call is finished by the worker that began it.
+#[test]
+fn all_workers_are_replaced_on_request_and_no_call_fails() {
+    run(async {
+        let rig = Rig::new().await;
+        let pool = rig.pool(workers(2)).await;
+        let trace = Trace::new();
+        let mut slow = Box::pin(call(&pool, "append", trace.args("begun").arg(1.0)));
+        tokio::select! {
+            biased;
+            _ = &mut slow => panic!("it takes a second"),
+            () = trace.wait_for("begun") => {}
+        }
+        let before: Vec<_> = pool.workers().iter().map(|w| Watched::new(w.pid.unwrap())).collect();
+        assert_eq!(pool.recycle_all(), 2);
+        assert_eq!(slow.await.unwrap().as_str(), Some("begun"));
+        before.iter().for_each(Watched::gone);
+        wait_until(&pool, |pool| pool.workers().len() == 2).await;
+        let counters = pool.counters();
+        assert_eq!((counters.recycled_asked, counters.failed, counters.deaths), (2, 0, 0));
+        rig.end().await;
+    });
+}
+
+/// What it was waited for and not done is ended by its replacement, and the error says so.
+#[test]
+fn a_call_that_outlasts_the_drain_and_the_grace_is_told_why() {
+    run(async {
+        let rig = Rig::new().await;
+        let brief = Duration::from_millis(100);
+        let recycle = Recycle { drain_within: brief, ..Recycle::default() };
+        let pool = rig.pool(PoolConfig { recycle, stop_grace: brief, ..workers(1) }).await;
+        let trace = Trace::new();
+        let mut endless = Box::pin(call(&pool, "append", trace.args("begun").arg(600.0)));
+        tokio::select! {
+            biased;
+            _ = &mut endless => panic!("it slept enough"),
+            () = trace.wait_for("begun") => {}
+        }
+        assert_eq!(pool.recycle_all(), 1);
+        match endless.await.unwrap_err() {
+            CallError::WorkerDied { started: true, cause, .. } => {
+                assert_eq!(cause, Death::Killed(KillReason::Recycled));
+            }
+            other => panic!("{other:?}"),
+        }
         rig.end().await;
     });
 }
