@@ -91,6 +91,7 @@ fn a_straggler_from_before_changes_nothing() {
         assert_eq!(breaker.state(), BreakerState::HalfOpen);
         late_failure.failure();
         assert_eq!(breaker.state(), BreakerState::HalfOpen);
+        assert_eq!(breaker.late(), 2, "they are counted");
         probe.success();
         assert_eq!(breaker.state(), BreakerState::Closed);
     });

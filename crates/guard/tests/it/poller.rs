@@ -167,6 +167,31 @@ fn a_changed_answer_is_progress_and_an_equal_one_is_not() {
     });
 }
 
+/// PO4: no poll after the caller has left, wherever the loop was.
+#[test]
+fn dropping_the_loop_stops_it_mid_poll_and_mid_pause() {
+    virtual_time(async {
+        for held in [Duration::ZERO, MINUTE] {
+            let (polls, poller) = (Cell::new(0), paced());
+            let run = poller.run(
+                Deadline::never(),
+                |_| {
+                    polls.set(polls.get() + 1);
+                    async move {
+                        sleep(held).await;
+                        Poll::<(), Failure>::Pending { mark: 0 }
+                    }
+                },
+                by_table,
+            );
+            assert!(tokio::time::timeout(2 * SECOND, run).await.is_err());
+            let made = polls.get();
+            sleep(10 * MINUTE).await;
+            assert!(made > 0 && polls.get() == made, "{made} polls, then {}", polls.get());
+        }
+    });
+}
+
 /// PO5: polls leave nothing behind, however many.
 #[test]
 fn many_polls_need_no_more_memory_than_a_few() {
