@@ -98,6 +98,13 @@ const SOAKS: &[Soak] = &[
             &["test", "-p", "snakehouse-supervise", "--test", "it", "leave_no_memory"],
         ],
     },
+    Soak {
+        name: "pool-model",
+        what: "worlds of 2,000 random events of a pool against a naive reference",
+        variable: "SNAKEHOUSE_SEEDS",
+        size: 500,
+        commands: &[&["test", "-p", "snakehouse-pool", "--lib", "dispatcher::model"]],
+    },
 ];
 
 /// What was asked for on the command line.

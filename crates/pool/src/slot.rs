@@ -1,5 +1,6 @@
 //! A worker's place in a pool, as a supervised child: each incarnation is one process.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -86,7 +87,8 @@ async fn incarnation(
     };
     let Some(incarnation) = shared.lock().starting(place, stop.clone()) else { return Ok(()) };
     let mut seat = Seat { shared, place, over: false };
-    let begun = turn.during(begin(ctx, shared, place, incarnation, &stop)).await?;
+    let starting = turn.process();
+    let begun = turn.during(begin(ctx, shared, place, incarnation, &stop, &starting)).await?;
     let Some(Begun { mut connection, captures, hello }) = begun else { return Ok(()) };
     let served = hello.is_ok();
     let death = match hello {
@@ -150,6 +152,7 @@ async fn begin<'a>(
     place: usize,
     incarnation: Incarnation,
     stop: &CancellationToken,
+    starting: &AtomicU32,
 ) -> Result<Option<Begun<'a>>, PoolError> {
     let worker = worker_id(place);
     let command = shared
@@ -161,6 +164,7 @@ async fn begin<'a>(
         () = stop.cancelled() => return Ok(None),
         process = shared.reaper.spawn(worker, command, shared.config.start_within) => process?,
     };
+    starting.store(process.pid, Ordering::Relaxed);
     shared.lock().started(place, process.pid, process.birth.clone());
     let captures = process.output.take().map(|(stdout, stderr)| {
         let output = &shared.outputs[place];

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::time::Duration;
 
 use snakehouse_base::ByteSize;
 
@@ -96,6 +97,15 @@ pub(crate) fn command(pid: u32) -> String {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes).replace('\0', " ");
     text.trim_end().chars().take(200).collect()
+}
+
+/// How long the first thread of a process has run or waited for a processor. `None` when it is gone,
+/// or when this kernel keeps no account of it.
+pub(crate) fn wanted_cpu(pid: u32) -> Option<Duration> {
+    let account = fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+    let mut nanos = account.split_ascii_whitespace().map(|field| field.parse().ok());
+    let (ran, waited): (u64, u64) = (nanos.next()??, nanos.next()??);
+    Some(Duration::from_nanos(ran.saturating_add(waited))).filter(|wanted| !wanted.is_zero())
 }
 
 /// Resident memory of a process, `None` when it is gone.

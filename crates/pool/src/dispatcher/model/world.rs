@@ -43,8 +43,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(seed: u64) -> Self {
-        let chance = Chance::seeded(seed);
+    pub(super) fn new(chance: Chance) -> Self {
         let pick = |range: Range<usize>| below(&chance, range);
         let workers = pick(1..6);
         let recycle = Recycle {
@@ -52,7 +51,7 @@ impl World {
             calls: (pick(0..2) == 0).then_some(20),
             memory: (pick(0..2) == 0).then_some(snakehouse_base::ByteSize::mib(1)),
             jitter: 0.5,
-            seed: Some(seed),
+            seed: Some(chance.seed()),
             drain_within: Duration::from_secs(5),
         };
         let config = PoolConfig {
