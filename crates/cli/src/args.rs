@@ -112,6 +112,8 @@ pub(crate) enum ModelCommand {
 pub(crate) enum PoolCommand {
     /// List the workers of the running `up`.
     Ps,
+    /// Show what the pools of the running `up` did: calls by outcome, deaths by cause, latencies.
+    Stats,
     /// Call a Python tool.
     Call(PoolCallArgs),
 }

@@ -39,10 +39,8 @@ impl Home {
     }
 
     /// Records of the runs that use this directory.
-    pub(crate) fn runs(&self) -> Result<PathBuf, CliError> {
-        let dir = self.root.join("runs");
-        make_private(&dir)?;
-        Ok(dir)
+    pub(crate) fn runs(&self) -> PathBuf {
+        self.root.join("runs")
     }
 }
 

@@ -15,7 +15,6 @@ mod doctor;
 mod home;
 mod model;
 mod pool;
-mod run;
 mod running;
 mod stop_signal;
 mod up;
@@ -64,6 +63,7 @@ async fn dispatch(cli: Cli, out: Output) -> Result<(), CliError> {
         Command::Model(ModelCommand::Add { name, dir }) => model::add(&config, &name, &dir, out),
         Command::Model(ModelCommand::Check { dir }) => model::check(&dir, out),
         Command::Pool(PoolCommand::Ps) => pool::ps(&config, out).await,
+        Command::Pool(PoolCommand::Stats) => pool::stats(&config, out).await,
         Command::Pool(PoolCommand::Call(args)) => pool::call(&config, args, out).await,
         Command::Bench(BenchCommand::Pool(args)) => bench_pool::run(&config, args, out).await,
         Command::Config(ConfigCommand::Show) => config_show::run(&config, out),

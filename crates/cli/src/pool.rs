@@ -1,5 +1,6 @@
-//! `pool call` and `pool ps`.
+//! `pool call`, `pool ps` and `pool stats`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use snakehouse_base::id::RunToken;
 use snakehouse_base::{Coded, Deadline, Kind};
 use snakehouse_pool::{
-    Args, CallError, CallOptions, Interpreter, Pool, PoolConfig, Reaper, ReaperConfig, WorkerSpec,
-    from_json, to_json,
+    Args, CallError, CallOptions, Interpreter, Pool, PoolConfig, Reaper, ReaperConfig, Run,
+    WorkerSpec, from_json, to_json,
 };
 use snakehouse_supervise::{Lane, Root, Scope};
 use snakehouse_tinker::ClientError;
@@ -18,7 +19,6 @@ use crate::config::Config;
 use crate::error::CliError;
 use crate::home::Home;
 use crate::output::Output;
-use crate::run::Run;
 use crate::running;
 
 /// What `pool call` prints.
@@ -41,7 +41,7 @@ pub(crate) async fn call(config: &Config, args: PoolCallArgs, out: Output) -> Re
             let (python, run) = lane
                 .run(move || {
                     let python = Interpreter::find(place.python.value.as_deref())?;
-                    let (run, _) = Run::begin(&Home::open(&place.home.value)?)?;
+                    let run = Run::begin(&Home::open(&place.home.value)?.runs())?;
                     Ok::<_, CliError>((python, run))
                 })
                 .await??;
@@ -198,4 +198,77 @@ pub(crate) async fn ps(config: &Config, out: Output) -> Result<(), CliError> {
         }
         table.to_string()
     })
+}
+
+/// What `pool stats` reads of a pool; `--json` gives all that the running `up` says.
+#[derive(Debug, Deserialize)]
+struct PoolRow {
+    pool: String,
+    workers: u64,
+    in_flight: u64,
+    waiting: u64,
+    outcomes: BTreeMap<String, u64>,
+    deaths: BTreeMap<String, u64>,
+    latency: LatencyRow,
+}
+
+#[derive(Debug, Deserialize)]
+struct LatencyRow {
+    p50_us: u64,
+    p99_us: u64,
+    max_us: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Stats {
+    /// Processes that outlived a reaper and were ended.
+    swept: u64,
+    pools: Vec<serde_json::Value>,
+}
+
+/// Shows what the pools of the running `up` did.
+pub(crate) async fn stats(config: &Config, out: Output) -> Result<(), CliError> {
+    let running = running::find(config).await?;
+    let stats: Stats = running.service().status(CallOptions::default().deadline).await?;
+    let rows: Vec<PoolRow> = stats
+        .pools
+        .iter()
+        .map(|pool| PoolRow::deserialize(pool))
+        .collect::<Result<_, _>>()
+        .map_err(|error| {
+            CliError::new(Kind::Corrupt, "status_not_understood", error.to_string())
+                .with_hint("the running `up` is of another version: restart it")
+        })?;
+    out.data(&stats, || text_of(&stats, &rows))
+}
+
+fn text_of(stats: &Stats, rows: &[PoolRow]) -> String {
+    let mut text = String::new();
+    if rows.is_empty() {
+        text.push_str("no pool of tools: start `up` with --tools\n");
+    }
+    let counts = |counts: &BTreeMap<String, u64>| {
+        let some = counts.iter().filter(|(_, count)| **count > 0);
+        let some: Vec<_> = some.map(|(name, count)| format!("{count} {name}")).collect();
+        if some.is_empty() { "none".to_owned() } else { some.join(", ") }
+    };
+    for row in rows {
+        let PoolRow { pool, workers, in_flight, waiting, outcomes, deaths, latency } = row;
+        text.push_str(&format!(
+            "{pool}: {workers} workers, {in_flight} calls with them, {waiting} waiting\n"
+        ));
+        text.push_str(&format!("  calls    {}\n", counts(outcomes)));
+        text.push_str(&format!("  deaths   {}\n", counts(deaths)));
+        let ms = |micros: u64| format!("{}.{:03} ms", micros / 1000, micros % 1000);
+        text.push_str(&format!(
+            "  answers  half within {}, 99 of 100 within {}, the longest {}\n",
+            ms(latency.p50_us),
+            ms(latency.p99_us),
+            ms(latency.max_us)
+        ));
+    }
+    if stats.swept > 0 {
+        text.push_str(&format!("{} processes outlived a reaper and were ended\n", stats.swept));
+    }
+    text
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use snakehouse_base::Kind;
-use snakehouse_pool::{Ended, Interpreter, Reaper, ReaperConfig, WorkerSpec};
+use snakehouse_pool::{Ended, Interpreter, Reaper, ReaperConfig, Run, WorkerSpec};
 use snakehouse_service::core::{CoreConfig, Fault, FaultPoint, ModelSource, PoolEngine, Victim};
 use snakehouse_service::http::Workers;
 use snakehouse_service::{Service, ServiceConfig};
@@ -22,7 +22,6 @@ use crate::home::Home;
 use crate::model;
 use crate::output::Output;
 use crate::pool;
-use crate::run::Run;
 use crate::stop_signal;
 
 /// The line that says that the service serves.
@@ -71,7 +70,6 @@ fn raise_descriptors() {
 struct Start {
     home: Home,
     run: Run,
-    ended: Vec<Ended>,
     python: Interpreter,
     models: Vec<ModelSource>,
 }
@@ -84,8 +82,8 @@ async fn prepare(scope: &Scope, config: &Config, args: &UpArgs) -> Result<Start,
         let home = Home::open(&config.home.value)?;
         let models = models(&config, &home, &flags)?;
         let python = Interpreter::find(config.python.value.as_deref())?;
-        let (run, ended) = Run::begin(&home)?;
-        Ok(Start { home, run, ended, python, models })
+        let run = Run::begin(&home.runs())?;
+        Ok(Start { home, run, python, models })
     })
     .await?
 }
@@ -130,7 +128,7 @@ async fn serve(
         run_token: start.run.token().to_string(),
         models: start.models.iter().map(|model| model.name.clone()).collect(),
         tools: tool_names,
-        ended: start.ended.iter().map(named).collect(),
+        ended: start.run.found().iter().map(named).collect(),
     };
     out.data(&ready, || ready.text())?;
     let failure = scope.failed().await;

@@ -79,12 +79,7 @@ impl Interpreter {
     fn ask(program: &OsStr) -> Result<Self, PoolError> {
         let path = PathBuf::from(program);
         let broken = |message: String| PoolError::InterpreterBroken { path: path.clone(), message };
-        let mut child = Command::new(program)
-            .args(["-E", "-s", "-S", "-c", QUESTION])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
+        let mut child = start(program, &["-E", "-s", "-S", "-c", QUESTION])
             .map_err(|source| PoolError::InterpreterMissing { path: path.clone(), source })?;
         let answer = listen(&mut child);
         // Ends one that went silent; one that has exited does not mind.
@@ -102,6 +97,20 @@ impl Interpreter {
         }
         Ok(Self { path, version })
     }
+}
+
+fn start(program: &OsStr, args: &[&str]) -> io::Result<Child> {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()
+}
+
+/// What a program writes; it is killed if that takes too long or is too much.
+pub(crate) fn said(program: &OsStr, args: &[&str]) -> io::Result<String> {
+    let mut child = start(program, args)?;
+    let answer = listen(&mut child);
+    child.kill()?;
+    child.wait()?;
+    answer
 }
 
 /// Everything the child writes until it closes its output, within the time and the size allowed.

@@ -36,6 +36,7 @@
 //! ```
 
 mod call;
+mod check;
 mod config;
 mod connection;
 mod counters;
@@ -67,6 +68,7 @@ mod window;
 mod worker;
 
 pub use call::{Args, CallError, CallOptions, Where};
+pub use check::{Abilities, Kernel};
 pub use config::{PoolConfig, Recycle, Start};
 pub use counters::PoolCounters;
 pub use death::{Death, KillReason};

@@ -80,6 +80,13 @@ pub struct LimitSupport {
     pub tasks: Option<PathBuf>,
 }
 
+impl LimitSupport {
+    /// Neither can be kept.
+    pub const fn none() -> Self {
+        Self { memory: None, tasks: None }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

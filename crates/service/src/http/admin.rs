@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use snakehouse_base::Kind;
 use snakehouse_base::id::ModelId;
+use snakehouse_pool::PoolStats;
 
 use super::body::JsonBody;
 use super::error::RequestError;
@@ -25,6 +26,10 @@ pub(crate) struct Status {
     run_token: Option<String>,
     held_polls: u64,
     workers: Vec<WorkerRow>,
+    /// Counters, queue and latencies of each pool.
+    pools: Vec<PoolStats>,
+    /// Processes that outlived a reaper and were found by run token. 0 unless one was killed.
+    swept: u64,
     #[serde(flatten)]
     core: CoreStatus,
 }
@@ -42,6 +47,8 @@ pub(crate) async fn status(State(api): State<Api>) -> Json<Status> {
         run_token: around.map(|w| w.reaper.run_token().to_string()),
         held_polls: api.polls.count(),
         workers,
+        pools: around.map(Workers::stats).unwrap_or_default(),
+        swept: around.map_or(0, |w| w.reaper.swept()),
         core,
     })
 }

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use snakehouse_base::{ByteSize, Coded, Deadline};
 use snakehouse_pool::{
-    Args, CallError, CallOptions, JsonError, Pool, Reaper, WorkerState, from_json, to_json,
+    Args, CallError, CallOptions, JsonError, Pool, PoolStats, Reaper, WorkerState, from_json,
+    to_json,
 };
 use snakehouse_tinker_api::json::ErrorDetail;
 
@@ -126,6 +127,11 @@ impl Workers {
             rss_bytes: worker.rss.map(|ByteSize(bytes)| bytes),
         };
         pool.workers().into_iter().map(row).collect()
+    }
+
+    /// The numbers of the pools beside the engine.
+    pub(crate) fn stats(&self) -> Vec<PoolStats> {
+        self.tools.iter().map(Pool::stats).collect()
     }
 
     /// Calls a tool. Dropping the future cancels the call.
