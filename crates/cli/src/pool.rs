@@ -230,15 +230,13 @@ struct Stats {
 pub(crate) async fn stats(config: &Config, out: Output) -> Result<(), CliError> {
     let running = running::find(config).await?;
     let stats: Stats = running.service().status(CallOptions::default().deadline).await?;
-    let rows: Vec<PoolRow> = stats
-        .pools
-        .iter()
-        .map(|pool| PoolRow::deserialize(pool))
-        .collect::<Result<_, _>>()
-        .map_err(|error| {
-            CliError::new(Kind::Corrupt, "status_not_understood", error.to_string())
-                .with_hint("the running `up` is of another version: restart it")
-        })?;
+    let rows: Vec<PoolRow> =
+        stats.pools.iter().map(PoolRow::deserialize).collect::<Result<_, _>>().map_err(
+            |error| {
+                CliError::new(Kind::Corrupt, "status_not_understood", error.to_string())
+                    .with_hint("the running `up` is of another version: restart it")
+            },
+        )?;
     out.data(&stats, || text_of(&stats, &rows))
 }
 
