@@ -21,10 +21,12 @@ struct Soak {
     name: &'static str,
     /// What is repeated, in the plural.
     what: &'static str,
-    /// The environment variable that the tests take their size from.
+    /// The environment variable that the tests take their size from; one that no test reads if the
+    /// size is an argument.
     variable: &'static str,
     size: u64,
-    /// Arguments of `cargo` (of `test` or `nextest run`), one command after the other.
+    /// Arguments of `cargo` (of `test` or `nextest run`), one command after the other. `{size}` stands
+    /// for the size.
     commands: &'static [&'static [&'static str]],
 }
 
@@ -105,6 +107,27 @@ const SOAKS: &[Soak] = &[
         size: 500,
         commands: &[&["test", "-p", "snakehouse-pool", "--lib", "dispatcher::model"]],
     },
+    Soak {
+        name: "again",
+        what: "times every test of the foundation, in whatever order they run",
+        variable: "SNAKEHOUSE_TIMES",
+        size: 100,
+        commands: &[&[
+            "nextest",
+            "run",
+            "-p",
+            "snakehouse-base",
+            "-p",
+            "snakehouse-testkit",
+            "-p",
+            "snakehouse-supervise",
+            "-p",
+            "snakehouse-guard",
+            "--status-level=fail",
+            "--final-status-level=fail",
+            "--stress-count={size}",
+        ]],
+    },
 ];
 
 /// What was asked for on the command line.
@@ -183,11 +206,11 @@ fn commit(root: &Path) -> Result<String, String> {
 
 fn passes(root: &Path, order: &Order, command: &[&str]) -> bool {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let seed = order.seed.to_string();
+    let (seed, size) = (order.seed.to_string(), order.size.to_string());
     let status = Command::new(cargo)
-        .args(command)
+        .args(command.iter().map(|argument| argument.replace("{size}", &size)))
         .current_dir(root)
-        .env(order.soak.variable, order.size.to_string())
+        .env(order.soak.variable, &size)
         .env("SNAKEHOUSE_FIRST_SEED", &seed)
         .env("PROPTEST_RNG_SEED", &seed)
         .env("SHUTTLE_RANDOM_SEED", &seed)
