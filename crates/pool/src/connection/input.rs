@@ -13,8 +13,15 @@ use snakehouse_wire::{Assembler, Frame, FrameError, Message};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
-/// Room for one read. Several replies share it without a copy.
-const READ_ROOM: usize = 64 * 1024;
+/// Room for reads. Thousands of replies share it without a copy: the allocator tidies up whenever
+/// something so large comes back to it, which must be rare.
+const READ_ROOM: usize = 256 * 1024;
+
+/// With less than this left, there is new room.
+const LEAST_ROOM: usize = 16 * 1024;
+
+/// Room for one read of what a dead worker left.
+const LAST_ROOM: usize = 64 * 1024;
 
 /// The bytes on their way in.
 #[derive(Debug)]
@@ -53,7 +60,7 @@ impl Input {
         socket: &mut UnixStream,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        if self.bytes.capacity() - self.bytes.len() < READ_ROOM / 8 {
+        if self.bytes.capacity() - self.bytes.len() < LEAST_ROOM {
             self.bytes.reserve(READ_ROOM);
         }
         // Dropping it half-way loses nothing: it reads when it is ready, or not at all.
@@ -64,7 +71,7 @@ impl Input {
     /// nothing.
     pub(super) fn read_now(&mut self, socket: &UnixStream) -> Option<usize> {
         let old = self.bytes.len();
-        self.bytes.resize(old + READ_ROOM, 0);
+        self.bytes.resize(old + LAST_ROOM, 0);
         let got = rustix::io::retry_on_intr(|| rustix::io::read(socket, &mut self.bytes[old..]));
         let got = got.unwrap_or(0);
         self.bytes.truncate(old + got);

@@ -13,8 +13,14 @@ const EXT_TUPLE: i8 = 2;
 const EXT_SET: i8 = 3;
 const EXT_FROZENSET: i8 = 4;
 
+/// Most values are shorter: they are written into one allocation.
+const FIRST_BYTES: usize = 256;
+
+/// Room that is made for a list or dict before its items are seen. A count may lie.
+const FIRST_ITEMS: usize = 32;
+
 pub(super) fn encode(value: &Value) -> Result<Vec<u8>, ValueError> {
-    let mut out = Vec::with_capacity(64);
+    let mut out = Vec::with_capacity(FIRST_BYTES);
     let mut items = 0;
     put(value, &mut out, 1, &mut items)?;
     Ok(out)
@@ -293,14 +299,19 @@ impl<'a> Reader<'a> {
 
     fn list(&mut self, len: usize, depth: usize) -> Result<Vec<Value>, ValueError> {
         self.room_for(len)?;
-        (0..len).map(|_| self.value(depth + 1)).collect()
+        let mut list = Vec::with_capacity(len.min(FIRST_ITEMS));
+        for _ in 0..len {
+            list.push(self.value(depth + 1)?);
+        }
+        Ok(list)
     }
 
     fn dict(&mut self, len: usize, depth: usize) -> Result<Value, ValueError> {
         self.room_for(len.saturating_mul(2))?;
-        let pairs: Result<_, _> =
-            (0..len).map(|_| Ok((self.value(depth + 1)?, self.value(depth + 1)?))).collect();
-        let pairs: Vec<_> = pairs?;
+        let mut pairs = Vec::with_capacity(len.min(FIRST_ITEMS));
+        for _ in 0..len {
+            pairs.push((self.value(depth + 1)?, self.value(depth + 1)?));
+        }
         keys::check(pairs.iter().map(|(key, _)| key))?;
         Ok(Value::Dict(pairs))
     }
