@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::ConfigError;
 use crate::admission::Limits;
+use crate::by;
 use crate::event;
 use crate::gate::{Gate, Permit};
 use crate::window::{Generation, Window};
@@ -98,10 +99,7 @@ impl Dispatch {
                 }
             }
         };
-        match deadline.instant() {
-            None => Some(admitted.await),
-            Some(at) => tokio::time::timeout_at(Instant::from_std(at), admitted).await.ok(),
-        }
+        by(deadline, admitted).await
     }
 
     /// Waits in the queue; the smaller limits end by time, so whoever waits looks again then.

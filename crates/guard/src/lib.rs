@@ -7,7 +7,7 @@
 //! **What it owns.** [`Retry`] repeats an attempt within a deadline, a patience, a [`Budget`] and a
 //! pool-wide [`Progress`] limit; [`Poller`] asks until something is done; [`http`] reads what a
 //! server says about trying again; [`Breaker`] stops calling what is down; [`Window`] is the shared
-//! "not now"; [`Limit`] bounds a rate and [`Permits`] bound what is in flight; [`Dispatch`] puts
+//! "not now"; [`by`] ends a wait at its deadline; [`Limit`] bounds a rate and [`Permits`] bound what is in flight; [`Dispatch`] puts
 //! count, bytes and the window behind one guard; [`Registry`] keeps one of them per key; what they
 //! do is told as [`event`]s. Nothing here starts a task: each guard is a value around the caller's
 //! own future.
@@ -23,6 +23,7 @@ mod admission;
 mod breaker;
 mod breaker_core;
 mod budget;
+mod by;
 mod dispatch;
 pub mod event;
 mod gate;
@@ -41,6 +42,7 @@ mod window;
 pub use breaker::{Breaker, BreakerOpen, BreakerPermit};
 pub use breaker_core::{BreakerConfig, BreakerState, Trip, Verdict};
 pub use budget::Budget;
+pub use by::by;
 pub use dispatch::{Dispatch, DispatchConfig, DispatchMode};
 pub use gate::Permit;
 pub use limit::{KeyedLimit, Limit, LimitError, Rate};

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use snakehouse_base::{Coded, Deadline, Kind};
 
 use crate::ConfigError;
+use crate::by;
 use crate::event;
 use crate::sync::{AtomicU64, Mutex, lock};
 
@@ -172,12 +173,7 @@ impl Limit {
                 }
             }
         };
-        let taken = match deadline.instant() {
-            None => waiting.await,
-            Some(at) => tokio::time::timeout_at(tokio::time::Instant::from_std(at), waiting)
-                .await
-                .unwrap_or(Err(LimitError::Deadline)),
-        };
+        let taken = by(deadline, waiting).await.unwrap_or(Err(LimitError::Deadline));
         taken.inspect_err(|_| event::limit_refused(cost))
     }
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use snakehouse_base::{ByteSize, Deadline};
-use tokio::time::Instant;
 
 use crate::ConfigError;
 use crate::admission::Limits;
+use crate::by;
 use crate::gate::{Gate, Permit};
 
 /// Count and byte permits, granted together, first come first served.
@@ -48,12 +48,7 @@ impl Permits {
 
     /// Waits for a permit, but not past `deadline`; `None` if there was none in time.
     pub async fn acquire_by(&self, bytes: ByteSize, deadline: Deadline) -> Option<Permit> {
-        match deadline.instant() {
-            None => Some(self.acquire(bytes).await),
-            Some(at) => {
-                tokio::time::timeout_at(Instant::from_std(at), self.acquire(bytes)).await.ok()
-            }
-        }
+        by(deadline, self.acquire(bytes)).await
     }
 
     /// A permit at once, if nobody waits and it fits.

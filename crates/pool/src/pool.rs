@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use snakehouse_base::Deadline;
 use snakehouse_base::id::WorkerId;
+use snakehouse_guard::by;
 use snakehouse_supervise::Scope;
 use snakehouse_wire::{ToolInfo, Value};
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::call::{Args, Call, CallError, CallOptions, Where};
 use crate::config::{PoolConfig, Start};
@@ -197,7 +198,7 @@ impl Pool {
                 return Err(self.shared.not_given_out());
             }
             let stopped = self.scope.cancelled();
-            let waited = until(deadline, async {
+            let waited = by(deadline, async {
                 tokio::select! {
                     changed = news.changed() => changed.map_err(|_gone| CallError::Stopped),
                     () = stopped.cancelled() => Err(CallError::Stopped),
@@ -326,7 +327,7 @@ pub(crate) async fn call_bytes(
         }
     };
     let mut guard = CancelOnDrop { shared, ticket, armed: true };
-    let outcome = match until(options.deadline, outcome).await {
+    let outcome = match by(options.deadline, outcome).await {
         Some(outcome) => {
             guard.armed = false;
             // Whoever had the call was dropped with it: its scope was aborted.
@@ -339,14 +340,6 @@ pub(crate) async fn call_bytes(
     };
     measure.end(&outcome);
     outcome
-}
-
-/// `None` when the deadline passes first.
-async fn until<T>(deadline: Deadline, future: impl Future<Output = T>) -> Option<T> {
-    match deadline.instant() {
-        Some(at) => timeout_at(at.into(), future).await.ok(),
-        None => Some(future.await),
-    }
 }
 
 /// Cancels a call that nobody waits for any more.

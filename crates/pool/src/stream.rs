@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use snakehouse_base::Deadline;
+use snakehouse_guard::by;
 use snakehouse_wire::Value;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::call::{Args, Call, CallError, CallOptions, Reply, Where};
 use crate::dispatcher::Ticket;
@@ -165,15 +166,9 @@ impl Stream {
     /// As [`next`](Self::next), without [`CallError::BadItem`].
     pub async fn next_bytes(&self) -> Option<Result<Bytes, CallError>> {
         loop {
-            let next = match self.deadline.instant() {
-                None => self.flow.next().await,
-                Some(at) => match timeout_at(at.into(), self.flow.next()).await {
-                    Ok(next) => next,
-                    Err(_elapsed) => {
-                        self.expire();
-                        continue;
-                    }
-                },
+            let Some(next) = by(self.deadline, self.flow.next()).await else {
+                self.expire();
+                continue;
             };
             return match next {
                 Next::Item(item) => Some(Ok(item)),
@@ -201,15 +196,10 @@ impl Stream {
     /// # Errors
     /// As [`send`](Self::send), without [`CallError::BadArguments`].
     pub async fn send_bytes(&self, item: Bytes) -> Result<(), CallError> {
-        let sent = match self.deadline.instant() {
-            None => self.flow.send(item).await,
-            Some(at) => {
-                timeout_at(at.into(), self.flow.send(item)).await.unwrap_or_else(|_elapsed| {
-                    self.expire();
-                    false
-                })
-            }
-        };
+        let sent = by(self.deadline, self.flow.send(item)).await.unwrap_or_else(|| {
+            self.expire();
+            false
+        });
         if sent { Ok(()) } else { Err(CallError::StreamOver) }
     }
 

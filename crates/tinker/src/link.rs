@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use snakehouse_base::{Backoff, Chance, Coded, Deadline, Jitter, Kind};
-use snakehouse_guard::{Advice, GaveUp, Reason, Retry};
+use snakehouse_guard::{Advice, GaveUp, Reason, Retry, by};
 use snakehouse_supervise::CancellationToken;
 use tokio::time::Instant;
 
@@ -176,20 +176,8 @@ impl Link {
         endpoint: &str,
         deadline: Deadline,
     ) -> Result<T, ClientError> {
-        let over = async {
-            match deadline.instant() {
-                Some(at) => tokio::time::sleep_until(Instant::from_std(at)).await,
-                None => std::future::pending().await,
-            }
-        };
-        let within = async {
-            tokio::select! {
-                biased;
-                done = work => Ok(done),
-                () = over => Err(ClientError::Deadline { endpoint: endpoint.to_owned() }),
-            }
-        };
-        self.until_stopped(within).await?
+        let done = self.until_stopped(by(deadline, work)).await?;
+        done.ok_or_else(|| ClientError::Deadline { endpoint: endpoint.to_owned() })
     }
 
     /// Does something, but not past the end of the client.
