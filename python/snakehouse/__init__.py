@@ -24,7 +24,7 @@ raises ``Cancelled`` inside of the tool, wherever it is.
 This package needs nothing but the standard library.
 """
 
-from snakehouse._context import deadline, remaining, session
+from snakehouse._context import deadline, incoming, remaining, session
 from snakehouse._errors import (
     Cancelled,
     LostReference,
@@ -57,6 +57,7 @@ __all__ = [
     "UnsupportedValue",
     "__version__",
     "deadline",
+    "incoming",
     "keep",
     "remaining",
     "sendable",

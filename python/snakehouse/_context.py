@@ -5,6 +5,23 @@ from __future__ import annotations
 import time
 from contextvars import ContextVar
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from typing import Any, Protocol
+
+    from snakehouse._async import AsyncIncoming
+    from snakehouse._stream import Incoming
+
+    class Items(Protocol):
+        """For ``for`` in synchronous tools, for ``async for`` in async ones."""
+
+        def __iter__(self) -> Iterator[Any]: ...
+        def __next__(self) -> Any: ...
+        def __aiter__(self) -> AsyncIterator[Any]: ...
+        async def __anext__(self) -> Any: ...
+
+
 _NEVER = 0xFFFFFFFFFFFFFFFF
 
 
@@ -14,12 +31,14 @@ class Call:
     ``arrived`` is on the clock of ``time.monotonic()``.
     """
 
-    __slots__ = ("arrived", "micros", "session")
+    __slots__ = ("arrived", "incoming", "micros", "session")
 
     def __init__(self, arrived: float, micros: int, session: int) -> None:
         self.arrived = arrived
         self.micros = micros
         self.session = session
+        # Of a stream only: what the host sends.
+        self.incoming: Incoming | AsyncIncoming | None = None
 
 
 current: ContextVar[Call | None] = ContextVar("snakehouse_call", default=None)
@@ -45,3 +64,34 @@ def session() -> int | None:
     """The number of the session the call belongs to; ``None`` if it belongs to none."""
     call = current.get()
     return None if call is None else call.session or None
+
+
+def incoming() -> Items:
+    """The items that the host sends to the running call, until it sends no more.
+
+    An iterator, or in async tools an async iterator; it waits for the next item. Items that nobody
+    takes hold the host up after about one MiB. A call that is not a stream has none.
+
+    Raises ``RuntimeError`` outside of a call.
+    """
+    call = current.get()
+    if call is None:
+        raise RuntimeError("incoming() is for the code of a running call")
+    items: Any = call.incoming or NoItems()
+    return items
+
+
+class NoItems:
+    """What a call gets that is not a stream: nothing."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        raise StopIteration
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        raise StopAsyncIteration

@@ -19,6 +19,7 @@ from snakehouse._errors import Cancelled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 _LENGTH = 4096
@@ -31,10 +32,25 @@ _WORD_VERSION, WORD_STARTED, _WORD_CANCELS, _WORD_RING = 1, 16, 32, 48
 _MAX_WANTED = 4096
 
 
+def _never(_stream: int) -> bool:
+    return False
+
+
 class Doorbell:
     """The worker's end of the page, or of none."""
 
-    __slots__ = ("_page", "_seen", "is_muffled", "running", "wanted", "words")
+    __slots__ = (
+        "_page",
+        "_seen",
+        "is_arriving",
+        "is_muffled",
+        "on_cancel",
+        "open",
+        "route",
+        "running",
+        "wanted",
+        "words",
+    )
 
     def __init__(self, fd: int | None) -> None:
         """Map the page behind a descriptor.
@@ -50,6 +66,14 @@ class Doorbell:
             raise ValueError("it is not a worker page of this version")
         self._seen = self.words[_WORD_CANCELS]
         self.running = 0
+        # A call that runs, but is not always to be interrupted: its cancels are kept in ``wanted``
+        # and told to ``on_cancel``.
+        self.open = 0
+        self.on_cancel: Callable[[], None] | None = None
+        # Whether a call's body is still arriving: it may be overtaken, and is not over.
+        self.is_arriving: Callable[[int], bool] = _never
+        # In a worker that runs several calls, who gets every cancel.
+        self.route: Callable[[int], None] | None = None
         # While it is set the bell is not heard; whoever unsets it looks himself.
         self.is_muffled = False
         self.wanted: set[int] = set()
@@ -74,7 +98,16 @@ class Doorbell:
 
     def ask(self, stream: int) -> None:
         """A cancel arrived on another way. Ignored if the call is over."""
+        if self.route is not None:
+            self.route(stream)
+            return
+        if stream == self.open:
+            self.wanted.add(stream)
+            if self.on_cancel is not None:
+                self.on_cancel()
+            return
         is_over = (self.words[WORD_STARTED] - stream) & _MASK < 0x80000000
+        is_over = is_over and not self.is_arriving(stream)
         if not is_over and len(self.wanted) < _MAX_WANTED:
             self.wanted.add(stream)
 

@@ -19,12 +19,22 @@ HEAD = struct.Struct("<IBI")
 # Tool, flags, deadline, session; the trace's 16 bytes behind them are not looked at.
 OPEN = struct.Struct("<HHQQ")
 OPEN_LENGTH = 36
+# The head of a frame and that of a call in one.
+OPENING = struct.Struct("<IBIHHQQ")
 MAX_PAYLOAD = MAX_CHUNK + OPEN_LENGTH
 FLAG_MORE = 1
+FLAG_STREAM = 2
 NEVER = 0xFFFFFFFFFFFFFFFF
 
 KIND_HELLO, KIND_OPEN, KIND_DATA, KIND_LAST, KIND_ERROR = 1, 2, 3, 4, 5
 KIND_CANCEL, KIND_CREDIT, KIND_PING, KIND_PONG, KIND_GOAWAY = 6, 7, 8, 9, 10
+KIND_ITEM, KIND_END = 11, 12
+
+CREDIT = struct.Struct("<I")
+# What each side of a stream may send before the other takes anything. An item costs one, and one
+# more for each full unit of its bytes; it may be sent as long as anything is left.
+START_CREDIT = 64
+CREDIT_UNIT = 16384
 
 
 class ProtocolError(Exception):
@@ -36,10 +46,17 @@ def frame(kind: int, stream: int, payload: bytes) -> bytes:
     return HEAD.pack(len(payload), kind, stream) + payload
 
 
-def reply(stream: int, body: bytes) -> Iterator[tuple[bytes, bytes | memoryview]]:
-    """The frames of a large reply, as heads and pieces."""
+def cost(length: int) -> int:
+    """What an item of so many bytes costs its sender."""
+    return 1 + length // CREDIT_UNIT
+
+
+def in_pieces(
+    stream: int, body: bytes, final: int = KIND_LAST
+) -> Iterator[tuple[bytes, bytes | memoryview]]:
+    """The frames of a large body, as heads and pieces; the last is of kind ``final``."""
     pieces = memoryview(body)
     for at in range(0, max(len(body), 1), MAX_CHUNK):
         piece = pieces[at : at + MAX_CHUNK]
-        kind = KIND_LAST if at + MAX_CHUNK >= len(body) else KIND_DATA
+        kind = final if at + MAX_CHUNK >= len(body) else KIND_DATA
         yield HEAD.pack(len(piece), kind, stream), piece

@@ -12,45 +12,39 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import struct
 from contextvars import copy_context
 from time import monotonic
 
-from snakehouse import _failure
+from snakehouse import _answer
 from snakehouse._context import Call, current
 from snakehouse._doorbell import WORD_STARTED, Doorbell
-from snakehouse._errors import Cancelled, MalformedValue, UnsupportedValue
+from snakehouse._errors import Cancelled, MalformedValue
 from snakehouse._frames import (
-    FLAG_MORE,
     HEAD,
-    KIND_CANCEL,
-    KIND_CREDIT,
-    KIND_DATA,
     KIND_ERROR,
-    KIND_GOAWAY,
     KIND_LAST,
     KIND_OPEN,
-    KIND_PING,
-    KIND_PONG,
-    MAX_BODY,
-    MAX_CHUNK,
     MAX_PAYLOAD,
-    OPEN,
     OPEN_LENGTH,
+    OPENING,
     ProtocolError,
     frame,
-    reply,
+    in_pieces,
 )
+from snakehouse._inbox import Inbox
+from snakehouse._perform import NO_ARGUMENTS, perform, unready
+from snakehouse._reader import Reader
+from snakehouse._seat import MainSeat
+from snakehouse._tool import FUNCTION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
-    from typing import Any
 
     from snakehouse._codec import Codec
+    from snakehouse._inbox import Request
     from snakehouse._tool import Tool
 
-_BUFFER = 256 << 10
 # A reply longer than this is written without being copied into a batch.
 _BATCH = 64 << 10
 # A call is short if it takes less (seconds). A tool is quick after so many short calls in a row.
@@ -60,9 +54,7 @@ _QUICK = 4
 _HOLD = 1e-3
 # A timer that was set so long ago (seconds) and has not ended is gone: a tool took it.
 _LOST = 10e-3
-_NO_ARGUMENTS = "a call's body is not [args, kwargs]"
-# The head of a frame and that of a call in one, and where the call's body begins.
-_OPENING = struct.Struct("<IBIHHQQ")
+# Where in its frame a call's body begins.
 _BODY = HEAD.size + OPEN_LENGTH
 
 
@@ -74,6 +66,7 @@ class Loop:
     ) -> None:
         self._control = control
         self._doorbell = doorbell
+        self._codec = codec
         self._decode = codec.decode
         self._encode = codec.encode
         self._tools = [_Served(tool) for tool in tools]
@@ -81,10 +74,13 @@ class Loop:
         # What a plain call is told about itself; changed for each, and the same object for all.
         self._current = Call(0.0, 0, 0)
         self._base = copy_context()
-        self._start = self._end = 0
-        self._grow(_BUFFER)
-        self._partial: dict[int, _Partial] = {}
-        self._held = 0
+        self._reader = Reader(control)
+        self._inbox = Inbox(doorbell.ask, self._out.append)
+        self._seat = MainSeat(control, doorbell, self._pump, self._write)
+        doorbell.is_arriving = self._inbox.partial.__contains__
+        # What ended the connection while a call ran.
+        self._broken: Exception | None = None
+        self._is_gone = False
         self._forked = False
         self._writing = False
         # Whether there was a write since the timer was set.
@@ -113,14 +109,15 @@ class Loop:
 
         A plain call in one frame, which nearly every call is, is served in this one function,
         without a call of our own: those would cost as much as all else that is done for it.
-        ``_call`` does the same for the calls that arrive in any other way.
+        ``perform`` does the same for all others.
         """
-        control, doorbell, out, partial = self._control, self._doorbell, self._out, self._partial
+        control, doorbell, out, reader = self._control, self._doorbell, self._out, self._reader
         decode, encode, tools, known = self._decode, self._encode, self._tools, len(self._tools)
         wanted, words, running, base = doorbell.wanted, doorbell.words, self._current, self._base
-        unpack, pack = _OPENING.unpack_from, HEAD.pack
-        buffer, view, room = self._buffer, self._view, self._room
-        start, end = self._start, self._end
+        unpack, pack, partial = OPENING.unpack_from, HEAD.pack, self._inbox.partial
+        # The reader's, in variables of our own: whoever else reads finds them put back.
+        buffer, view, room = reader.buffer, reader.view, reader.room
+        start, end = reader.start, reader.end
         now = monotonic()
         number: int
         args = kwargs = result = payload = None
@@ -142,9 +139,13 @@ class Loop:
                     or not stream
                     or number >= known
                     or stream in partial
+                    or tools[number].short < 0
                 ):
+                    reader.start, reader.end = start, end
                     if not self._rare(kind, stream, view[at + 9 : stop]):
                         return False
+                    buffer, view, room = reader.buffer, reader.view, reader.room
+                    start, end = reader.start, reader.end
                     late = (monotonic() - running.arrived) * 1e6
                     continue
                 tool = tools[number]
@@ -153,7 +154,7 @@ class Loop:
                     now = monotonic()
                     late = (now - running.arrived) * 1e6
                 if micros <= late:
-                    self._refuse_late(stream)
+                    self._refuse(stream, _answer.too_late())
                     continue
                 running.micros = micros
                 running.session = session
@@ -168,7 +169,7 @@ class Loop:
                             raise Cancelled
                         args, kwargs = decode(view[at + _BODY : stop])
                         if type(args) is not list or type(kwargs) is not dict:
-                            raise MalformedValue(_NO_ARGUMENTS)
+                            raise MalformedValue(NO_ARGUMENTS)
                         is_decoded = True
                         # Two stars are dear, also before nothing.
                         result = tool.function(*args, **kwargs) if kwargs else tool.function(*args)
@@ -193,25 +194,17 @@ class Loop:
                 if tool.short < _QUICK:
                     tool.short = tool.short + 1 if monotonic() - now < _SHORT else 0
                 if copy_context() != base:
-                    self._start, self._end = start, end
+                    reader.start, reader.end = start, end
                     return True
             # An idle worker keeps nothing of its last call.
             args = kwargs = result = payload = None
             if start == end:
                 start = end = 0
             else:
-                missing = 9
-                if end - start >= 9:
-                    if length > MAX_PAYLOAD:
-                        raise ProtocolError(f"frame of {length} bytes is over the cap")
-                    missing += length
-                if start + missing > room or start > _BUFFER // 2:
-                    rest = bytes(view[start:end])
-                    if missing > room:
-                        self._grow(missing + _BUFFER)
-                        buffer, view, room = self._buffer, self._view, self._room
-                    start, end = 0, len(rest)
-                    view[:end] = rest
+                reader.start, reader.end = start, end
+                reader.make_room()
+                buffer, view, room = reader.buffer, reader.view, reader.room
+                start, end = reader.start, reader.end
             if out:
                 self._flush()
             got = control.recv_into(view[end:room])
@@ -223,11 +216,6 @@ class Loop:
                 self._may_hold = False
             end += got
 
-    def _grow(self, room: int) -> None:
-        self._room = room
-        self._buffer = bytearray(room + _OPENING.size)
-        self._view = memoryview(self._buffer)
-
     def _make_ready(self, tool: _Served) -> None:
         """Before a call: have nothing held that it could hold up, or a timer that ends that."""
         if tool.short < _QUICK:
@@ -237,161 +225,88 @@ class Loop:
         elif not self._arm():
             self._flush()
 
-    def _call(
-        self,
-        stream: int,
-        number: int,
-        arrived: float,
-        micros: int,
-        session: int,
-        body: memoryview | bytearray,
-    ) -> None:
-        """Run one call, write what came before it, and keep its answer for the next write."""
-        self._flush()
-        if self._armed:
-            self._disarm()
-        if number >= len(self._tools):
-            message = f"the worker has no tool number {number}"
-            self._refuse(stream, "not_found", "unknown_tool", message)
-            return
-        if micros <= (monotonic() - arrived) * 1e6:
-            self._refuse_late(stream)
-            return
-        doorbell, tool = self._doorbell, self._tools[number]
-        context = copy_context()
-        context.run(current.set, Call(arrived, micros, session))
-        is_decoded = False
+    def _rare(self, kind: int, stream: int, payload: memoryview) -> bool:
+        """Handle any frame, and run the calls that it makes ready; false at the end."""
+        inbox = self._inbox
+        inbox.take(kind, stream, payload, self._current.arrived)
+        if inbox.ready:
+            # Whoever reads while a call runs waits for the socket: what was read is taken before.
+            self._reader.take_all(inbox, self._current.arrived)
+        while inbox.ready:
+            self._flush()
+            if self._armed:
+                self._disarm()
+            request = inbox.ready.popleft()
+            tools = self._tools
+            content = unready(request, len(tools))
+            if content is None:
+                self._perform(request, tools[request.number].tool)
+            else:
+                self._refuse(request.stream, content)
+            if request.channel is not None:
+                inbox.end(request.channel)
+            if self._broken is not None:
+                self._flush()
+                raise self._broken
+        if inbox.is_over or self._is_gone:
+            self._flush()
+            return False
+        return True
+
+    def _perform(self, request: Request, tool: Tool) -> None:
+        seat = self._seat
+        seat.begin(request.stream)
         try:
-            try:
-                doorbell.begin(stream)
-                args, kwargs = self._decode(body)
-                if type(args) is not list or type(kwargs) is not dict:
-                    raise MalformedValue(_NO_ARGUMENTS)
-                is_decoded = True
-                result = context.run(tool.function, *args, **kwargs)
-                doorbell.running = 0
-            except BaseException:
-                doorbell.running = 0
-                raise
-            if self._forked:
-                os._exit(70)
-            payload = self._encode(result)
+            kind, payload = perform(seat, request, tool, self._codec)
         except SystemExit:
             self._end_by_exit()
             raise
-        except BaseException as error:
-            self._raised(stream, tool.tool, error, is_decoded)
+        finally:
+            seat.end()
+        if kind == KIND_LAST:
+            self._send_large(request.stream, payload)
         else:
-            self._send_large(stream, payload)
+            self._out.append(frame(kind, request.stream, payload))
+
+    def _pump(self) -> None:
+        """Read once and take the frames, while a call runs.
+
+        What ends the connection gives the call up first, and is raised when it is over.
+        """
+        reader = self._reader
+        try:
+            if not reader.fill():
+                self._is_gone = True
+            reader.take_all(self._inbox, monotonic())
+            self._flush()
+        except (ProtocolError, OSError) as error:
+            self._broken = error
+        if self._is_gone or self._broken is not None:
+            self._seat.stop_reading()
+            self._doorbell.ask(self._doorbell.open)
+
+    def _write(self, data: bytes) -> None:
+        """Write whole frames, and what was held before them."""
+        self._out.append(data)
+        self._flush()
 
     def _raised(self, stream: int, tool: Tool, error: BaseException, is_decoded: bool) -> None:
         """Keep the answer of a call that failed."""
         if self._forked:
             os._exit(70)
-        content = self._failed(tool, error) if is_decoded else _not_decoded(error)
+        content = _answer.failed(tool, error) if is_decoded else _answer.not_decoded(error)
         self._out.append(frame(KIND_ERROR, stream, content))
         # The traceback holds the loop's frame, and that frame the error: free what it holds now.
         error.__traceback__ = None
 
-    def _failed(self, tool: Tool, error: BaseException) -> bytes:
-        traceback = error.__traceback__
-        inside = traceback is not None and traceback.tb_next is not None
-        if type(error) is TypeError and not inside:
-            # Raised by the call itself: the arguments do not fit the parameters.
-            content = _failure.failure(
-                "invalid_input",
-                "bad_arguments",
-                str(error),
-                hint=f"the tool is {tool.name}{tool.signature()}",
-            )
-        elif isinstance(error, UnsupportedValue) and _is_ours(error):
-            content = _failure.failure(
-                "tool", "unsupported_value", f"the result of {tool.name}: {error}"
-            )
-        else:
-            content = _failure.from_exception(error, skip=1)
-        return _failure.encode(content)
-
-    def _refuse(self, stream: int, kind: str, code: str, message: str) -> None:
+    def _refuse(self, stream: int, content: bytes) -> None:
         """Answer a call that never ran."""
-        try:
-            self._doorbell.begin(stream)
-        except Cancelled:
-            kind, code, message = "cancelled", "cancelled", "the caller gave up"
-        finally:
-            self._doorbell.running = 0
-        content = _failure.failure(kind, code, message)
-        self._out.append(frame(KIND_ERROR, stream, _failure.encode(content)))
-
-    def _refuse_late(self, stream: int) -> None:
-        message = "the deadline passed before the call began"
-        self._refuse(stream, "deadline", "deadline", message)
-
-    def _rare(self, kind: int, stream: int, payload: memoryview) -> bool:
-        """Handle any frame; false if it ends the connection."""
-        if len(payload) > MAX_PAYLOAD:
-            raise ProtocolError(f"frame of {len(payload)} bytes is over the cap")
-        if kind == KIND_OPEN:
-            if len(payload) < OPEN_LENGTH or not stream:
-                raise ProtocolError("malformed open frame")
-            number, flags, micros, session = OPEN.unpack_from(payload)
-            call = (number, self._current.arrived, micros, session)
-            body = payload[OPEN_LENGTH:]
-            if stream in self._partial:
-                raise ProtocolError("open frame for an open body")
-            if flags:
-                self._begin(stream, flags, call, body)
-            else:
-                self._call(stream, *call, body)
-        elif kind == KIND_CANCEL:
-            if len(payload) or not stream:
-                raise ProtocolError("malformed cancel frame")
-            self._doorbell.ask(stream)
-        elif kind in (KIND_DATA, KIND_LAST):
-            partial = self._partial.get(stream)
-            if partial is None:
-                raise ProtocolError("a piece of a body that is not open")
-            self._hold(partial, payload)
-            if kind == KIND_LAST:
-                del self._partial[stream]
-                self._held -= len(partial.body)
-                if partial.refused:
-                    message = f"the body of the call is over {MAX_BODY} bytes"
-                    self._refuse(stream, "invalid_input", "body_too_large", message)
-                else:
-                    self._call(stream, *partial.call, partial.body)
-        elif kind == KIND_PING and len(payload) == 8 and not stream:
-            self._out.append(frame(KIND_PONG, 0, bytes(payload)))
-        elif kind == KIND_GOAWAY and not stream:
-            self._flush()
-            return False
-        elif not (
-            (kind == KIND_PONG and len(payload) == 8 and not stream)
-            or (kind == KIND_CREDIT and len(payload) == 4 and stream)
-        ):
-            raise ProtocolError(f"frame of kind {kind} on stream {stream}")
-        return True
-
-    def _begin(
-        self, stream: int, flags: int, call: tuple[int, float, int, int], piece: memoryview
-    ) -> None:
-        if flags != FLAG_MORE:
-            raise ProtocolError("malformed open frame")
-        partial = self._partial[stream] = _Partial(call)
-        self._hold(partial, piece)
-
-    def _hold(self, partial: _Partial, piece: memoryview) -> None:
-        if len(piece) > MAX_CHUNK:
-            raise ProtocolError("a piece of a body is over the cap")
-        if partial.refused:
-            return
-        if self._held + len(piece) > MAX_BODY:
-            self._held -= len(partial.body)
-            partial.body = bytearray()
-            partial.refused = True
-            return
-        partial.body += piece
-        self._held += len(piece)
+        doorbell = self._doorbell
+        doorbell.words[WORD_STARTED] = stream
+        if stream in doorbell.wanted:
+            doorbell.wanted.discard(stream)
+            content = _answer.given_up()
+        self._out.append(frame(KIND_ERROR, stream, content))
 
     def _end_by_exit(self) -> None:
         # In a forked child the socket is the parent's.
@@ -442,7 +357,7 @@ class Loop:
         if not self._is_fresh:
             # Something is held for that long: whatever it is, it is not quick any more.
             for tool in self._tools:
-                tool.short = 0
+                tool.short = min(tool.short, 0)
         if self._writing or not self._out:
             return
         # A cancel must not hit the write: half a frame would be the end of the connection.
@@ -464,7 +379,7 @@ class Loop:
     def _send_large(self, stream: int, payload: bytes) -> None:
         self._flush()
         self._writing = True
-        for head, piece in reply(stream, payload):
+        for head, piece in in_pieces(stream, payload):
             self._send(head, piece)
         self._writing = False
 
@@ -485,44 +400,11 @@ class Loop:
 
 
 class _Served:
-    """A tool, and how many calls of it in a row were short."""
+    """A tool, and how many calls of it in a row were short; -1 if it is no plain function."""
 
     __slots__ = ("function", "short", "tool")
 
     def __init__(self, tool: Tool) -> None:
         self.tool = tool
         self.function = tool.function
-        self.short = 0
-
-
-class _Partial:
-    """A call whose body is still arriving."""
-
-    __slots__ = ("body", "call", "refused")
-
-    def __init__(self, call: tuple[int, float, int, int]) -> None:
-        self.call = call
-        self.body = bytearray()
-        self.refused = False
-
-
-def _not_decoded(error: BaseException) -> bytes:
-    """The failure of a call whose tool never ran."""
-    if isinstance(error, Cancelled):
-        content = _failure.from_exception(error, skip=1)
-    elif isinstance(error, (MalformedValue, TypeError, ValueError)):
-        content = _failure.failure("invalid_input", "malformed_value", str(error))
-    else:
-        message = f"{type(error).__name__} while the call's body was decoded"
-        if said := _failure.message_of(error):
-            message = f"{message}: {said}"
-        content = _failure.failure("invalid_input", "body_not_decoded", message)
-    return _failure.encode(content)
-
-
-def _is_ours(error: UnsupportedValue) -> bool:
-    """Whether the codec refused the result, and not the tool something of its own."""
-    traceback: Any = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    return traceback is not None and "snakehouse._" in traceback.tb_frame.f_globals["__name__"]
+        self.short = 0 if tool.kind == FUNCTION else -1

@@ -150,7 +150,8 @@ def _hello(tools: list[Tool], codec: str, has_page: bool, failure: dict[str, Any
         "runtime": f"{sys.implementation.name} {version}",
         "pid": os.getpid(),
         "codec": codec,
-        "capabilities": ["cancel", "started"] if has_page else [],
+        "capabilities": ["cancel", "started", "streams"] if has_page else ["streams"],
+        "capacity": 1,
         "tools": [_announce(tool, number) for number, tool in enumerate(tools)],
         "failure": failure,
     }
@@ -161,6 +162,7 @@ def _announce(tool: Tool, number: int) -> dict[str, Any]:
     parameters, result = _schema.describe(tool.function)
     return {
         "name": tool.name,
+        "kind": tool.kind,
         "number": number,
         "signature": tool.signature(),
         "doc": tool.doc,

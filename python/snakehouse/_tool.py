@@ -14,16 +14,21 @@ if TYPE_CHECKING:
     Function = TypeVar("Function", bound=Callable[..., Any])
 
 _MARK = "__snakehouse_tool__"
-_GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200
+# What a tool is, as the hello says it.
+FUNCTION, GENERATOR = "function", "generator"
+ASYNC_FUNCTION, ASYNC_GENERATOR = "async_function", "async_generator"
+# Flags of its code.
+_KINDS = ((0x20, GENERATOR), (0x80, ASYNC_FUNCTION), (0x200, ASYNC_GENERATOR))
 
 
 class Tool:
     """A function and how it is announced."""
 
-    __slots__ = ("doc", "function", "name")
+    __slots__ = ("doc", "function", "kind", "name")
 
-    def __init__(self, function: Callable[..., Any], name: str, doc: str) -> None:
+    def __init__(self, function: Callable[..., Any], kind: str, name: str, doc: str) -> None:
         self.function = function
+        self.kind = kind
         self.name = name
         self.doc = doc
 
@@ -54,22 +59,21 @@ def tool(
     name: str | None = None,
     doc: str | None = None,
 ) -> Any:
-    """Make a plain function callable through a pool.
+    """Make a function callable through a pool.
 
     Use it bare or with a name and a description; both default to the function's own. The function
-    stays what it was and can be called directly.
+    stays what it was and can be called directly. It may be a plain or an ``async`` function; a
+    generator or an async generator is a stream: each value that it yields is sent at once.
 
-    Raises ``TypeError`` for what is not a plain function: classes, coroutine functions and
-    generator functions are not tools yet.
+    Raises ``TypeError`` for what is not a function: classes and other things that can be called.
     """
 
     def mark(function: Callable[..., Any]) -> Callable[..., Any]:
         code = getattr(function, "__code__", None)
         if code is None:
             raise TypeError(f"a tool must be a plain function, not {type(function).__name__}")
-        if code.co_flags & (_GENERATOR | _COROUTINE | _ASYNC_GENERATOR):
-            raise TypeError(f"{function.__name__} is a coroutine or generator function, not a tool")
-        announced = Tool(function, name or function.__name__, doc or function.__doc__ or "")
+        kind = next((kind for flag, kind in _KINDS if code.co_flags & flag), FUNCTION)
+        announced = Tool(function, kind, name or function.__name__, doc or function.__doc__ or "")
         setattr(function, _MARK, announced)
         return function
 

@@ -70,12 +70,9 @@ def test_only_plain_functions_are_tools(thing: Any) -> None:
         snakehouse.tool(thing)
 
 
-def test_generators_are_not_tools_yet() -> None:
-    with pytest.raises(TypeError, match="coroutine or generator"):
-
-        @snakehouse.tool
-        def numbers() -> Any:
-            yield 1
+def test_items_of_the_host_are_for_a_running_call() -> None:
+    with pytest.raises(RuntimeError, match="running call"):
+        snakehouse.incoming()
 
 
 def test_cancelled_is_no_exception() -> None:

@@ -103,8 +103,8 @@ def test_a_body_over_the_cap_fails_one_call(start_host: Start, tmp_path: Path) -
     low = tmp_path / "low.py"
     low.write_text(
         "import snakehouse\n"
-        "from snakehouse import _loop\n"
-        "_loop.MAX_BODY = 3 << 20\n"
+        "from snakehouse import _frames\n"
+        "_frames.MAX_BODY = 3 << 20\n"
         "@snakehouse.tool\n"
         "def size(x):\n    return len(x)\n"
     )
@@ -129,10 +129,10 @@ def test_a_body_over_the_cap_fails_one_call(start_host: Start, tmp_path: Path) -
             "two tools have the name 'a'",
         ),
         (
-            "import snakehouse\n@snakehouse.tool\nasync def a(): ...",
+            "import snakehouse\n@snakehouse.tool\nclass A: ...",
             "tool",
             "import_failed",
-            "a is a coroutine or generator function, not a tool",
+            "a tool must be a plain function, not type",
         ),
     ],
 )

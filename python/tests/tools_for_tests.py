@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import ctypes
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -54,6 +56,192 @@ def mark(value: Any) -> tuple[Any, int | None]:
     before = marked.get()
     marked.set(value)
     return before, snakehouse.session()
+
+
+@snakehouse.tool
+def count_to(limit: int, log: str = "") -> Iterator[int]:
+    """Yields numbers; writes down how it ended."""
+    try:
+        yield from range(limit)
+        note(log, "done")
+    except GeneratorExit:
+        note(log, "closed")
+        raise
+    except BaseException as error:
+        note(log, type(error).__name__)
+        raise
+    finally:
+        note(log, "finally")
+    return "counted"
+
+
+def note(log: str, text: str) -> None:
+    if log:
+        with open(log, "a") as file:
+            print(text, file=file)
+
+
+@snakehouse.tool
+async def count_to_async(limit: int, log: str = "") -> AsyncIterator[int]:
+    try:
+        for number in range(limit):
+            await asyncio.sleep(0)
+            yield number
+        note(log, "done")
+    except GeneratorExit:
+        note(log, "closed")
+        raise
+    except BaseException as error:
+        note(log, type(error).__name__)
+        raise
+    finally:
+        note(log, "finally")
+
+
+@snakehouse.tool
+def bad_item(log: str) -> Iterator[Any]:
+    try:
+        yield 1
+        yield {"x": object()}
+        yield 2
+    finally:
+        note(log, "finally")
+
+
+@snakehouse.tool
+async def bad_item_async(log: str) -> AsyncIterator[Any]:
+    try:
+        yield 1
+        yield {"x": object()}
+        yield 2
+    finally:
+        note(log, "finally")
+
+
+@snakehouse.tool
+def breaks(after: int) -> Iterator[int]:
+    yield from range(after)
+    raise KeyError("broken")
+
+
+@snakehouse.tool
+async def breaks_async(after: int) -> AsyncIterator[int]:
+    for number in range(after):
+        yield number
+    raise KeyError("broken")
+
+
+@snakehouse.tool
+def gives(values: list[Any]) -> Iterator[Any]:
+    yield from values
+
+
+@snakehouse.tool
+def total() -> int:
+    return sum(snakehouse.incoming())
+
+
+@snakehouse.tool
+async def total_async() -> int:
+    return sum([number async for number in snakehouse.incoming()])
+
+
+@snakehouse.tool
+def doubled() -> Iterator[Any]:
+    for value in snakehouse.incoming():
+        yield value * 2
+    return "all"
+
+
+@snakehouse.tool
+async def doubled_async() -> AsyncIterator[Any]:
+    async for value in snakehouse.incoming():
+        yield value * 2
+
+
+@snakehouse.tool
+def takes(number: int) -> list[Any]:
+    return [next(snakehouse.incoming()) for _ in range(number)]
+
+
+@snakehouse.tool
+def stubborn() -> Iterator[int]:
+    number = 0
+    while True:
+        try:
+            print("ready")
+            yield number
+            time.sleep(1000)
+        except snakehouse.Cancelled:
+            number += 1
+
+
+@snakehouse.tool
+def waits_in_a_stream(how: str) -> Iterator[int]:
+    yield 0
+    wait(how)
+
+
+@snakehouse.tool
+async def waits_in_a_stream_async() -> AsyncIterator[int]:
+    yield 0
+    await asyncio.sleep(1000)
+
+
+@snakehouse.tool
+async def wait_async() -> str:
+    print("ready")
+    await asyncio.sleep(1000)
+    return "woke up"
+
+
+@snakehouse.tool
+async def swallow_async() -> str:
+    try:
+        print("ready")
+        await asyncio.sleep(1000)
+    except asyncio.CancelledError:
+        return "swallowed"
+    return "woke up"
+
+
+@snakehouse.tool
+async def add_async(a: int, b: int = 1) -> int:
+    await asyncio.sleep(0)
+    return a + b
+
+
+@snakehouse.tool
+async def context_async() -> tuple[float | None, int | None]:
+    await asyncio.sleep(0)
+    return snakehouse.remaining(), snakehouse.session()
+
+
+@snakehouse.tool
+def context_of_a_stream() -> Iterator[tuple[float | None, int | None]]:
+    for _ in range(2):
+        yield snakehouse.remaining(), snakehouse.session()
+
+
+@snakehouse.tool
+async def fail_async(how: str) -> Any:
+    await asyncio.sleep(0)
+    if how == "exit":
+        sys.exit(3)
+    if how == "cancelled":
+        raise asyncio.CancelledError
+    return fail(how)
+
+
+@snakehouse.tool
+async def fork_async() -> int:
+    return fork_and_return()
+
+
+@snakehouse.tool
+def fork_in_a_stream() -> Iterator[int]:
+    child = os.fork()
+    yield -1 if child == 0 else os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 class Odd(Exception):

@@ -1,0 +1,162 @@
+"""What the frames of the host have brought: calls that may begin, and the items of streams.
+
+Every frame but the plain call in one piece, which the loop takes itself, comes through here. Owned
+here: bodies that are still arriving, all together within ``MAX_BODY``, and the channels of streams
+that are not over. A frame that the protocol does not know is a ``ProtocolError``; a body that is
+too large is a call that is refused. Frames of a stream that has just ended may still be on their
+way: for the last few of those they are dropped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from snakehouse import _frames
+from snakehouse._channel import Channel
+from snakehouse._frames import (
+    FLAG_MORE,
+    FLAG_STREAM,
+    KIND_CANCEL,
+    KIND_CREDIT,
+    KIND_DATA,
+    KIND_END,
+    KIND_GOAWAY,
+    KIND_ITEM,
+    KIND_LAST,
+    KIND_OPEN,
+    KIND_PING,
+    KIND_PONG,
+    MAX_CHUNK,
+    MAX_PAYLOAD,
+    OPEN,
+    OPEN_LENGTH,
+    ProtocolError,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Ended streams whose late frames are known as such.
+_MAX_ENDED = 256
+# Calls that wait here. A host sends a fraction of it ahead.
+_MAX_READY = 4096
+
+
+class Request:
+    """A call whose body is complete, or is still arriving.
+
+    ``channel`` is there if it is a stream; ``is_refused`` if its body was too large.
+    """
+
+    __slots__ = (
+        "arrived",
+        "body",
+        "channel",
+        "is_refused",
+        "micros",
+        "number",
+        "session",
+        "stream",
+    )
+
+    def __init__(
+        self,
+        stream: int,
+        number: int,
+        arrived: float,
+        micros: int,
+        session: int,
+        channel: Channel | None,
+    ) -> None:
+        self.stream = stream
+        self.number = number
+        self.arrived = arrived
+        self.micros = micros
+        self.session = session
+        self.channel = channel
+        self.body = bytearray()
+        self.is_refused = False
+
+
+class Inbox:
+    """The host's frames, sorted."""
+
+    def __init__(self, cancel: Callable[[int], None], send: Callable[[bytes], None]) -> None:
+        """``cancel`` is told the calls that are given up, ``send`` gets what is to be answered."""
+        self._cancel = cancel
+        self._send = send
+        self._held = 0
+        self._ended: deque[int] = deque(maxlen=_MAX_ENDED)
+        self.partial: dict[int, Request] = {}
+        self.channels: dict[int, Channel] = {}
+        self.ready: deque[Request] = deque()
+        # The host said goaway: what is ready is still to be run.
+        self.is_over = False
+
+    def take(self, kind: int, stream: int, payload: memoryview, arrived: float) -> None:
+        """One frame. Raises ``ProtocolError``."""
+        if len(payload) > MAX_PAYLOAD:
+            raise ProtocolError(f"frame of {len(payload)} bytes is over the cap")
+        if kind == KIND_OPEN:
+            self._open(stream, payload, arrived)
+        elif kind in (KIND_DATA, KIND_LAST) and stream in self.partial:
+            self._piece(self.partial[stream], payload, kind == KIND_LAST)
+        elif kind in (KIND_DATA, KIND_ITEM) and stream in self.channels:
+            if len(payload) > MAX_CHUNK:
+                raise ProtocolError("a piece of an item is over the cap")
+            self.channels[stream].receive(payload, kind == KIND_ITEM)
+        elif kind == KIND_CREDIT and len(payload) == _frames.CREDIT.size and stream:
+            # For a stream that is over it means nothing.
+            if channel := self.channels.get(stream):
+                channel.grant(_frames.CREDIT.unpack(payload)[0])
+        elif kind == KIND_END and not payload and stream in self.channels:
+            self.channels[stream].receive_end()
+        elif kind in (KIND_DATA, KIND_ITEM, KIND_END) and stream in self._ended:
+            pass
+        elif kind == KIND_CANCEL and not payload and stream:
+            self._cancel(stream)
+        elif kind == KIND_PING and len(payload) == 8 and not stream:
+            self._send(_frames.frame(KIND_PONG, 0, bytes(payload)))
+        elif kind == KIND_GOAWAY and not stream:
+            self.is_over = True
+        elif kind != KIND_PONG or len(payload) != 8 or stream:
+            raise ProtocolError(f"frame of kind {kind} on stream {stream}")
+
+    def end(self, channel: Channel) -> None:
+        """A stream is over: what still comes for it is dropped."""
+        del self.channels[channel.stream]
+        self._ended.append(channel.stream)
+
+    def _open(self, stream: int, payload: memoryview, arrived: float) -> None:
+        if len(payload) < OPEN_LENGTH or not stream:
+            raise ProtocolError("malformed open frame")
+        number, flags, micros, session = OPEN.unpack_from(payload)
+        if flags & ~(FLAG_MORE | FLAG_STREAM):
+            raise ProtocolError("malformed open frame")
+        if stream in self.partial or stream in self.channels:
+            raise ProtocolError("open frame for an open body")
+        channel = None
+        if flags & FLAG_STREAM:
+            channel = self.channels[stream] = Channel(stream)
+        request = Request(stream, number, arrived, micros, session, channel)
+        self.partial[stream] = request
+        self._piece(request, payload[OPEN_LENGTH:], not flags & FLAG_MORE)
+
+    def _piece(self, request: Request, piece: memoryview, is_last: bool) -> None:
+        if len(piece) > MAX_CHUNK:
+            raise ProtocolError("a piece of a body is over the cap")
+        if not request.is_refused:
+            if self._held + len(piece) > _frames.MAX_BODY:
+                self._held -= len(request.body)
+                request.body = bytearray()
+                request.is_refused = True
+            else:
+                request.body += piece
+                self._held += len(piece)
+        if is_last:
+            del self.partial[request.stream]
+            self._held -= len(request.body)
+            if len(self.ready) == _MAX_READY:
+                raise ProtocolError("more calls at once than any host sends")
+            self.ready.append(request)
