@@ -32,6 +32,7 @@ mod sessions;
 mod stats;
 mod streams;
 mod support;
+mod tree_kills;
 mod turmoil;
 mod values;
 mod zygotes;
