@@ -1,16 +1,19 @@
 //! SIGKILL of every process of the tree, at every stage of a start and under load.
 //!
 //! Nothing below a dead process is left, what did not die goes on, and the pool serves again.
-//! `SNAKEHOUSE_KILLS` is the number of kills under load, of the host and of the others each
-//! (default 25; soak 1,000), `SNAKEHOUSE_SEED` chooses who and when.
+//! `SNAKEHOUSE_KILLS` is the number of kills under load, and three fifths of it that of hosts
+//! (default 25; soak 1,000). `SNAKEHOUSE_SEED` chooses who and when.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use snakehouse_base::Chance;
-use snakehouse_pool::{CallError, Pool, WorkerSpec, WorkerState};
+use snakehouse_base::id::RunToken;
+use snakehouse_base::{Chance, Clock, SystemClock};
+use snakehouse_pool::{CallError, Pool, RUN_ENV, WorkerSpec, WorkerState, sweep};
 use tempfile::TempDir;
 
 use crate::support::{
@@ -248,8 +251,8 @@ fn kills_under_load_cost_the_calls_that_ran_and_nothing_else() {
                 rig.root.scope().task("caller", keep_calling(pool, trace, caller, seen, over))
             })
             .collect();
-        let mut counts = BTreeMap::<String, u32>::new();
-        while counts.values().sum::<u32>() < kills() as u32 {
+        let mut counts = BTreeMap::<String, u64>::new();
+        while counts.values().sum::<u64>() < kills() {
             let enough = seen.answered.load(Ordering::Relaxed) + chance.next_u64() % 20;
             wait_until(&pool, |_| seen.answered.load(Ordering::Relaxed) >= enough).await;
             let victim = match chance.next_u64() % 10 {
@@ -282,4 +285,101 @@ fn kills_under_load_cost_the_calls_that_ran_and_nothing_else() {
         wait_until(&pool, |_| descriptors() <= descriptors_before).await;
         rig.end().await;
     });
+}
+
+const TOKEN: &str = "TEST_KILLED_HOST_TOKEN";
+
+/// Processes of a run, the test's own host apart.
+fn marked(token: &RunToken) -> Vec<u32> {
+    let entry = format!("{RUN_ENV}={token}");
+    let is_marked = |pid: &u32| {
+        let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environ.split(|byte| *byte == 0).any(|found| found == entry.as_bytes())
+    };
+    let names = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name());
+    names.filter_map(|name| name.to_str()?.parse().ok()).filter(is_marked).collect()
+}
+
+#[test]
+#[ignore = "is started by the other test here"]
+fn a_host_that_tells() {
+    run(async {
+        let Ok(token) = std::env::var(TOKEN) else { return };
+        let token = RunToken::new(token);
+        println!("begins");
+        let rig = Rig::with_token(token.clone()).await;
+        println!("reaper");
+        let starting = {
+            let (scope, reaper) = (rig.root.scope().clone(), rig.reaper.clone());
+            let spec = spec().preload([tools().to_str().unwrap()]);
+            rig.root.scope().task("start", async move {
+                Pool::start(&scope, reaper, spec, workers(3)).await.unwrap()
+            })
+        };
+        // A line for every change of what is below.
+        let telling = rig.root.scope().task("tell", async move {
+            let mut before = Vec::new();
+            loop {
+                let now = marked(&token);
+                if now != before {
+                    println!("below");
+                }
+                before = now;
+                tokio::task::yield_now().await;
+            }
+        });
+        let pool = starting.await.unwrap();
+        telling.abort();
+        for _ in 0..4 {
+            let pool = pool.clone();
+            let _caller = rig.root.scope().task("caller", async move {
+                loop {
+                    call_pid(&pool).await;
+                    println!("answered");
+                }
+            });
+        }
+        std::future::pending::<()>().await;
+    });
+}
+
+#[test]
+fn nothing_is_left_of_a_host_that_is_killed_at_any_stage() {
+    let chance = chance();
+    let mut times = Vec::new();
+    for _ in 0..kills() * 3 / 5 {
+        let token = RunToken::fresh();
+        let mut host = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "tree_kills::a_host_that_tells", "--ignored", "--nocapture"])
+            .env(TOKEN, token.as_str())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Two lines are the test harness's own.
+        let lines = 3 + usize::try_from(chance.next_u64() % 16).unwrap();
+        let mut output = BufReader::new(host.stdout.take().unwrap()).lines();
+        for _ in 0..lines {
+            output.next().unwrap().unwrap();
+        }
+        // Sometimes another one of the run in the same instant.
+        let below = marked(&token);
+        let other = match chance.next_u64() % 2 {
+            0 => below.get(usize::try_from(chance.next_u64() % 8).unwrap()),
+            _ => None,
+        };
+        let killed = SystemClock.now();
+        if let Some(other) = other.and_then(|pid| Watched::open(*pid)) {
+            other.kill();
+        }
+        host.kill().unwrap();
+        host.wait().unwrap();
+        while !marked(&token).is_empty() {
+            assert!(SystemClock.now() - killed < BOUND, "{:?} are left", marked(&token));
+        }
+        times.push(SystemClock.now() - killed);
+        assert_eq!(sweep(&token), [], "left behind");
+    }
+    times.sort();
+    println!("all gone: median {:?}, worst {:?}", times[times.len() / 2], times[times.len() - 1]);
 }
