@@ -178,17 +178,10 @@ def measure_ours(binary: str, python: str, cells: list[Cell], seconds: float) ->
     ours: dict[Cell, list[dict[str, float]]] = {}
     limit: dict[Cell, list[dict[str, float]]] = {}
     for cell in cells:
-        options = ["--seconds", str(seconds), "--rounds", "1", "--unpinned", "--python", python]
-        chosen = [
-            "--payload",
-            cell.payload,
-            "--workers",
-            cell.workers,
-            "--in-flight",
-            cell.in_flight,
-        ]
+        options = f"--rounds 1 --rows call --unpinned --seconds {seconds}".split()
+        chosen = f"--payload {cell.payload} --workers {cell.workers} --in-flight {cell.in_flight}"
         run = subprocess.run(
-            [binary, "bench", "pool", "--json", *options, *map(str, chosen)],
+            [binary, "bench", "pool", "--json", "--python", python, *options, *chosen.split()],
             capture_output=True,
             text=True,
             timeout=PATIENCE,

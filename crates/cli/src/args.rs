@@ -164,9 +164,22 @@ pub(crate) struct BenchPoolArgs {
     #[arg(long, value_delimiter = ',', default_value = "1,64", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub in_flight: Vec<u32>,
 
+    /// What to measure.
+    #[arg(long, value_delimiter = ',', default_value = "call,stream")]
+    pub rows: Vec<BenchRow>,
+
     /// With one call in flight, leave both ends on the cores that the system chooses.
     #[arg(long)]
     pub unpinned: bool,
+}
+
+/// A kind of row of `bench pool`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum BenchRow {
+    /// Calls, beside the limit program.
+    Call,
+    /// Small chunks of streams, and how soon the first one is there.
+    Stream,
 }
 
 #[derive(Debug, Subcommand)]

@@ -35,7 +35,6 @@
 //! # }
 //! ```
 
-mod attempts;
 mod call;
 mod check;
 mod config;

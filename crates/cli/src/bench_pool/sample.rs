@@ -32,6 +32,23 @@ impl Sample {
         }
     }
 
+    /// Sums up what has no latencies: so many of it, in all.
+    pub(crate) fn counted(
+        count: u64,
+        elapsed: Duration,
+        worker_cpu: Duration,
+        host_cpu: Duration,
+    ) -> Self {
+        let count = f64::from(u32::try_from(count).unwrap_or(u32::MAX).max(1));
+        Self {
+            calls_per_s: count / elapsed.as_secs_f64().max(f64::EPSILON),
+            p50_us: f64::NAN,
+            p99_us: f64::NAN,
+            worker_cpu_us: worker_cpu.as_secs_f64() * 1e6 / count,
+            host_cpu_us: host_cpu.as_secs_f64() * 1e6 / count,
+        }
+    }
+
     /// The median of each number.
     pub(crate) fn median(samples: &[Sample]) -> Self {
         let of = |number: fn(&Sample) -> f64| {

@@ -9,7 +9,6 @@
     reason = "all of this is test code, helpers outside of test functions included"
 )]
 
-mod attempts;
 mod calls;
 mod cancels;
 mod causes;
@@ -33,7 +32,6 @@ mod sessions;
 mod stats;
 mod streams;
 mod support;
-mod tree_kills;
 mod turmoil;
 mod values;
 mod zygotes;
