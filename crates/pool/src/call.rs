@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use snakehouse_base::id::{Incarnation, WorkerId};
 use snakehouse_base::{Coded, Deadline, Kind};
-use snakehouse_wire::{Failure, Value, ValueError};
+use snakehouse_wire::{ConvertError, Failure, Value, ValueError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -174,6 +174,14 @@ pub enum CallError {
         /// What is wrong with it.
         error: ValueError,
     },
+    /// The result, or an item, is of another type than the Rust side declares.
+    #[error("tool {tool} gave something else than Rust declares: {error}")]
+    ResultType {
+        /// The tool.
+        tool: String,
+        /// What is wrong with it.
+        error: ConvertError,
+    },
     /// An item of a stream is not a value.
     #[error("an item of tool {tool} cannot be read: {error}")]
     BadItem {
@@ -203,6 +211,7 @@ impl Coded for CallError {
             Self::SessionLost { .. } | Self::Stopped => Kind::Unavailable,
             Self::BadArguments(error) => error.kind(),
             Self::BadResult { .. } | Self::BadItem { .. } => Kind::Corrupt,
+            Self::ResultType { error, .. } => error.kind(),
             Self::StreamOver => Kind::Conflict,
         }
     }
@@ -220,6 +229,7 @@ impl Coded for CallError {
             Self::SessionLost { .. } => "session_lost",
             Self::BadArguments(error) => error.code(),
             Self::BadResult { .. } => "bad_result",
+            Self::ResultType { .. } => "result_type",
             Self::BadItem { .. } => "bad_item",
             Self::StreamOver => "stream_over",
             Self::Stopped => "pool_stopped",
@@ -258,6 +268,9 @@ impl Coded for CallError {
             }
             Self::BadArguments(error) => error.hint(),
             Self::StreamOver => Some("its result says how it ended".to_owned()),
+            Self::ResultType { .. } => Some(
+                "give the Python function a return annotation: it is checked at the start".into(),
+            ),
             Self::Cancelled | Self::BadResult { .. } | Self::BadItem { .. } | Self::Stopped => None,
         }
     }

@@ -64,9 +64,11 @@ mod starts;
 mod stats;
 mod stream;
 mod sweep;
+mod typed;
 mod window;
 mod worker;
 
+pub use bytes::Bytes;
 pub use call::{Args, CallError, CallOptions, Where};
 pub use check::{Abilities, Kernel};
 pub use config::{PoolConfig, Recycle, Start};
@@ -82,11 +84,12 @@ pub use reaper::{Reaper, ReaperConfig, ZygoteInfo, ZygoteState};
 pub use run::Run;
 pub use session::Session;
 pub use snakehouse_wire::{
-    Array, Arrow, ArrowKind, Date, DateTime, Element, Failure, Order, Reference, Related, Time,
-    TimeDelta, ToolInfo, Unsupported, UtcOffset, Value,
+    Array, Arrow, ArrowKind, ConvertError, Date, DateTime, Element, Failure, Order, Reference,
+    Related, Time, TimeDelta, ToolInfo, Unsupported, UtcOffset, Value,
 };
 pub use spec::{Mode, WorkerSpec};
 pub use stats::{Latency, Outcomes, PoolStats};
 pub use stream::Stream;
 pub use sweep::{Ended, RUN_ENV, sweep};
+pub use typed::{Bound, Items, Parameter, PythonType, Signature, ToolMismatch};
 pub use worker::{Birth, WorkerInfo, WorkerRef, WorkerState};

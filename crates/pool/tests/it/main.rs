@@ -33,5 +33,6 @@ mod stats;
 mod streams;
 mod support;
 mod turmoil;
+mod typed;
 mod values;
 mod zygotes;

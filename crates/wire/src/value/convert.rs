@@ -14,6 +14,13 @@ pub struct ConvertError {
     found: &'static str,
 }
 
+impl ConvertError {
+    /// `found` is not the `expected` type.
+    pub fn expected(expected: &'static str, found: &Value) -> Self {
+        Self { expected, found: found.type_name() }
+    }
+}
+
 impl Coded for ConvertError {
     fn kind(&self) -> Kind {
         Kind::InvalidInput
@@ -26,7 +33,7 @@ impl Coded for ConvertError {
 
 impl Value {
     fn mismatch(&self, expected: &'static str) -> ConvertError {
-        ConvertError { expected, found: self.type_name() }
+        ConvertError::expected(expected, self)
     }
 }
 
