@@ -21,7 +21,7 @@ def test_our_worker_passes_every_check(flags: tuple[str, ...]) -> None:
     command = [sys.executable, *flags, str(WORKER), str(TOOLS)]
     outcomes = list(conformance.check(command, bound=BOUND))
     assert len(outcomes) > 25
-    assert [(one.name, one.detail) for one in outcomes if one.result == "failed"] == []
+    assert [(one.name, one.detail) for one in outcomes if one.result != "passed"] == []
 
 
 def test_a_worker_written_from_the_page_alone_passes() -> None:

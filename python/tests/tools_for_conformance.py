@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import snakehouse
@@ -21,3 +22,13 @@ def fail(message: str) -> None:
 @snakehouse.tool
 def wait() -> None:
     time.sleep(60)
+
+
+@snakehouse.tool
+def count(n: int) -> Iterator[int]:
+    yield from range(n)
+
+
+@snakehouse.tool
+def forward() -> Iterator[Any]:
+    yield from snakehouse.incoming()

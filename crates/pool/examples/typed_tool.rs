@@ -11,11 +11,21 @@ use std::time::Duration;
 
 use snakehouse_base::id::RunToken;
 use snakehouse_pool::{
-    Args, CallError, CallOptions, Interpreter, Pool, PoolConfig, Reaper, ReaperConfig, WorkerSpec,
+    Args, CallError, CallOptions, Interpreter, Pool, PoolConfig, Reaper, ReaperConfig, Value,
+    WorkerSpec,
 };
 use snakehouse_supervise::{Root, Scope};
 
 const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/tools/text.py");
+
+snakehouse_pool::tools! {
+    /// The functions of that file, as they stand there.
+    struct Text {
+        /// Counts words; gives the `most` frequent ones.
+        def word_count(text: str, most: int = 3) -> dict[str, int];
+        def score(answer: str, expected: str) -> float;
+    }
+}
 
 pub(crate) fn main() -> Result<(), Box<dyn Error>> {
     // SNAKEHOUSE_PYTHON, else python3 on PATH; 3.11 or newer.
@@ -34,23 +44,22 @@ async fn calls(scope: &Scope, python: Interpreter) -> Result<(), Box<dyn Error>>
     let reaper = Reaper::start(scope, config).await?;
     let spec = WorkerSpec::python("text", python).module(TOOLS);
     let pool = Pool::start(scope, reaper, spec, PoolConfig::default()).await?;
-    let options = CallOptions::within(Duration::from_secs(10));
 
-    // A dict comes back with its types.
-    let arguments = Args::none().arg("to be or not to be").kwarg("most", 2);
-    let counts = pool.call("word_count", arguments, options).await?;
-    let to = counts.get("to").and_then(|count| count.as_i64());
-    println!("\"to\" occurs {to:?} times in {counts:?}");
-    assert_eq!(to, Some(2));
+    // Fails here if the Python file has other functions than those above.
+    let text = Text::bind(&pool).await?.within(Duration::from_secs(10));
 
-    // A float becomes an f64; any other type would be a typed error.
-    let arguments = Args::none().arg("a b").kwarg("expected", "a b c d");
-    let score: f64 = pool.call("score", arguments, options).await?.try_into()?;
+    let counts = text.word_count("to be or not to be", Some(2)).await?;
+    println!("\"to\" occurs {:?} times in {counts:?}", counts.get("to"));
+    assert_eq!(counts.get("to"), Some(&2));
+
+    let score = text.score("a b", "a b c d").await?;
     println!("score {score}");
     assert!((score - 0.5).abs() < 1e-9);
 
-    // What Python raises is an error with its type and traceback; the worker serves on.
-    let wrong = pool.call("word_count", Args::none().arg(7), options).await;
+    // Untyped calls take and give any value. What Python raises is an error with its type and
+    // traceback; the worker serves on.
+    let seven = Args::none().arg(Value::from(7));
+    let wrong = pool.call("word_count", seven, CallOptions::default()).await;
     let Err(CallError::Tool { failure, .. }) = wrong else {
         return Err("a number has no words".into());
     };
