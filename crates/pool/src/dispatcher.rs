@@ -5,8 +5,8 @@
 //! that is held for less than a microsecond and never across an await; callers and worker
 //! connections change it and then ring the bells it names. One lock costs a call one task switch
 //! less each way than a loop with a mailbox would (ADR 0003). It cannot fail; it is tested against
-//! its rules in `dispatcher/tests.rs` (calls) and `dispatcher/lives.rs` (workers), and against a reference under
-//! random events in `dispatcher/model.rs`.
+//! its rules in `dispatcher/tests.rs` (calls) and `dispatcher/lives.rs` (workers), and against a
+//! reference under random events in `dispatcher/model.rs`.
 //!
 //! Here is what callers do; `choice` is the order of calls, `lifecycle` what becomes of workers,
 //! `ledger` where each call is, `seat` one worker's place.

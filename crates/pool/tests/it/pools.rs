@@ -1,9 +1,11 @@
 //! How many workers a pool has, who takes over, and several pools beside each other.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use snakehouse_base::Coded;
-use snakehouse_pool::{Args, CallError, Pool, PoolConfig, Start, WorkerSpec, WorkerState};
+use snakehouse_base::{Chance, Coded};
+use snakehouse_pool::{Args, CallError, Pool, PoolConfig, Recycle, Start, WorkerSpec, WorkerState};
 
 use crate::support::{Rig, Watched, call, call_pid, python, run, soon, spec, wait_until, workers};
 
@@ -172,4 +174,83 @@ fn a_broken_pool_is_reported_by_its_first_worker() {
         assert!(error.to_string().contains("status 3"), "{error}");
         rig.end().await;
     });
+}
+
+/// Everything at once: calls, callers that give up, deaths, replacement, growth, shrinking, a spare
+/// worker. What a call ends with is what was done to it, and nothing is left over.
+#[test]
+fn a_pool_that_changes_all_the_time_loses_no_call() {
+    run(async {
+        let rig = Rig::new().await;
+        let ms = Duration::from_millis;
+        let config = PoolConfig {
+            min_workers: Some(1),
+            standby: 1,
+            grow_after: ms(5),
+            shrink_after: ms(50),
+            recycle: Recycle { calls: Some(60), jitter: 0.5, seed: Some(3), ..Recycle::default() },
+            ..workers(3)
+        };
+        let pool = rig.pool(config).await;
+        let chance = Arc::new(Chance::seeded(3));
+        let over = Arc::new(AtomicBool::new(false));
+        let callers: Vec<_> = (0..8)
+            .map(|_| {
+                let (pool, over, chance) = (pool.clone(), over.clone(), chance.clone());
+                rig.root.scope().task("caller", async move {
+                    let (mut fine, mut died, mut given_up) = (0, 0, 0);
+                    while !over.load(Ordering::Relaxed) {
+                        let seconds = [0.0, 0.001, 0.01][pick(&chance, 3)];
+                        let asked = call(&pool, "sleep", Args::none().arg(seconds));
+                        if pick(&chance, 10) == 0 {
+                            drop(tokio::time::timeout(ms(1), asked).await);
+                            given_up += 1;
+                            continue;
+                        }
+                        match asked.await {
+                            Ok(_) => fine += 1,
+                            Err(CallError::WorkerDied { started: true, .. }) => died += 1,
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                    (fine, died, given_up)
+                })
+            })
+            .collect();
+        for kills in 1..=20 {
+            let served = pool.counters().answered + 50;
+            wait_until(&pool, |pool| pool.counters().answered >= served).await;
+            let pids: Vec<_> = pool.workers().iter().filter_map(|worker| worker.pid).collect();
+            // It may end by itself before it is hit.
+            if let Some(worker) = Watched::find(pids[pick(&chance, pids.len())]) {
+                worker.kill();
+                worker.gone();
+            }
+            assert!(pool.counters().deaths <= kills);
+        }
+        over.store(true, Ordering::Relaxed);
+        let (mut fine, mut died, mut given_up) = (0, 0, 0);
+        for caller in callers {
+            let sums = caller.await.unwrap();
+            (fine, died, given_up) = (fine + sums.0, died + sums.1, given_up + sums.2);
+        }
+        // One serves and one is to spare, and both are idle.
+        wait_until(&pool, |pool| {
+            let mut states: Vec<_> = pool.workers().iter().map(|w| w.state).collect();
+            states.sort_by_key(|state| *state == WorkerState::Standby);
+            states == [WorkerState::Ready, WorkerState::Standby]
+        })
+        .await;
+        let counters = pool.counters();
+        assert!(counters.recycled_calls > 0 && counters.promoted > 0, "{counters:?}");
+        assert_eq!(counters.accepted, counters.answered + counters.cancelled + counters.failed);
+        assert_eq!(counters.accepted, fine + died + given_up);
+        assert!(counters.answered >= fine && counters.failed >= died, "{counters:?}");
+        assert_eq!(counters.refused_steps, 0);
+        rig.end().await;
+    });
+}
+
+fn pick(chance: &Chance, below: usize) -> usize {
+    usize::try_from(chance.next_u64() >> 1).unwrap() % below
 }

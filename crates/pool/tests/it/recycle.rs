@@ -89,8 +89,10 @@ fn a_worker_that_holds_too_much_is_replaced() {
             }
         }
         let caught = caught.expect("it holds two gigabytes");
-        assert!(caught >= (limit.0 / 10 * 9) as i64, "{caught}");
-        assert!(caught <= (limit.0 / 10 * 11) as i64, "{caught}");
+        let parts = |tenths: u64| i64::try_from(limit.0 / 10 * tenths).unwrap();
+        assert!(caught >= parts(9), "{caught}");
+        // 11 on a machine at rest; who measures has to get a CPU beside those who leak.
+        assert!(caught <= parts(15), "{caught}");
         let replaced = async { while call_pid(&pool).await == first {} };
         tokio::time::timeout(BOUND, replaced).await.unwrap();
         rig.end().await;
