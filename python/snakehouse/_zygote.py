@@ -5,9 +5,10 @@ The reaper starts it as ``worker.py --zygote NAME...`` with a sequenced-packet s
 (``_fork_safety``), says what it found, and then does nothing but wait for requests and fork, always
 from its one thread. It runs none of the tools.
 
-A worker is forked twice: the process between ends at once, so the worker becomes the reaper's
-child, and this process can die without it. The worker arms its death signal only when it is the
-reaper's child, since the signal is tied to the parent of that moment.
+A worker is forked twice: the process between ends when it has forked, so the worker becomes the
+reaper's child, and this process can die without it. The worker arms its death signal only when it
+is the reaper's child, since the signal is tied to the parent of that moment. The process between is
+forked in advance, and it is the one that reads the request.
 
     zygote  {"event": "ready"} | {"event": "failed"} | {"event": "unfit", "why"}
     reaper  {"args", "env", "cwd", "limits", "groups"}  + the worker's descriptors, the report
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import importlib
 import os
 import random
 import select
@@ -38,6 +40,10 @@ if TYPE_CHECKING:
     from snakehouse._packets import Message
 
 SOCKET = 3
+# What a worker's modules import when it is first needed, which is in every worker.
+LATER = ("inspect", "traceback")
+# How the process between a zygote and a worker ends if it has not forked.
+_FAILED, _HUNG_UP = 1, 2
 
 
 def run(names: list[str]) -> NoReturn:
@@ -63,10 +69,9 @@ def run(names: list[str]) -> NoReturn:
     gc.freeze()
     try:
         send(talk, {"event": "failed" if failure else "ready"})
-        message = _serve(talk, prctl, witness)
+        message = _serve(talk, prctl, witness, handlers)
     except HangUp:
         os._exit(0)
-    _awake(message, handlers)
     _main.main(message["args"], failure=failure)
 
 
@@ -74,6 +79,8 @@ def _import_all(names: list[str], witness: Witness) -> dict[str, Any] | None:
     """Imports everything; why that failed, as a worker's hello says it."""
     gc.disable()
     _codec.choose()
+    for name in LATER:
+        importlib.import_module(name)
     witness.begin()
     for name in names:
         failure = _main.preload_all([name])
@@ -95,64 +102,82 @@ def _fall_silent() -> None:
     os.dup2(0, 2)
 
 
-def _serve(talk: socket.socket, prctl: Prctl, witness: Witness) -> Message:
-    """Forks on request. Returns in workers only, with the request."""
+def _serve(
+    talk: socket.socket, prctl: Prctl, witness: Witness, handlers: dict[signal.Signals, Any]
+) -> Message:
+    """Keeps a process ready that forks the next worker. Returns in workers only, with the request.
+
+    That process is forked before it is needed, so a worker costs one fork while somebody waits.
+    """
     reaper = os.getppid()
     while True:
-        message, fds = receive(talk)
-        *theirs, report = fds
-        birth = Birth(prctl, report)
         try:
-            birth.stage = "fork"
             middle = os.fork()
         except OSError as error:
-            birth.fail(error)
-        else:
-            if middle == 0:
-                # Its number is about to be another descriptor's.
-                talk.detach()
-                _fork_again(birth, theirs, message, reaper, witness)
-                return message
-            # It does nothing that takes time.
-            os.waitpid(middle, 0)
-        for fd in fds:
-            os.close(fd)
+            _, fds = receive(talk)
+            refusal = Birth(prctl, fds[-1])
+            refusal.stage = "fork"
+            refusal.fail(error)
+            for fd in fds:
+                os.close(fd)
+            continue
+        if middle == 0:
+            return _wait_and_fork(talk, prctl, reaper, witness, handlers)
+        _, status = os.waitpid(middle, 0)
+        if status not in (0, _FAILED << 8):
+            # The socket is closed, or somebody killed it: whoever is left to decide is the reaper.
+            os._exit(0)
 
 
-def _fork_again(
-    birth: Birth, fds: list[int], message: Message, reaper: int, witness: Witness
-) -> None:
+def _wait_and_fork(
+    talk: socket.socket,
+    prctl: Prctl,
+    reaper: int,
+    witness: Witness,
+    handlers: dict[signal.Signals, Any],
+) -> Message:
     """In the process between. Returns in the worker only, which is then tied down."""
+    middle = fcntl.fcntl(os.pidfd_open(os.getpid()), fcntl.F_DUPFD_CLOEXEC, SCRATCH)
     try:
-        middle = os.pidfd_open(os.getpid())
-        lifted = fcntl.fcntl(middle, fcntl.F_DUPFD_CLOEXEC, SCRATCH)
+        message, (*fds, report) = receive(talk)
+    except HangUp:
+        os._exit(_HUNG_UP)
+    birth = Birth(prctl, report)
+    birth.stage = "fork"
+    try:
         worker = os.fork()
     except OSError as error:
         birth.fail(error)
-        os._exit(1)
+        os._exit(_FAILED)
     if worker:
         # Written before the worker is the reaper's child, which it is when this process is gone.
         os.write(birth.report, b"pid %d\n" % worker)
         os._exit(0)
+    # Its number is about to be another descriptor's.
+    talk.detach()
     try:
         birth.own_group()
-        birth.place(fds, keep={lifted, *witness.files})
+        birth.place(fds, keep={middle, *witness.files})
         birth.tie_to_host()
-        birth.stage = "parent"
-        poll = select.poll()
-        poll.register(lifted, select.POLLIN)
-        poll.poll()
-        os.close(lifted)
-        birth.die_with(reaper)
         birth.adopt()
         birth.stage = "files"
         witness.reopen()
         tie_down(birth, message)
+        birth.stage = "environment"
+        _awake(message, handlers)
+        # Last, since the end of the process between takes as long as it has memory.
+        birth.stage = "parent"
+        poll = select.poll()
+        poll.register(middle, select.POLLIN)
+        poll.poll()
+        os.close(middle)
+        birth.die_with(reaper)
         os.write(birth.report, b"up\n")
         os.close(birth.report)
     except BaseException as error:
         birth.fail(error)
         os._exit(127)
+    return message
 
 
 def _awake(message: Message, handlers: dict[signal.Signals, Any]) -> None:

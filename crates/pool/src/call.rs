@@ -56,12 +56,22 @@ pub struct CallOptions {
     pub deadline: Deadline,
     /// The trace the call belongs to; all zero is none.
     pub trace: [u8; 16],
+    /// Whether running it twice does no harm. If its worker dies during the call, it is then given to
+    /// another one, once. Default: no. Calls of sessions and streams are never repeated.
+    pub idempotent: bool,
 }
 
 impl CallOptions {
     /// With this deadline.
     pub const fn until(deadline: Deadline) -> Self {
-        Self { deadline, trace: [0; 16] }
+        Self { deadline, trace: [0; 16], idempotent: false }
+    }
+
+    /// Says that running the call twice does no harm, or that it does.
+    #[must_use]
+    pub const fn idempotent(mut self, idempotent: bool) -> Self {
+        self.idempotent = idempotent;
+        self
     }
 
     /// With a deadline so long from now.
@@ -196,6 +206,29 @@ pub enum CallError {
     /// The pool is stopped.
     #[error("the pool is stopped")]
     Stopped,
+    /// Workers died of the calls before this one, and the pool's breaker lets none through for now.
+    #[error("workers keep dying; the next call may go in {retry_in:?}")]
+    BreakerOpen {
+        /// When another call may be let through.
+        retry_in: Duration,
+    },
+}
+
+impl CallError {
+    /// Whether nothing of the call can have run.
+    pub fn is_without_effect(&self) -> bool {
+        match self {
+            Self::WorkerDied { started, .. } => !started,
+            Self::Deadline { at } => *at == Where::Queue,
+            Self::NoWorker { .. }
+            | Self::Saturated { .. }
+            | Self::UnknownTool { .. }
+            | Self::SessionLost { .. }
+            | Self::BadArguments(_)
+            | Self::BreakerOpen { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 impl Coded for CallError {
@@ -208,7 +241,9 @@ impl Coded for CallError {
             Self::Saturated { .. } => Kind::Saturated,
             Self::Tool { failure, .. } => failure.kind,
             Self::UnknownTool { .. } => Kind::NotFound,
-            Self::SessionLost { .. } | Self::Stopped => Kind::Unavailable,
+            Self::SessionLost { .. } | Self::Stopped | Self::BreakerOpen { .. } => {
+                Kind::Unavailable
+            }
             Self::BadArguments(error) => error.kind(),
             Self::BadResult { .. } | Self::BadItem { .. } => Kind::Corrupt,
             Self::ResultType { error, .. } => error.kind(),
@@ -226,6 +261,7 @@ impl Coded for CallError {
             Self::Saturated { .. } => "saturated",
             Self::Tool { .. } => "tool_failed",
             Self::UnknownTool { .. } => "unknown_tool",
+            Self::BreakerOpen { .. } => "breaker_open",
             Self::SessionLost { .. } => "session_lost",
             Self::BadArguments(error) => error.code(),
             Self::BadResult { .. } => "bad_result",
@@ -263,6 +299,10 @@ impl Coded for CallError {
                 [] => "the worker offers no tools; mark functions with @tool".to_owned(),
                 known => format!("there are: {}", known.join(", ")),
             }),
+            Self::BreakerOpen { .. } => Some(
+                "find out what the workers die of (`pool stats` counts the causes), or wait"
+                    .to_owned(),
+            ),
             Self::SessionLost { .. } => {
                 Some("open a new session and set its state up again".to_owned())
             }

@@ -106,6 +106,12 @@ pub enum PoolError {
         /// The last lines it wrote.
         output: Vec<String>,
     },
+    /// The pool's configuration breaks a rule.
+    #[error("the pool cannot be set up like this: {message}")]
+    BadConfig {
+        /// The rule.
+        message: String,
+    },
     /// The pool was stopped, or the scope it lives in.
     #[error("the pool is stopped")]
     Stopped,
@@ -164,6 +170,7 @@ impl Coded for PoolError {
             | Self::LimitUnavailable { .. }
             | Self::NotReady { .. }
             | Self::Os { .. } => Kind::Environment,
+            Self::BadConfig { .. } => Kind::InvalidInput,
             Self::Died { .. } => Kind::WorkerDied,
             Self::ReaperGone { .. } | Self::Stopped => Kind::Unavailable,
         }
@@ -182,6 +189,7 @@ impl Coded for PoolError {
             Self::LimitUnavailable { .. } => "limit_unavailable",
             Self::NotReady { .. } => "worker_not_ready",
             Self::Died { .. } => "worker_died",
+            Self::BadConfig { .. } => "bad_pool_config",
             Self::Stopped => "pool_stopped",
             Self::Os { .. } => "os_call_failed",
         }
@@ -215,7 +223,7 @@ impl Coded for PoolError {
             Self::NotReady { .. } | Self::Died { .. } => {
                 "the worker's own output names the cause; it is kept in the log".to_owned()
             }
-            Self::Stopped => return None,
+            Self::BadConfig { .. } | Self::Stopped => return None,
             Self::Os { .. } => {
                 "the system may be out of descriptors, processes or memory".to_owned()
             }

@@ -35,6 +35,7 @@
 //! # }
 //! ```
 
+mod attempts;
 mod call;
 mod check;
 mod config;

@@ -11,12 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use snakehouse_base::Deadline;
 use snakehouse_base::id::WorkerId;
-use snakehouse_guard::by;
+use snakehouse_guard::{Breaker, by};
 use snakehouse_supervise::Scope;
 use snakehouse_wire::{ToolInfo, Value};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::attempts::call_bytes;
 use crate::call::{Args, Call, CallError, CallOptions, Where};
 use crate::config::{PoolConfig, Start};
 use crate::counters::PoolCounters;
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) keeper: Notify,
     pub(crate) outputs: Vec<Output>,
     pub(crate) tally: Tally,
+    pub(crate) breaker: Option<Breaker>,
     /// Counts the times that a worker began to serve or could not, for those who wait for one.
     pub(crate) news: watch::Sender<u64>,
     /// Told of the first worker that does not get ready, while the pool starts.
@@ -111,6 +113,9 @@ impl Pool {
         spec: WorkerSpec,
         config: PoolConfig,
     ) -> Result<Self, PoolError> {
+        let breaker = config.breaker.map(|rules| Breaker::new(spec.name(), rules)).transpose();
+        let breaker =
+            breaker.map_err(|error| PoolError::BadConfig { message: error.to_string() })?;
         let (places, least) = (config.places(), config.least());
         let scope = scope.open(&spec.name);
         let (failure, mut failed) = oneshot::channel();
@@ -121,6 +126,7 @@ impl Pool {
             keeper: Notify::new(),
             outputs: std::iter::repeat_with(Output::default).take(places).collect(),
             tally: Tally::default(),
+            breaker,
             news: watch::Sender::new(0),
             first_failure: Mutex::new(eager.then_some(failure)),
             starts: reaper.starts().pool(),
@@ -296,12 +302,14 @@ pub(crate) async fn call_value(
     Value::decode(&reply).map_err(|error| CallError::BadResult { tool: tool.to_owned(), error })
 }
 
-pub(crate) async fn call_bytes(
+/// One attempt at a call.
+pub(crate) async fn attempt(
     shared: &Shared,
     pin: Pin<'_>,
     tool: &str,
     body: Bytes,
     options: CallOptions,
+    now: Instant,
 ) -> Result<Bytes, CallError> {
     let (reply, outcome) = oneshot::channel();
     let call = Call {
@@ -316,18 +324,9 @@ pub(crate) async fn call_bytes(
         reply: reply.into(),
     };
     let life = pin.map(|(life, _)| life);
-    let now = Instant::now();
-    let measure = shared.tally.begin(now);
-    let ticket = match shared.change(|pool, after| pool.submit(call, life, now, after)) {
-        Ok(ticket) => ticket,
-        Err(error) => {
-            let refused = Err(error);
-            measure.end(&refused);
-            return refused;
-        }
-    };
+    let ticket = shared.change(|pool, after| pool.submit(call, life, now, after))?;
     let mut guard = CancelOnDrop { shared, ticket, armed: true };
-    let outcome = match by(options.deadline, outcome).await {
+    match by(options.deadline, outcome).await {
         Some(outcome) => {
             guard.armed = false;
             // Whoever had the call was dropped with it: its scope was aborted.
@@ -337,9 +336,7 @@ pub(crate) async fn call_bytes(
             Where::Queue => shared.not_given_out(),
             at => CallError::Deadline { at },
         }),
-    };
-    measure.end(&outcome);
-    outcome
+    }
 }
 
 /// Cancels a call that nobody waits for any more.

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use snakehouse_wire::Value;
 use tokio::time::Instant;
 
+use crate::attempts::call_bytes;
 use crate::call::{Args, CallError, CallOptions};
 use crate::death::Death;
-use crate::pool::{Shared, call_bytes, call_value};
+use crate::pool::{Shared, call_value};
 use crate::worker::{Life, WorkerRef};
 
 /// A session on one incarnation of one worker.

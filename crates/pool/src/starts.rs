@@ -7,8 +7,8 @@
 //! hundred workers is a few starts ahead of a pool of one, and not a hundred. A pool whose last start
 //! was of no use queues elsewhere, with one permit for all such pools: what is broken never delays
 //! what works. And a start holds its permit only while it wants a CPU: one that waits for something
-//! else, or for ever, is found out by the kernel's account of its time within half a second, and
-//! where the kernel keeps none, after [`UNKNOWN`].
+//! else, or for ever, is found out by the kernel's account of its time within a fifth of a second,
+//! and where the kernel keeps none, after [`UNKNOWN`].
 //!
 //! It cannot fail. Tested below with a virtual clock, and with real pools in `tests/it/pools.rs`.
 
@@ -24,10 +24,10 @@ use tokio::time::{Instant, sleep};
 use crate::os;
 
 /// How often a start that has its turn is looked at.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A start that wanted a CPU for less than this between two looks waits for something else.
-const BUSY: Duration = Duration::from_millis(50);
+const BUSY: Duration = Duration::from_millis(20);
 
 /// A start of which nothing is known holds its permit no longer than this.
 const UNKNOWN: Duration = Duration::from_secs(2);

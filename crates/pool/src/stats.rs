@@ -37,6 +37,8 @@ pub struct PoolStats {
     pub counters: PoolCounters,
     /// What callers got.
     pub outcomes: Outcomes,
+    /// Idempotent calls that were given to a second worker because the first died.
+    pub repeated: u64,
     /// Deaths that nobody asked for, by [`Death::code`].
     pub deaths: BTreeMap<&'static str, u64>,
     /// From the call to its answer, of calls that a tool answered, with a result or a failure.
@@ -75,6 +77,8 @@ pub struct Outcomes {
     pub unknown_tool: u64,
     /// The pool stopped.
     pub stopped: u64,
+    /// The breaker was open.
+    pub breaker_open: u64,
     /// Anything else.
     pub other: u64,
 }
@@ -95,6 +99,7 @@ impl Outcomes {
             + self.saturated
             + self.unknown_tool
             + self.stopped
+            + self.breaker_open
             + self.other
     }
 }
@@ -134,6 +139,7 @@ impl Pool {
             oldest_wait_us: oldest.map(|since| micros(since.elapsed())),
             counters,
             outcomes: shared.tally.outcomes(),
+            repeated: shared.tally.repeated.load(Ordering::Relaxed),
             deaths: shared.tally.deaths(),
             latency: shared.tally.latency.read(),
             output: self.output_counts(),
@@ -157,6 +163,7 @@ enum Outcome {
     Saturated,
     UnknownTool,
     Stopped,
+    BreakerOpen,
     Other,
 }
 
@@ -177,6 +184,7 @@ impl Outcome {
             CallError::Saturated { .. } => Self::Saturated,
             CallError::UnknownTool { .. } => Self::UnknownTool,
             CallError::Stopped => Self::Stopped,
+            CallError::BreakerOpen { .. } => Self::BreakerOpen,
             _ => Self::Other,
         }
     }
@@ -187,6 +195,7 @@ impl Outcome {
 pub(crate) struct Tally {
     outcomes: [AtomicU64; OUTCOMES],
     latency: Histogram,
+    repeated: AtomicU64,
     deaths: Mutex<BTreeMap<&'static str, u64>>,
 }
 
@@ -205,6 +214,11 @@ impl Tally {
     pub(crate) fn died(&self, death: &Death) {
         let mut deaths = self.deaths.lock().unwrap_or_else(PoisonError::into_inner);
         *deaths.entry(death.code()).or_default() += 1;
+    }
+
+    /// A call is tried for the second time.
+    pub(crate) fn repeated(&self) {
+        self.repeated.fetch_add(1, Ordering::Relaxed);
     }
 
     fn count(&self, outcome: Outcome) {
@@ -231,6 +245,7 @@ impl Tally {
             saturated: get(Outcome::Saturated),
             unknown_tool: get(Outcome::UnknownTool),
             stopped: get(Outcome::Stopped),
+            breaker_open: get(Outcome::BreakerOpen),
             other: get(Outcome::Other),
         }
     }

@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use snakehouse_base::Deadline;
-use snakehouse_guard::by;
+use snakehouse_guard::{BreakerPermit, by};
 use snakehouse_wire::Value;
 use tokio::time::Instant;
 
+use crate::attempts::{admit, resolve};
 use crate::call::{Args, Call, CallError, CallOptions, Reply, Where};
 use crate::dispatcher::Ticket;
 use crate::pool::{Pin, Pool, Shared};
@@ -37,6 +38,8 @@ pub struct Stream {
     tool: String,
     deadline: Deadline,
     ticket: Ticket,
+    /// Of the pool's breaker, if it has one.
+    permit: Option<BreakerPermit>,
 }
 
 impl CallOptions {
@@ -130,13 +133,17 @@ fn open(
     };
     let life = pin.map(|(life, _)| life);
     let now = Instant::now();
-    let submitted = shared.change(|dispatcher, after| dispatcher.submit(call, life, now, after));
+    let submitted = admit(shared.breaker.as_ref(), now).and_then(|permit| {
+        let ticket = shared.change(|pool, after| pool.submit(call, life, now, after))?;
+        Ok((ticket, permit))
+    });
     if let Err(error) = &submitted {
         shared.tally.stream_over::<()>(Some(&Err(error.clone())));
     }
-    let ticket = submitted?;
+    let (ticket, permit) = submitted?;
     let shared = shared.clone();
-    Ok(Stream { shared, flow, tool: tool.to_owned(), deadline: options.deadline, ticket })
+    let (tool, deadline) = (tool.to_owned(), options.deadline);
+    Ok(Stream { shared, flow, tool, deadline, ticket, permit })
 }
 
 impl Stream {
@@ -256,7 +263,11 @@ impl Drop for Stream {
             self.shared.tally.stream_over::<()>(None);
             return;
         }
-        self.shared.tally.stream_over(self.flow.outcome().as_ref());
+        let outcome = self.flow.outcome();
+        self.shared.tally.stream_over(outcome.as_ref());
+        if let Some(outcome) = outcome {
+            resolve(self.permit.take(), &outcome);
+        }
     }
 }
 

@@ -9,6 +9,7 @@
     reason = "all of this is test code, helpers outside of test functions included"
 )]
 
+mod attempts;
 mod calls;
 mod cancels;
 mod causes;
@@ -32,6 +33,7 @@ mod sessions;
 mod stats;
 mod streams;
 mod support;
+mod tree_kills;
 mod turmoil;
 mod typed;
 mod values;

@@ -1,13 +1,15 @@
-//! How long things take, for ADR 0003. Not tests: run them on a machine with nothing else to do,
+//! How long things take, for ADR 0003 and 0009. Not tests: run them on a machine with nothing else to do,
 //! `cargo nextest run -p snakehouse-pool measure --run-ignored only --no-capture -j 1`.
 
 use std::time::{Duration, Instant};
 
 use snakehouse_base::{Clock, SystemClock};
-use snakehouse_pool::Args;
+use snakehouse_pool::{Args, Pool, PoolConfig, WorkerSpec, WorkerState};
 
 use crate::host::Host;
-use crate::support::{Rig, Trace, Watched, call, call_pid, run, watched, workers};
+use crate::support::{
+    Rig, Trace, Watched, call, call_pid, run, soon, spec, wait_until, watched, workers,
+};
 
 const ROUNDS: usize = 20;
 
@@ -140,5 +142,87 @@ fn measure_an_idle_minute() {
             after.1 - before.1
         );
         rig.end().await;
+    });
+}
+
+fn serving(pool: &Pool) -> usize {
+    pool.workers().iter().filter(|worker| worker.state == WorkerState::Ready).count()
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn measure_a_storm_and_a_spare_worker() {
+    run(async {
+        let rig = Rig::new().await;
+        let pool = rig.pool(workers(4)).await;
+        let (mut back, mut kept) = (Vec::new(), Vec::new());
+        for round in 1..=ROUNDS as u64 {
+            // One that was of no use yet is started again later, on purpose.
+            for _ in 0..4 {
+                let session = pool.session(soon().deadline).await.unwrap();
+                session.call("pid", Args::none(), soon()).await.unwrap();
+                kept.push(session);
+            }
+            let all: Vec<_> = pool.workers().iter().map(|w| Watched::new(w.pid.unwrap())).collect();
+            let killed = now();
+            all.iter().for_each(Watched::kill);
+            wait_until(&pool, |pool| pool.counters().deaths == 4 * round && serving(pool) == 4)
+                .await;
+            back.push(now() - killed);
+            kept.clear();
+        }
+        report("4 of 4 workers killed: 4 serve again", back);
+        let spared = rig.pool(PoolConfig { standby: 1, ..workers(1) }).await;
+        let mut answered = Vec::new();
+        for _ in 0..ROUNDS {
+            wait_until(&spared, |pool| {
+                pool.workers().iter().any(|worker| worker.state == WorkerState::Standby)
+            })
+            .await;
+            let worker = Watched::new(call_pid(&spared).await);
+            let killed = now();
+            worker.kill();
+            while call_pid(&spared).await == worker.pid {}
+            answered.push(now() - killed);
+        }
+        report("worker killed, one to spare: answered", answered);
+        rig.end().await;
+    });
+}
+
+/// Starts of a pool alone, and beside pools that are broken in each way.
+#[test]
+#[ignore = "a measurement"]
+fn measure_a_pool_s_start_beside_broken_ones() {
+    run(async {
+        let (mut alone, mut beside, mut hung) = (Vec::new(), Vec::new(), Vec::new());
+        let broken = |rig: &Rig, spec: WorkerSpec| {
+            let (scope, reaper) = (rig.root.scope().clone(), rig.reaper.clone());
+            let start = async move { Pool::start(&scope, reaper, spec, workers(4)).await };
+            rig.root.scope().task("broken", start)
+        };
+        for _ in 0..ROUNDS {
+            let rig = Rig::new().await;
+            // The first pool pays for what later ones share.
+            rig.pool(workers(1)).await.stop().await;
+            let begun = now();
+            rig.pool(workers(2)).await.stop().await;
+            alone.push(now() - begun);
+            let begun = now();
+            let fails = broken(&rig, WorkerSpec::program("fails", "/bin/sh", ["-c", "exit 5"]));
+            let pool = Pool::start(rig.root.scope(), rig.reaper.clone(), spec(), workers(2));
+            pool.await.unwrap().stop().await;
+            beside.push(now() - begun);
+            fails.await.unwrap().unwrap_err();
+            let begun = now();
+            let _hangs = broken(&rig, WorkerSpec::program("hangs", "/bin/sleep", ["600"]));
+            let pool = Pool::start(rig.root.scope(), rig.reaper.clone(), spec(), workers(2));
+            pool.await.unwrap().stop().await;
+            hung.push(now() - begun);
+            rig.end().await;
+        }
+        report("2 workers, alone: started and stopped", alone);
+        report("beside 4 that fail at once", beside);
+        report("beside 4 that never say hello", hung);
     });
 }

@@ -168,9 +168,14 @@ pub(crate) struct Watched {
 
 impl Watched {
     pub(crate) fn new(pid: u32) -> Self {
+        Self::open(pid).unwrap()
+    }
+
+    /// `None` if there is no such process any more.
+    pub(crate) fn open(pid: u32) -> Option<Self> {
         let name = Pid::from_raw(pid.try_into().unwrap()).unwrap();
-        let pidfd = rustix::process::pidfd_open(name, PidfdFlags::empty()).unwrap();
-        Self { pid, pidfd }
+        let pidfd = rustix::process::pidfd_open(name, PidfdFlags::empty()).ok()?;
+        Some(Self { pid, pidfd })
     }
 
     /// The same, if the process is still there.
