@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use snakehouse_base::id::RunToken;
 use snakehouse_base::{Coded, Kind};
-use snakehouse_pool::{Interpreter, PoolError, Reaper, ReaperConfig};
+use snakehouse_pool::{Args, Interpreter, PoolError, Reaper, ReaperConfig, Value, WorkerSpec};
 use snakehouse_supervise::Root;
 
-use crate::support::{python, run};
+use crate::support::{Rig, call, python, run, workers};
 
 fn script(directory: &tempfile::TempDir, body: &str) -> PathBuf {
     let path = directory.path().join("python");
@@ -84,5 +84,114 @@ fn one_without_ctypes_says_so() {
         );
         assert!(error.hint().unwrap().contains("ctypes"));
         root.stop().await;
+    });
+}
+
+/// Where an interpreter of this name may be: on `PATH`, or where pyenv and uv keep theirs.
+fn places(name: &str) -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let kept = [".pyenv/versions", ".local/share/uv/python"].map(|below| home.join(below));
+    let kept = kept.into_iter().filter_map(|directory| std::fs::read_dir(directory).ok());
+    let kept = kept.flatten().flatten().map(|entry| entry.path().join("bin").join(name));
+    [PathBuf::from(name)].into_iter().chain(kept.filter(|path| path.exists())).collect()
+}
+
+/// Every version that works, with the one that is on this machine.
+fn versions() -> Vec<(&'static str, Option<Interpreter>)> {
+    let names = ["python3.11", "python3.12", "python3.13", "python3.14"];
+    let find = |name| places(name).iter().find_map(|path| Interpreter::find(Some(path)).ok());
+    names.map(|name| (name, find(name))).into()
+}
+
+/// A pool of a tool that uses the standard library only, on this interpreter; gives its answer.
+async fn serves(python: Interpreter) -> (Vec<Value>, bool) {
+    let rig = Rig::new().await;
+    let module = rig.cache.path().join("bare.py");
+    std::fs::write(&module, BARE).unwrap();
+    let spec = WorkerSpec::python("bare", python).module(module.to_str().unwrap());
+    let pool = rig.pool_of(spec, workers(1)).await;
+    let value = Value::from(vec![Value::from(1), Value::from("two"), Value::from(3.5)]);
+    assert_eq!(call(&pool, "echo", Args::none().arg(value.clone())).await.unwrap(), value);
+    let about = call(&pool, "about", Args::none()).await.unwrap();
+    let error = call(&pool, "fail", Args::none()).await.unwrap_err();
+    assert!(error.to_string().contains("ZeroDivisionError"), "{error}");
+    rig.end().await;
+    let about = about.as_slice().unwrap().to_vec();
+    let has_site = about[1] == Value::from(true);
+    (about, has_site)
+}
+
+const BARE: &str = "
+import sys
+from snakehouse import tool
+
+@tool
+def echo(value):
+    return value
+
+@tool
+def about():
+    return ['%d.%d' % sys.version_info[:2], 'site' in sys.modules, sys.flags.isolated]
+
+@tool
+def fail():
+    return 1 / 0
+";
+
+#[test]
+fn every_version_from_the_oldest_on_serves() {
+    run(async {
+        let mut served = 0;
+        for (name, python) in versions() {
+            let Some(python) = python else {
+                println!("not run: {name} is not on this machine");
+                continue;
+            };
+            let expected = name.strip_prefix("python").unwrap();
+            let (about, _) = serves(python).await;
+            assert_eq!(about[0], Value::from(expected));
+            served += 1;
+        }
+        println!("{served} of 4 versions served");
+        // Whatever this machine has under the plain name serves in any case.
+        serves(python()).await;
+    });
+}
+
+#[test]
+fn a_bare_environment_serves() {
+    run(async {
+        let directory = tempfile::tempdir().unwrap();
+        let environment = directory.path().join("bare");
+        let made = std::process::Command::new(python().path())
+            .args(["-m", "venv", "--without-pip"])
+            .arg(&environment)
+            .status()
+            .unwrap();
+        assert!(made.success());
+        let bare = Interpreter::find(Some(&environment.join("bin/python"))).unwrap();
+        assert!(bare.path().starts_with(&environment), "{bare:?}");
+        assert!(!bare.abilities().codec, "nothing is installed in it");
+        serves(bare).await;
+    });
+}
+
+#[test]
+fn an_interpreter_without_site_packages_and_environment_serves() {
+    run(async {
+        let directory = tempfile::tempdir().unwrap();
+        let real = python();
+        let real = real.path().display();
+        let path = script(
+            &directory,
+            &format!(
+                "case \"$1\" in -E) printf '{}/python\\n3.11.0\\n';; *) exec {real} -I -S \"$@\";; esac",
+                directory.path().display()
+            ),
+        );
+        let isolated = Interpreter::find(Some(&path)).unwrap();
+        let (about, has_site) = serves(isolated).await;
+        assert!(!has_site, "{about:?}");
+        assert_eq!(about[2], Value::from(1), "isolated");
     });
 }
