@@ -18,7 +18,8 @@ and sends a reference, and ``sendable``, which puts marks in the place of what c
 
 What a tool raises becomes the caller's error, with type, message, traceback and causes; raise
 ``ToolError`` to give it a stable code and a hint. What it prints goes to the pool's log.
-``sys.exit`` ends the worker, and the call fails because its worker died. A caller that gives up
+``sys.exit`` ends the worker, and the call fails because its worker died; ``DeviceFault`` does the
+same, and has the host leave the worker's device alone for a while. A caller that gives up
 raises ``Cancelled`` inside of the tool, wherever it is.
 
 This package needs nothing but the standard library.
@@ -27,6 +28,7 @@ This package needs nothing but the standard library.
 from snakehouse._context import deadline, incoming, remaining, session
 from snakehouse._errors import (
     Cancelled,
+    DeviceFault,
     LostReference,
     MalformedValue,
     SnakehouseError,
@@ -48,6 +50,7 @@ __all__ = [
     "Array",
     "Arrow",
     "Cancelled",
+    "DeviceFault",
     "LostReference",
     "MalformedValue",
     "Reference",

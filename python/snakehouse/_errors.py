@@ -4,6 +4,8 @@
 
     BaseException
      +-- Cancelled                   the caller gave up
+     +-- SystemExit
+     |    +-- DeviceFault            raised by tools: the worker and its device are done for
      +-- Exception
           +-- SnakehouseError
                +-- ToolError         raised by tools, with a code and a hint
@@ -14,6 +16,11 @@
 
 from __future__ import annotations
 
+import sys
+
+# What a host reads out of the exit status of a worker: EX_OSERR.
+EXIT_DEVICE_FAULT = 71
+
 
 class Cancelled(BaseException):
     """The caller gave the running call up.
@@ -22,6 +29,18 @@ class Cancelled(BaseException):
     ``except`` does not swallow it: clean up and let it pass. A tool that goes on all the same is
     killed with its worker after a grace.
     """
+
+
+class DeviceFault(SystemExit):
+    """The device that this worker is bound to failed, and so did everything that was set up on it.
+
+    Raise it from a tool, with a message for the log. The worker ends, the call fails because of it,
+    and the host leaves the device alone for a while; the next worker gets another one.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(EXIT_DEVICE_FAULT)
+        print(f"snakehouse worker: device fault: {message}", file=sys.stderr, flush=True)
 
 
 class SnakehouseError(Exception):

@@ -81,7 +81,9 @@ fn verdict<T>(outcome: &Result<T, CallError>) -> Verdict {
         CallError::WorkerDied { cause, .. } | CallError::OutcomeUnknown { cause, .. } => {
             match cause {
                 // An end that was asked for.
-                Death::Killed(KillReason::Stop | KillReason::CancelIgnored) => Verdict::Ignored,
+                Death::Killed(
+                    KillReason::Stop | KillReason::Recycled | KillReason::CancelIgnored,
+                ) => Verdict::Ignored,
                 _ => Verdict::Failure,
             }
         }

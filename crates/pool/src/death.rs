@@ -12,6 +12,9 @@ use rustix::process::Signal;
 
 use crate::limits::Limits;
 
+/// The exit status of a worker whose device failed (`EX_OSERR` of sysexits).
+const DEVICE_FAULT: i32 = 71;
+
 /// Why a worker is dead. Decided by the kernel's words, never by a text or a timer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -34,6 +37,8 @@ pub enum Death {
     OutOfMemory,
     /// It used more processor time than [`Limits::cpu`].
     CpuLimit,
+    /// It said, by its exit status 71, that its device failed: `DeviceFault` in Python.
+    DeviceFault,
     /// The pool killed it.
     Killed(KillReason),
     /// The reaper died, and everything below it was ended.
@@ -71,6 +76,7 @@ impl Death {
         const XCPU: i32 = Signal::XCPU.as_raw();
         let used_up = || limits.cpu.is_some_and(|cpu| status.cpu.is_some_and(|used| used >= cpu));
         match (status.code, status.signal) {
+            (Some(DEVICE_FAULT), _) => Self::DeviceFault,
             (Some(code), _) => Self::Exited { code },
             (None, Some(XCPU)) if limits.cpu.is_some() => Self::CpuLimit,
             (None, Some(KILL)) => match oom() {
@@ -105,6 +111,7 @@ impl Death {
             Self::MemoryLimit => "memory_limit",
             Self::OutOfMemory => "out_of_memory",
             Self::CpuLimit => "cpu_limit",
+            Self::DeviceFault => "device_fault",
             Self::Killed(reason) => reason.code(),
             Self::ReaperDied => "reaper_died",
             Self::Unknown => "unknown",
@@ -118,7 +125,7 @@ impl Death {
             Self::Exited { .. } | Self::MemoryLimit | Self::CpuLimit => true,
             Self::Signalled { .. } => !matches!(self.code(), "killed" | "terminated"),
             Self::Killed(reason) => !matches!(reason, KillReason::Stop | KillReason::Recycled),
-            Self::OutOfMemory | Self::ReaperDied | Self::Unknown => false,
+            Self::OutOfMemory | Self::DeviceFault | Self::ReaperDied | Self::Unknown => false,
         }
     }
 }
@@ -156,6 +163,7 @@ impl fmt::Display for Death {
             },
             Self::MemoryLimit => f.write_str("it used more memory than its limit"),
             Self::OutOfMemory => f.write_str("the kernel killed it for want of memory"),
+            Self::DeviceFault => f.write_str("it said that its device failed"),
             Self::CpuLimit => f.write_str("it used more processor time than its limit"),
             Self::Killed(reason) => write!(f, "killed because {reason}"),
             Self::ReaperDied => f.write_str("the reaper above it died"),

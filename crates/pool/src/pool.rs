@@ -21,6 +21,7 @@ use crate::attempts::call_bytes;
 use crate::call::{Args, Call, CallError, CallOptions, Where};
 use crate::config::{PoolConfig, Start};
 use crate::counters::PoolCounters;
+use crate::devices::DevicePool;
 use crate::dispatcher::{After, Dispatcher, Ticket};
 use crate::error::PoolError;
 use crate::keeper;
@@ -54,6 +55,7 @@ pub(crate) struct Shared {
     pub(crate) outputs: Vec<Output>,
     pub(crate) tally: Tally,
     pub(crate) breaker: Option<Breaker>,
+    pub(crate) devices: Option<DevicePool>,
     /// Counts the times that a worker began to serve or could not, for those who wait for one.
     pub(crate) news: watch::Sender<u64>,
     /// Told of the first worker that does not get ready, while the pool starts.
@@ -127,6 +129,7 @@ impl Pool {
             outputs: std::iter::repeat_with(Output::default).take(places).collect(),
             tally: Tally::default(),
             breaker,
+            devices: spec.devices.clone().map(DevicePool::new),
             news: watch::Sender::new(0),
             first_failure: Mutex::new(eager.then_some(failure)),
             starts: reaper.starts().pool(),

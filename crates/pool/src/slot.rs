@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::connection::{Connection, Settled};
 use crate::death::{Death, KillReason};
+use crate::devices::Lease;
 use crate::dispatcher::{Hail, worker_id};
 use crate::error::PoolError;
 use crate::output::Stream;
@@ -80,6 +81,12 @@ async fn incarnation(
     if suspect {
         shared.reaper.mend_package().await;
     }
+    let device = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(()),
+        device = device(shared) => device,
+    };
+    let variable = device.as_ref().map(Lease::variable);
     let turn = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
@@ -88,7 +95,8 @@ async fn incarnation(
     let Some(incarnation) = shared.lock().starting(place, stop.clone()) else { return Ok(()) };
     let mut seat = Seat { shared, place, over: false };
     let starting = turn.process();
-    let begun = turn.during(begin(ctx, shared, place, incarnation, &stop, &starting)).await?;
+    let begun =
+        turn.during(begin(ctx, shared, place, incarnation, variable, &stop, &starting)).await?;
     let Some(Begun { mut connection, captures, hello }) = begun else { return Ok(()) };
     let served = hello.is_ok();
     let death = match hello {
@@ -117,6 +125,9 @@ async fn incarnation(
         }
         death => death,
     };
+    if let Some(device) = device {
+        device.end(&death, connection.was_of_use());
+    }
     let settled = connection.settle(incarnation, &death);
     if !stop.is_cancelled() {
         shared.tally.died(&death);
@@ -138,6 +149,14 @@ async fn incarnation(
     Err(PoolError::ended(shared.spec.name(), worker, served, &death, output))
 }
 
+/// The device that the next incarnation is bound to, if the pool has devices. Waits for one.
+async fn device(shared: &Shared) -> Option<Lease<'_>> {
+    match &shared.devices {
+        Some(devices) => Some(devices.lease().await),
+        None => None,
+    }
+}
+
 /// A worker that said hello, or died before it did.
 struct Begun<'a> {
     connection: Connection<'a>,
@@ -151,14 +170,16 @@ async fn begin<'a>(
     shared: &'a Shared,
     place: usize,
     incarnation: Incarnation,
+    device: Option<(String, String)>,
     stop: &CancellationToken,
     starting: &AtomicU32,
 ) -> Result<Option<Begun<'a>>, PoolError> {
     let worker = worker_id(place);
-    let command = shared
+    let mut command = shared
         .spec
         .command(&shared.reaper.python_worker())
         .map_err(|message| PoolError::Spawn { worker, message })?;
+    command.env.extend(device);
     let mut process = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(None),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use snakehouse_wire::{FD_VARIABLE, PAGE_FD_VARIABLE};
 
+use crate::devices::Devices;
 use crate::environment;
 use crate::interpreter::Interpreter;
 use crate::limits::Limits;
@@ -46,6 +47,7 @@ pub struct WorkerSpec {
     inherit: Vec<String>,
     cwd: Option<PathBuf>,
     limits: Limits,
+    pub(crate) devices: Option<Devices>,
     capacity: Option<(usize, Mode)>,
 }
 
@@ -90,6 +92,7 @@ impl WorkerSpec {
             inherit: Vec::new(),
             cwd: None,
             limits: Limits::default(),
+            devices: None,
             capacity: None,
         }
     }
@@ -112,6 +115,7 @@ impl WorkerSpec {
             inherit: Vec::new(),
             cwd: None,
             limits: Limits::default(),
+            devices: None,
             capacity: None,
         }
     }
@@ -212,6 +216,23 @@ impl WorkerSpec {
     #[must_use]
     pub fn cancel_grace(mut self, grace: Option<Duration>) -> Self {
         self.cancel_grace = grace;
+        self
+    }
+
+    /// Devices, one for each worker, spread evenly. `variable` tells a worker which one is its own:
+    /// `CUDA_VISIBLE_DEVICES`, say. One that fails gets no worker for 60 s and longer each time it
+    /// fails again: one whose worker ended with exit status 71 (`raise snakehouse.DeviceFault` in
+    /// Python), or with SIGSEGV, SIGABRT and the like three times in a row. Its workers go to the
+    /// others; where all have failed they wait for the first that comes back.
+    #[must_use]
+    pub fn devices<N: Into<String>>(
+        mut self,
+        variable: impl Into<String>,
+        names: impl IntoIterator<Item = N>,
+    ) -> Self {
+        let names: Vec<_> = names.into_iter().map(Into::into).collect();
+        let variable = variable.into();
+        self.devices = (!names.is_empty()).then_some(Devices { variable, names });
         self
     }
 

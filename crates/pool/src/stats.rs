@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::call::{CallError, Where};
 use crate::counters::PoolCounters;
 use crate::death::Death;
+use crate::devices::{DeviceInfo, DevicePool};
 use crate::output::OutputCounts;
 use crate::pool::Pool;
 
@@ -43,6 +44,8 @@ pub struct PoolStats {
     pub deaths: BTreeMap<&'static str, u64>,
     /// From the call to its answer, of calls that a tool answered, with a result or a failure.
     pub latency: Latency,
+    /// The devices that its workers are bound to, if they are.
+    pub devices: Vec<DeviceInfo>,
     /// What became of what workers printed.
     pub output: OutputCounts,
 }
@@ -142,6 +145,7 @@ impl Pool {
             repeated: shared.tally.repeated.load(Ordering::Relaxed),
             deaths: shared.tally.deaths(),
             latency: shared.tally.latency.read(),
+            devices: shared.devices.as_ref().map(DevicePool::all).unwrap_or_default(),
             output: self.output_counts(),
         }
     }

@@ -15,6 +15,7 @@ mod cancels;
 mod causes;
 mod codes;
 mod deaths;
+mod devices;
 mod host;
 mod hostile;
 mod interpreters;

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from snakehouse import tool
+from snakehouse import DeviceFault, tool
 
 state = {"count": 0}
 held = []
@@ -273,3 +273,8 @@ def die_at_first(path, text, deaths):
     if runs <= deaths:
         os._exit(1)
     return runs
+
+
+@tool
+def device_fault():
+    raise DeviceFault("it fell off the bus")
