@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,9 +16,17 @@ const LONGEST: Duration = Duration::from_millis(5);
 /// Watches futures for polls of more than 5 ms. A handle: clones report to the same place.
 ///
 /// What counts is the time that the thread ran or was blocked, by the real clock, whatever clock the
-/// test has; time in which other programs had the processor is left out.
+/// test has; time in which other programs had the processor, and what the watching itself takes, is
+/// left out.
 #[derive(Clone, Debug, Default)]
-pub struct Watch(Arc<Mutex<Vec<SlowPoll>>>);
+pub struct Watch(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    slow: Mutex<Vec<SlowPoll>>,
+    /// Nanoseconds that the watching took, inner futures' included.
+    own: AtomicU64,
+}
 
 /// One poll that took too long.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +76,16 @@ impl Watch {
 
     /// Every poll of more than 5 ms so far.
     pub fn slow(&self) -> Vec<SlowPoll> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.slow.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn own(&self) -> Duration {
+        Duration::from_nanos(self.0.own.load(Ordering::Relaxed))
+    }
+
+    fn add_own(&self, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.0.own.fetch_add(nanos, Ordering::Relaxed);
     }
 }
 
@@ -81,14 +99,17 @@ impl<F: Future> Future for Watched<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let entered = SystemClock.now();
         let (queued, start) = (queued(), SystemClock.now());
+        self.watch.add_own(start - entered);
+        let own = self.watch.own();
         let polled = self.future.as_mut().poll(cx);
-        let took = SystemClock.now() - start;
+        let took = (SystemClock.now() - start).saturating_sub(self.watch.own() - own);
         if took > LONGEST {
             let took = took.saturating_sub(self::queued().saturating_sub(queued));
             if took > LONGEST {
                 let slow = SlowPoll { name: self.name.clone(), took };
-                self.watch.0.lock().unwrap_or_else(PoisonError::into_inner).push(slow);
+                self.watch.0.slow.lock().unwrap_or_else(PoisonError::into_inner).push(slow);
             }
         }
         polled
@@ -123,6 +144,23 @@ mod tests {
         assert_eq!(slow.len(), 1, "{slow:?}");
         assert_eq!(slow[0].name, "blocking");
         assert!(slow[0].took > LONGEST && slow[0].to_string().starts_with("blocking for"));
+    }
+
+    /// Watching has a price, which is not the fault of who is watched.
+    #[test]
+    fn what_the_watch_itself_takes_does_not_count() {
+        virtual_time_prompt(async |watch| {
+            let crowd = (0..5000).map(|_| watch.future("one of many", std::future::ready(())));
+            let mut crowd: Vec<_> = crowd.collect();
+            // Making and dropping them is not what is measured.
+            tokio::task::yield_now().await;
+            std::future::poll_fn(|cx| {
+                crowd.iter_mut().for_each(|one| assert!(Pin::new(one).poll(cx).is_ready()));
+                Poll::Ready(())
+            })
+            .await;
+            tokio::task::yield_now().await;
+        });
     }
 
     #[test]
