@@ -60,6 +60,8 @@ pub(crate) struct Connection<'a> {
     flow_bell: Arc<Notify>,
     /// When streams end whose callers may not look: the others' callers see to that themselves.
     deadlines: BTreeSet<(Instant, u32)>,
+    /// Empty; its room is used again.
+    calls: Vec<Call>,
     answered: Vec<Ticket>,
     /// Results and items that came for nobody, since the last exchange.
     late: u64,
@@ -104,6 +106,7 @@ impl<'a> Connection<'a> {
             flows: Vec::new(),
             flow_bell: Arc::default(),
             deadlines: BTreeSet::new(),
+            calls: Vec::new(),
             answered: Vec::new(),
             late: 0,
             late_items: 0,
@@ -287,7 +290,7 @@ impl<'a> Connection<'a> {
 
     /// Tells the dispatcher what was answered; takes new calls and cancels.
     fn exchange(&mut self) {
-        let (mut calls, mut cancels) = (Vec::new(), Vec::new());
+        let (mut calls, mut cancels) = (std::mem::take(&mut self.calls), Vec::new());
         let now = Instant::now();
         let busy = match self.answered.is_empty() {
             true => Duration::ZERO,
@@ -306,9 +309,10 @@ impl<'a> Connection<'a> {
         if !calls.is_empty() && self.sent.is_empty() {
             self.busy_since = now;
         }
-        for call in calls {
+        for call in calls.drain(..) {
             self.send(call, now);
         }
+        self.calls = calls;
         for ticket in cancels {
             if let Some(stream) = self.sent.by_ticket(ticket) {
                 self.cancel(stream, now);

@@ -30,6 +30,29 @@ use flow::{Flow, FlowHold, Next};
 /// credit (64 items of up to 16 KiB) and room for one item more: a slow side makes the other wait and
 /// never lets memory grow.
 ///
+/// ```no_run
+/// # use snakehouse_pool::{Args, CallError, CallOptions, Pool};
+/// # async fn example(pool: &Pool) -> Result<(), CallError> {
+/// let stream = pool.stream("translate", Args::none().arg("fr"), CallOptions::stream()).await?;
+/// let sending = async {
+///     for line in ["good", "morning"] {
+///         stream.send(line).await?;
+///     }
+///     stream.finish_sending();
+///     Ok(())
+/// };
+/// let taking = async {
+///     while let Some(item) = stream.next().await {
+///         println!("{:?}", item?);
+///     }
+///     Ok(())
+/// };
+/// tokio::try_join!(sending, taking)?;
+/// let returned = stream.result().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// The deadline covers the stream to its end. Dropping it cancels it: the tool's generator is closed,
 /// and its worker is killed if it does not react within the grace of its spec.
 pub struct Stream {

@@ -16,13 +16,16 @@ use tokio::net::UnixStream;
 /// Bodies below this are copied behind their head; larger ones are written from where they are.
 const COPY_BELOW: usize = 32 * 1024;
 
+/// Room for small messages that is kept when they are written.
+const KEEP_BELOW: usize = 256 * 1024;
+
 /// Pieces in one write.
 const MAX_PIECES: usize = 64;
 
 /// The bytes on their way out.
 #[derive(Debug, Default)]
 pub(super) struct Output {
-    /// Small messages, one behind the other; they go out after `pieces`.
+    /// Small messages, one behind the other; they go out after `pieces`, from here if there are none.
     small: BytesMut,
     pieces: VecDeque<Bytes>,
 }
@@ -52,8 +55,9 @@ impl Output {
         mut socket: &mut UnixStream,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        self.close_small();
         while !self.pieces.is_empty() {
+            // All of it in one write.
+            self.close_small();
             let mut pieces = [IoSlice::new(&[]); MAX_PIECES];
             let mut count = 0;
             for (piece, bytes) in pieces.iter_mut().zip(&self.pieces) {
@@ -70,6 +74,15 @@ impl Output {
                 written -= first.len();
                 self.pieces.pop_front();
             }
+        }
+        while !self.small.is_empty() {
+            let written = ready!(Pin::new(&mut socket).poll_write(cx, &self.small))?;
+            self.small.advance(written);
+        }
+        // What one large batch needed is not kept for ever.
+        match self.small.capacity() > KEEP_BELOW {
+            true => self.small = BytesMut::new(),
+            false => self.small.clear(),
         }
         Poll::Ready(Ok(()))
     }
