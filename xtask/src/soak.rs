@@ -128,6 +128,34 @@ const SOAKS: &[Soak] = &[
             "--stress-count={size}",
         ]],
     },
+    Soak {
+        name: "pool-cancels",
+        what: "calls of a pool whose callers give up at random",
+        variable: "SNAKEHOUSE_CALLS",
+        size: 100_000,
+        commands: &[&["test", "-p", "snakehouse-pool", "--test", "it", "cancels_at_random"]],
+    },
+    Soak {
+        name: "pool-promptness",
+        what: "trials of cancels and deadlines",
+        variable: "SNAKEHOUSE_TRIALS",
+        size: 1000,
+        commands: &[&["test", "-p", "snakehouse-pool", "--test", "it", "promptness"]],
+    },
+    Soak {
+        name: "pool-held",
+        what: "seconds for which native code keeps the interpreter",
+        variable: "SNAKEHOUSE_HOLD_SECONDS",
+        size: 60,
+        commands: &[&["test", "-p", "snakehouse-pool", "--test", "it", "holds_the_interpreter"]],
+    },
+    Soak {
+        name: "pool-duplex",
+        what: "MiB echoed through a stream at constant memory",
+        variable: "SNAKEHOUSE_MIB",
+        size: 1024,
+        commands: &[&["test", "-p", "snakehouse-pool", "--test", "it", "duplex"]],
+    },
 ];
 
 /// What was asked for on the command line.

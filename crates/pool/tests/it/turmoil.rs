@@ -12,7 +12,7 @@ use crate::support::{Rig, python, run, soon, wait_until, workers};
 
 const CALLERS: i64 = 16;
 
-fn calls() -> i64 {
+pub(crate) fn calls() -> i64 {
     std::env::var("SNAKEHOUSE_CALLS").ok().and_then(|n| n.parse().ok()).unwrap_or(4_000)
 }
 
@@ -56,7 +56,7 @@ async fn caller(pool: Pool, seed: u64, numbers: std::ops::Range<i64>) -> Seen {
     seen
 }
 
-async fn turmoil(pool: &Pool, rig: &Rig, calls: i64) {
+pub(crate) async fn turmoil(pool: &Pool, rig: &Rig, calls: i64) {
     let each = calls / CALLERS;
     let tasks: Vec<_> = (0..CALLERS)
         .map(|n| {
