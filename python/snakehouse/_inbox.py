@@ -102,16 +102,16 @@ class Inbox:
             self._open(stream, payload, arrived)
         elif kind in (KIND_DATA, KIND_LAST) and stream in self.partial:
             self._piece(self.partial[stream], payload, kind == KIND_LAST)
-        elif kind in (KIND_DATA, KIND_ITEM) and stream in self.channels:
+        elif kind in (KIND_DATA, KIND_ITEM) and (channel := self.channels.get(stream)):
             if len(payload) > MAX_CHUNK:
                 raise ProtocolError("a piece of an item is over the cap")
-            self.channels[stream].receive(payload, kind == KIND_ITEM)
+            channel.receive(payload, kind == KIND_ITEM)
         elif kind == KIND_CREDIT and len(payload) == _frames.CREDIT.size and stream:
             # For a stream that is over it means nothing.
             if channel := self.channels.get(stream):
                 channel.grant(_frames.CREDIT.unpack(payload)[0])
-        elif kind == KIND_END and not payload and stream in self.channels:
-            self.channels[stream].receive_end()
+        elif kind == KIND_END and not payload and (channel := self.channels.get(stream)):
+            channel.receive_end()
         elif kind in (KIND_DATA, KIND_ITEM, KIND_END) and stream in self._ended:
             pass
         elif kind == KIND_CANCEL and not payload and stream:
@@ -124,9 +124,9 @@ class Inbox:
             raise ProtocolError(f"frame of kind {kind} on stream {stream}")
 
     def end(self, channel: Channel) -> None:
-        """A stream is over: what still comes for it is dropped."""
-        del self.channels[channel.stream]
+        """A stream is over: what still comes for it is dropped. From any thread."""
         self._ended.append(channel.stream)
+        del self.channels[channel.stream]
 
     def _open(self, stream: int, payload: memoryview, arrived: float) -> None:
         if len(payload) < OPEN_LENGTH or not stream:

@@ -14,7 +14,7 @@ import traceback
 from snakehouse import _codec, _failure, _load, _schema
 from snakehouse._doorbell import Doorbell
 from snakehouse._frames import KIND_GOAWAY, KIND_HELLO, PROTOCOL_VERSION, ProtocolError, frame
-from snakehouse._loop import Loop
+from snakehouse._modes import Mode
 from snakehouse._version import __version__
 
 TYPE_CHECKING = False
@@ -38,10 +38,10 @@ def main(
     control: socket.socket | None = None
     try:
         faulthandler.enable()
-        control, doorbell, has_page = _take()
+        control, doorbell, has_page, mode = _take()
         if failure is None:
             failure = preload_all(preload or [])
-        status = _serve(control, doorbell, has_page, names, failure)
+        status = _serve(control, doorbell, has_page, mode, names, failure)
     except SystemExit as end:
         status = _status(end.code)
     except BaseException:
@@ -73,6 +73,7 @@ def _serve(
     control: socket.socket,
     doorbell: Doorbell,
     has_page: bool,
+    mode: Mode,
     names: list[str],
     failure: dict[str, Any] | None,
 ) -> int:
@@ -82,19 +83,21 @@ def _serve(
         sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportUnknownMemberType]
     codec = _codec.choose()
     tools: list[Tool] = []
+    server = None
     if failure is None:
         try:
             tools = _load.load(names)
+            server = mode.server(control, doorbell, codec, tools)
         except BaseException as error:
             failure = _not_loaded(error)
     try:
-        control.sendall(_hello(tools, codec.name, has_page, failure))
-        if failure is not None:
+        control.sendall(_hello(tools, codec.name, has_page, mode, failure))
+        if failure is not None or server is None:
             return EXIT_NOT_LOADED
         doorbell.install()
         # What is there now stays: the collector need not look at it again.
         gc.freeze()
-        Loop(control, doorbell, codec, tools).run()
+        server.run()
     except ProtocolError as error:
         print(f"snakehouse worker: host broke the protocol: {error}", file=sys.stderr)
         _say_goodbye(control, str(error))
@@ -104,9 +107,9 @@ def _serve(
     return 0
 
 
-def _take() -> tuple[socket.socket, Doorbell, bool]:
+def _take() -> tuple[socket.socket, Doorbell, bool, Mode]:
     try:
-        return _take_socket(), *_take_page()
+        return _take_socket(), *_take_page(), Mode.take()
     except (ValueError, OSError, KeyError) as error:
         message = f"snakehouse worker: this program is started by a Snakehouse host: {error}"
         print(message, file=sys.stderr)
@@ -141,7 +144,9 @@ def _take_page() -> tuple[Doorbell, bool]:
     return doorbell, True
 
 
-def _hello(tools: list[Tool], codec: str, has_page: bool, failure: dict[str, Any] | None) -> bytes:
+def _hello(
+    tools: list[Tool], codec: str, has_page: bool, mode: Mode, failure: dict[str, Any] | None
+) -> bytes:
     version = ".".join(str(part) for part in sys.version_info[:3])
     content: dict[str, Any] = {
         "protocol": PROTOCOL_VERSION,
@@ -151,7 +156,7 @@ def _hello(tools: list[Tool], codec: str, has_page: bool, failure: dict[str, Any
         "pid": os.getpid(),
         "codec": codec,
         "capabilities": ["cancel", "started", "streams"] if has_page else ["streams"],
-        "capacity": 1,
+        "capacity": mode.capacity,
         "tools": [_announce(tool, number) for number, tool in enumerate(tools)],
         "failure": failure,
     }

@@ -8,9 +8,14 @@ that imports the names and forks workers for the reaper, see ``_zygote``. Enviro
 ``SNAKEHOUSE_FD``
     number of the inherited control socket; 0, standard input, is the usual place
 ``SNAKEHOUSE_PAGE_FD``
-    number of the inherited shared page; without it a running call cannot be cancelled
+    number of the inherited shared page; without it a running call cannot be cancelled, unless it
+    is async or one of several
+``SNAKEHOUSE_CAPACITY``
+    how many calls run at once, by default 1
+``SNAKEHOUSE_MODE``
+    how several run: ``threads``, the default, or ``asyncio``, which wants every tool to be async
 
-Both are taken out of the environment, and neither descriptor reaches what a tool executes.
+All are taken out of the environment, and no descriptor reaches what a tool executes.
 Standard output and standard error are the tools' own. Exit statuses: 0 the host hung up or said
 goaway, 69 the tools could not be loaded (the hello said why), 76 the host broke the protocol, 78
 the environment is wrong, anything else is a tool's doing. On every way out the socket is closed

@@ -43,10 +43,11 @@ class Host:
         page: bool = True,
         flags: tuple[str, ...] = (),
         cwd: Path | None = None,
+        env: dict[str, str] | None = None,
     ) -> None:
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(BOUND)
-        env = {**os.environ, "SNAKEHOUSE_FD": "0"}
+        env = {**os.environ, "SNAKEHOUSE_FD": "0", **(env or {})}
         fds: tuple[int, ...] = ()
         if page:
             fd = os.memfd_create("page")

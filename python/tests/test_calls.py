@@ -248,8 +248,7 @@ def test_whatever_decoding_raises_fails_a_call_that_has_started(
         f"                raise {raised}\n"
         "            return args, kwargs\n"
         "        self._decode = decode\n"
-        "from snakehouse import _main\n"
-        "_main.Loop = Loop\n"
+        "_loop.Loop = Loop\n"
         "@snakehouse.tool\n"
         "def same(x):\n    return x\n"
     )

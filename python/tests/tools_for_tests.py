@@ -409,3 +409,24 @@ def open_descriptors_of_a_child() -> list[str]:
 @snakehouse.tool
 def environment() -> list[str]:
     return sorted(name for name in os.environ if name.startswith("SNAKEHOUSE_"))
+
+
+lock = threading.Lock()
+together = {"now": 0, "most": 0}
+
+
+@snakehouse.tool
+def nap(seconds: float) -> int:
+    """Sleeps; gives how many slept at once at most."""
+    with lock:
+        together["now"] += 1
+        together["most"] = max(together["most"], together["now"])
+    time.sleep(seconds)
+    with lock:
+        together["now"] -= 1
+        return together["most"]
+
+
+@snakehouse.tool
+def thread() -> str:
+    return threading.current_thread().name

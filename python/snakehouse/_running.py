@@ -1,0 +1,76 @@
+"""Which calls a worker with several at once runs, and which of them are given up.
+
+Cancels are told by the main thread, in the handler of a signal too, so nothing here takes a lock:
+each step is one operation on a dict or a set, and the order of the steps leaves no gap. A cancel is
+noted before it is looked whether the call runs; a call is entered before it is looked whether it is
+wanted, and leaves the waiting ones last.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Protocol
+
+    from snakehouse._inbox import Inbox, Request
+
+    class Work(Protocol):
+        """A running call."""
+
+        def cancel(self) -> None:
+            """Give it up. May be called again."""
+            ...
+
+
+_MASK = 0xFFFFFFFF
+_MAX_WANTED = 4096
+
+
+class Running:
+    """The calls between their arrival and their answer."""
+
+    def __init__(self) -> None:
+        self._works: dict[int, Work] = {}
+        self._waiting: dict[int, Any] = {}
+        self._wanted: set[int] = set()
+        self._newest = 0
+        self.is_arriving: Callable[[int], bool] = bool
+
+    def listen(self, inbox: Inbox) -> None:
+        """Bodies that are still arriving are not over."""
+        self.is_arriving = inbox.partial.__contains__
+
+    def arrived(self, request: Request) -> None:
+        """A call waits to be started."""
+        self._waiting[request.stream] = request
+        if (request.stream - self._newest) & _MASK < 0x80000000:
+            self._newest = request.stream
+
+    def start(self, stream: int, work: Work) -> None:
+        """A call runs. It is given up at once if that was asked for."""
+        self._works[stream] = work
+        if stream in self._wanted:
+            work.cancel()
+        self._waiting.pop(stream, None)
+
+    def end(self, stream: int) -> None:
+        """A call is about to be answered."""
+        self._works.pop(stream, None)
+        self._wanted.discard(stream)
+
+    def is_idle(self) -> bool:
+        """Whether there is no call at all."""
+        return not self._waiting and not self._works
+
+    def cancel(self, stream: int) -> None:
+        """Give a call up, wherever it is; nothing if it is over."""
+        if len(self._wanted) < _MAX_WANTED:
+            self._wanted.add(stream)
+        work = self._works.get(stream)
+        if work is not None:
+            work.cancel()
+            return
+        is_old = (self._newest - stream) & _MASK < 0x80000000
+        if is_old and stream not in self._waiting and not self.is_arriving(stream):
+            self._wanted.discard(stream)

@@ -1,0 +1,187 @@
+"""A worker that runs several async calls at once, each as a task of one event loop.
+
+The event loop reads, starts the calls in their order, at most as many at once as the worker has
+capacity, and writes each answer when it is ready. A cancel is a cancel of the call's task. A tool
+that does not await holds up all others, and is not interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextvars import copy_context
+from time import monotonic
+
+from snakehouse import _answer
+from snakehouse._async import AsyncIncoming, run_tool
+from snakehouse._context import Call, current
+from snakehouse._doorbell import WORD_STARTED
+from snakehouse._errors import Cancelled, MalformedValue
+from snakehouse._frames import KIND_ERROR, KIND_LAST, ProtocolError, in_pieces
+from snakehouse._inbox import Inbox
+from snakehouse._load import LoadError
+from snakehouse._perform import NO_ARGUMENTS, unready
+from snakehouse._reader import Reader
+from snakehouse._running import Running
+from snakehouse._tool import ASYNC_FUNCTION, ASYNC_GENERATOR
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
+    from snakehouse._codec import Codec
+    from snakehouse._doorbell import Doorbell
+    from snakehouse._inbox import Request
+    from snakehouse._tool import Tool
+
+
+class TaskServer:
+    """One connection, served by one event loop until it ends."""
+
+    def __init__(
+        self,
+        control: socket.socket,
+        doorbell: Doorbell,
+        codec: Codec,
+        tools: list[Tool],
+        capacity: int,
+    ) -> None:
+        """Raises ``LoadError`` if there is a tool that is not async."""
+        for tool in tools:
+            if tool.kind not in (ASYNC_FUNCTION, ASYNC_GENERATOR):
+                raise LoadError(
+                    f"{tool.name} is not async and would hold up all other calls",
+                    code="not_async",
+                    hint="make it async, use threads, or a capacity of 1",
+                )
+        self._control = control
+        self._doorbell = doorbell
+        self._codec = codec
+        self._tools = tools
+        self._free = capacity
+        self._loop = asyncio.new_event_loop()
+        self._running = Running()
+        self._inbox = Inbox(self._running.cancel, control.sendall)
+        self._running.listen(self._inbox)
+        self._reader = Reader(control)
+        self._broken: BaseException | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        doorbell.route = self._running.cancel
+        os.register_at_fork(after_in_child=control.close)
+
+    def run(self) -> None:
+        """Serve until the host hangs up or says goaway.
+
+        Raises ``ProtocolError``, ``OSError`` of the socket, and the ``SystemExit`` of a tool.
+        """
+        self._loop.add_reader(self._control, self._read)
+        self._loop.run_forever()
+        if self._broken is not None:
+            raise self._broken
+
+    def _read(self) -> None:
+        """Read once; what that raises ends the loop, which would only print it."""
+        inbox = self._inbox
+        try:
+            if self._reader.fill():
+                self._reader.take_all(inbox, monotonic())
+                for request in inbox.ready:
+                    self._running.arrived(request)
+                self._start()
+                if not inbox.is_over or not self._running.is_idle():
+                    return
+        except (ProtocolError, OSError) as error:
+            self._broken = error
+        self._stop()
+
+    def _stop(self) -> None:
+        self._loop.remove_reader(self._control)
+        self._loop.stop()
+
+    def _start(self) -> None:
+        while self._free and self._inbox.ready:
+            request = self._inbox.ready.popleft()
+            self._doorbell.words[WORD_STARTED] = request.stream
+            content = unready(request, len(self._tools))
+            if content is not None:
+                self._answer(request, KIND_ERROR, content)
+                continue
+            self._free -= 1
+            work = _Work(self._loop)
+            call = Call(request.arrived, request.micros, request.session)
+            context = copy_context()
+            context.run(current.set, call)
+            task = self._loop.create_task(self._serve(request, work, call), context=context)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            work.task = task
+            self._running.start(request.stream, work)
+
+    async def _serve(self, request: Request, work: _Work, call: Call) -> None:
+        pid = os.getpid()
+        tool, codec = self._tools[request.number], self._codec
+        channel, send = request.channel, self._control.sendall
+        is_decoded = False
+        try:
+            if work.is_cancelled:
+                raise Cancelled
+            body = codec.decode(request.body)
+            args, kwargs = body
+            if type(args) is not list or type(kwargs) is not dict:
+                raise MalformedValue(NO_ARGUMENTS)
+            is_decoded = True
+            if channel is None and tool.kind == ASYNC_GENERATOR:
+                raise _answer.NotAStream
+            if channel is not None:
+                call.incoming = AsyncIncoming(channel, codec.decode, send)
+            result = await run_tool(tool, channel, codec, send, work.was_hit, *body)
+            kind, payload = KIND_LAST, codec.encode(result)
+        except SystemExit:
+            raise
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and work.is_cancelled:
+                told = Cancelled().with_traceback(error.__traceback__)
+            else:
+                told = error
+            kind = KIND_ERROR
+            payload = _answer.failed(tool, told) if is_decoded else _answer.not_decoded(told)
+            error.__traceback__ = told.__traceback__ = None
+        if os.getpid() != pid:
+            # A child that the tool forked must not speak in the worker's name.
+            os._exit(70)
+        try:
+            self._answer(request, kind, payload)
+        except OSError as error:
+            self._broken = error
+            self._stop()
+            return
+        self._free += 1
+        self._start()
+        if self._inbox.is_over and self._running.is_idle():
+            self._stop()
+
+    def _answer(self, request: Request, kind: int, payload: bytes) -> None:
+        for head, piece in in_pieces(request.stream, payload, kind):
+            self._control.sendall(head + bytes(piece))
+        self._running.end(request.stream)
+        if request.channel is not None:
+            self._inbox.end(request.channel)
+
+
+class _Work:
+    """A call in a task, and whether it is given up."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.task: asyncio.Task[None] | None = None
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        """Give the call up, once. In a signal's handler too."""
+        if not self.is_cancelled and self.task is not None:
+            self.is_cancelled = True
+            self._loop.call_soon_threadsafe(self.task.cancel)
+
+    def was_hit(self) -> bool:
+        """Whether it is given up."""
+        return self.is_cancelled

@@ -1,0 +1,302 @@
+"""A worker that runs several calls at once, each in a thread.
+
+The main thread reads; as many threads as the worker has capacity take the calls in their order, run
+them and write their answers, each when it is ready. A cancel is an exception that CPython raises in
+one thread, at its next line of Python: a thread that sleeps or waits in a system call is not woken
+by it, and the host kills the worker after the grace.
+
+That exception must hit the one call and nothing else. A call that may be interrupted holds a claim.
+Whoever takes the claim away, and only one can, decides: the thread, then nothing is raised any
+more; or the canceller, then the thread does not go on before it has been hit.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from contextvars import copy_context
+from queue import SimpleQueue
+from time import monotonic, sleep
+
+from snakehouse import _codec
+from snakehouse._doorbell import WORD_STARTED
+from snakehouse._errors import Cancelled
+from snakehouse._frames import KIND_ERROR, ProtocolError, in_pieces
+from snakehouse._inbox import Inbox
+from snakehouse._load import LoadError
+from snakehouse._perform import perform, unready
+from snakehouse._reader import Reader
+from snakehouse._running import Running
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Coroutine
+    from contextvars import Context
+    from typing import Any
+
+    from snakehouse._async import Runner
+    from snakehouse._channel import Channel
+    from snakehouse._doorbell import Doorbell
+    from snakehouse._inbox import Request
+    from snakehouse._tool import Tool
+
+    Raise = Callable[[int, type[BaseException] | None], None]
+
+# How long (seconds) a busy thread lets the others wait: the one that reads is one of them.
+_SWITCH = 1e-3
+
+
+def load_raise() -> Raise:
+    """What raises an exception in another thread, or takes it back if it was not raised yet.
+
+    Raises ``LoadError`` where this Python was built without ctypes.
+    """
+    try:
+        import ctypes
+    except ImportError as error:
+        raise LoadError(
+            "calls in threads cannot be cancelled: this Python was built without ctypes",
+            code="no_ctypes",
+            hint="use another interpreter, asyncio mode, or a capacity of 1",
+        ) from error
+    # This way of calling keeps the interpreter locked: the thread is the same before and after.
+    set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
+
+    def raise_in(ident: int, kind: type[BaseException] | None) -> None:
+        target = ctypes.py_object() if kind is None else ctypes.py_object(kind)
+        set_async_exc(ctypes.c_ulong(ident), target)
+
+    return raise_in
+
+
+class ThreadServer:
+    """One connection, served by several threads until it ends."""
+
+    def __init__(
+        self, control: socket.socket, doorbell: Doorbell, tools: list[Tool], capacity: int
+    ) -> None:
+        """Raises ``LoadError`` if threads cannot be interrupted here."""
+        self.raise_in = load_raise()
+        self.tools = tools
+        self.running = Running()
+        self.doorbell = doorbell
+        self.inbox = Inbox(self.running.cancel, self.send)
+        self.running.listen(self.inbox)
+        self._control = control
+        self._capacity = capacity
+        self._reader = Reader(control)
+        self._queue: SimpleQueue[Request] = SimpleQueue()
+        self._starting = threading.Lock()
+        self._writing = threading.Lock()
+        self._exit: SystemExit | None = None
+        doorbell.route = self.running.cancel
+        os.register_at_fork(after_in_child=control.close)
+
+    def run(self) -> None:
+        """Serve until the host hangs up or says goaway.
+
+        Raises ``ProtocolError``, ``OSError`` of the socket, and the ``SystemExit`` of a tool.
+        """
+        sys.setswitchinterval(_SWITCH)
+        context = copy_context()
+        for number in range(self._capacity):
+            target = context.copy().run
+            seat = ThreadSeat(self)
+            name = f"snakehouse-call-{number}"
+            threading.Thread(target=target, args=(seat.serve,), name=name, daemon=True).start()
+        reader, inbox = self._reader, self.inbox
+        try:
+            while reader.fill():
+                reader.take_all(inbox, monotonic())
+                while inbox.ready:
+                    request = inbox.ready.popleft()
+                    self.running.arrived(request)
+                    self._queue.put(request)
+                if inbox.is_over and self.running.is_idle():
+                    break
+        except ProtocolError:
+            # Nobody writes any more: what is said now are the last words.
+            self._writing.acquire()
+            raise
+        if self._exit is not None:
+            raise self._exit
+
+    def next(self, seat: ThreadSeat) -> Request:
+        """The next call for a seat; it counts as started when this returns."""
+        # In one step, so that they start in their order.
+        with self._starting:
+            request = self._queue.get()
+            self.doorbell.words[WORD_STARTED] = request.stream
+            seat.work = work = _Work(self, seat.ident)
+            work.wake = seat.ring
+            if request.channel is not None:
+                request.channel.wake = seat.ring
+            self.running.start(request.stream, work)
+        return request
+
+    def answer(self, request: Request, kind: int, payload: bytes) -> None:
+        """Write a call's last frames. After a goaway, the last answer ends the worker."""
+        try:
+            for head, piece in in_pieces(request.stream, payload, kind):
+                self.send(head + bytes(piece))
+        except OSError:
+            # The host is gone, which the main thread finds out as well.
+            pass
+        self.running.end(request.stream)
+        if request.channel is not None:
+            self.inbox.end(request.channel)
+        if self.inbox.is_over and self.running.is_idle():
+            self._stop_reading()
+
+    def exit(self, error: SystemExit) -> None:
+        """A tool ends the worker."""
+        self._exit = self._exit or error
+        self._stop_reading()
+
+    def send(self, data: bytes) -> None:
+        """Write whole frames."""
+        with self._writing:
+            self._control.sendall(data)
+
+    def _stop_reading(self) -> None:
+        import socket
+
+        try:
+            self._control.shutdown(socket.SHUT_RD)
+        except OSError:
+            # The host was quicker.
+            pass
+
+
+class _Work:
+    """A call in a thread, and whether it is given up."""
+
+    __slots__ = ("_ident", "_raise_in", "claim", "is_cancelled", "is_told", "wake")
+
+    def __init__(self, server: ThreadServer, ident: int) -> None:
+        self._raise_in = server.raise_in
+        self._ident = ident
+        # Holds one thing while the call may be interrupted.
+        self.claim: list[None] = []
+        self.is_cancelled = False
+        # The call knows it, or the exception is on its way.
+        self.is_told = False
+        self.wake: Callable[[], None] | None = None
+
+    def cancel(self) -> None:
+        """Give the call up. In the main thread, or in the call's own before it begins."""
+        self.is_cancelled = True
+        if self.wake is not None:
+            self.wake()
+        try:
+            self.claim.pop()
+        except IndexError:
+            # It looks for itself before it may be interrupted again.
+            return
+        try:
+            self._raise_in(self._ident, Cancelled)
+        finally:
+            self.is_told = True
+
+
+class ThreadSeat:
+    """See ``Seat``: one of the threads."""
+
+    def __init__(self, server: ThreadServer) -> None:
+        self.ident = 0
+        self.send = server.send
+        self.work: _Work = _Work(server, 0)
+        self._server = server
+        self._bell: SimpleQueue[None] = SimpleQueue()
+        self._runner: Runner | None = None
+
+    @property
+    def was_hit(self) -> bool:
+        """See ``Seat``."""
+        return self.work.is_cancelled
+
+    def serve(self) -> None:
+        """Run calls for ever."""
+        self.ident = threading.get_ident()
+        server = self._server
+        # A codec keeps state while it works.
+        codec = _codec.choose()
+        while True:
+            request = server.next(self)
+            content = unready(request, len(server.tools))
+            try:
+                if content is None:
+                    tool = server.tools[request.number]
+                    kind, payload = perform(self, request, tool, codec)
+                else:
+                    kind, payload = KIND_ERROR, content
+            except SystemExit as error:
+                server.exit(error)
+                return
+            server.answer(request, kind, payload)
+            del request, payload, content
+
+    def guard(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """See ``Seat``."""
+        try:
+            self.resume()
+            result = function(*args, **kwargs)
+        except BaseException:
+            self.pause()
+            raise
+        self.pause()
+        return result
+
+    def pause(self) -> None:
+        """See ``Seat``. It is here, if nowhere before, that an exception on its way arrives."""
+        work = self.work
+        try:
+            work.claim.pop()
+        except IndexError:
+            if work.is_cancelled:
+                while not work.is_told:
+                    sleep(0)
+                self._server.raise_in(self.ident, None)
+
+    def resume(self) -> None:
+        """See ``Seat``."""
+        work = self.work
+        if not work.is_cancelled:
+            work.claim.append(None)
+            if not work.is_cancelled:
+                return
+            try:
+                work.claim.pop()
+            except IndexError:
+                # The exception is on its way.
+                return
+        if not work.is_told:
+            work.is_told = True
+            raise Cancelled
+
+    def wait(self, channel: Channel) -> None:  # noqa: ARG002
+        """See ``Seat``."""
+        # Who waits has looked before, and rung is from the call's beginning on.
+        self._bell.get()
+        self.resume()
+        self.pause()
+
+    def ring(self) -> None:
+        """Something changed that the call may wait for."""
+        if self._bell.empty():
+            self._bell.put(None)
+
+    def complete(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> Any:
+        """See ``Seat``."""
+        if self._runner is None:
+            from snakehouse._async import Runner
+
+            self._runner = Runner()
+        runner, work = self._runner, self.work
+        runner.begin()
+        work.wake = runner.cancel
+        if work.is_cancelled:
+            runner.cancel()
+        return runner.complete(coroutine, context)

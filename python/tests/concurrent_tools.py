@@ -1,0 +1,77 @@
+"""Async tools, and what a worker in asyncio mode may serve."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import snakehouse
+
+together = {"now": 0, "most": 0}
+
+
+@snakehouse.tool
+async def echo(value: Any) -> Any:
+    return value
+
+
+@snakehouse.tool
+async def nap(seconds: float) -> int:
+    """Sleeps; gives how many slept at once at most."""
+    together["now"] += 1
+    together["most"] = max(together["most"], together["now"])
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        together["now"] -= 1
+    return together["most"]
+
+
+@snakehouse.tool
+async def wait() -> str:
+    print("ready")
+    await asyncio.sleep(1000)
+    return "woke up"
+
+
+@snakehouse.tool
+async def spin(turns: int) -> int:
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    return turns
+
+
+@snakehouse.tool
+async def context(turns: int) -> tuple[float | None, int | None]:
+    await asyncio.sleep(0)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    return snakehouse.remaining(), snakehouse.session()
+
+
+@snakehouse.tool
+async def doubled() -> AsyncIterator[Any]:
+    async for value in snakehouse.incoming():
+        yield value * 2
+
+
+@snakehouse.tool
+async def count_to(limit: int) -> AsyncIterator[int]:
+    for number in range(limit):
+        yield number
+
+
+@snakehouse.tool
+async def leave(status: int) -> None:
+    sys.exit(status)
+
+
+@snakehouse.tool
+async def fork_and_return() -> int:
+    child = os.fork()
+    if child == 0:
+        return -1
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -1,0 +1,320 @@
+"""Workers that run several calls at once: threads, and tasks of one event loop."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_cancel import wait_until
+
+from conftest import TOOLS, Host
+from snakehouse import _frames
+
+ITEM, LAST, ERROR = _frames.KIND_ITEM, _frames.KIND_LAST, _frames.KIND_ERROR
+ASYNC_TOOLS = Path(__file__).parent / "concurrent_tools.py"
+Start = Callable[..., Host]
+
+
+def start_mode(start_host: Start, mode: str, capacity: int = 8) -> Host:
+    tools = TOOLS if mode == "threads" else ASYNC_TOOLS
+    env = {"SNAKEHOUSE_CAPACITY": str(capacity), "SNAKEHOUSE_MODE": mode}
+    return start_host(tools, env=env).greet()
+
+
+@pytest.fixture(params=["threads", "asyncio"])
+def host(request: pytest.FixtureRequest, start_host: Start) -> Host:
+    return start_mode(start_host, request.param)
+
+
+@pytest.fixture
+def threads(start_host: Start) -> Host:
+    return start_mode(start_host, "threads")
+
+
+def test_the_hello_says_how_many(host: Host) -> None:
+    assert host.hello["capacity"] == 8
+
+
+def test_as_many_calls_as_the_capacity_run_at_once(host: Host) -> None:
+    frames = [host.open_frames("nap", 1.0) for _ in range(8)]
+    began = time.monotonic()
+    host.send(b"".join(data for _, data in frames))
+    answers = [host.reply() for _ in frames]
+    took = time.monotonic() - began
+    assert {stream for stream, _ in answers} == {stream for stream, _ in frames}
+    assert [reply for _, reply in answers] == [(LAST, 8)] * 8
+    # One after the other they take 8.
+    assert 1.0 <= took < 6.0
+
+
+def test_more_calls_wait_their_turn(host: Host) -> None:
+    frames = [host.open_frames("nap", 0.02) for _ in range(40)]
+    host.send(b"".join(data for _, data in frames))
+    answers = dict(host.reply() for _ in frames)
+    assert set(answers) == {stream for stream, _ in frames}
+    assert all(kind == LAST and most <= 8 for kind, most in answers.values())
+    assert host.started == frames[-1][0]
+
+
+def test_a_quick_call_overtakes_a_slow_one(host: Host) -> None:
+    slow = start_waiting(host)
+    assert host.call("echo", "quick") == "quick"
+    assert host.started == slow + 1
+
+
+def start_waiting(host: Host) -> int:
+    """A call that ends when it is cancelled; in a thread, not before it wakes up."""
+    return host.start("wait", "sleep") if is_threads(host) else host.start("wait")
+
+
+def is_threads(host: Host) -> bool:
+    return any(tool["kind"] == "function" for tool in host.hello["tools"])
+
+
+def test_every_call_is_answered_with_its_own_value(host: Host) -> None:
+    expected: dict[int, object] = {}
+    frames: list[bytes] = []
+    chance = random.Random(3)
+    for number in range(500):
+        value = (number, chance.randbytes(chance.choice([1, 1, 1, 100_000])))
+        stream, data = host.open_frames("echo", value)
+        expected[stream] = value
+        frames.append(data)
+    for at in range(0, 500, 10):
+        host.send(b"".join(frames[at : at + 10]))
+        for _ in range(10):
+            # No answer here needs more than one frame.
+            stream, (kind, value) = host.reply()
+            assert (kind, value) == (LAST, expected.pop(stream))
+    assert not expected
+
+
+def test_deadline_and_session_are_each_calls_own(host: Host) -> None:
+    frames: list[tuple[int, bytes, int]] = []
+    for session in range(1, 60):
+        args = () if is_threads(host) else (session % 7,)
+        stream, data = host.open_frames("context", *args, micros=60_000_000, session=session)
+        frames.append((stream, data, session))
+    sessions = {stream: session for stream, _, session in frames}
+    host.send(b"".join(data for _, data, _ in frames))
+    for _ in frames:
+        stream, (kind, value) = host.reply()
+        assert kind == LAST
+        assert 0 < value[0] <= 60
+        assert value[1] == sessions[stream]
+
+
+def test_streams_run_beside_each_other(host: Host) -> None:
+    tool = "doubled"
+    streams = [host.open_stream(tool) for _ in range(8)]
+    for number in range(100):
+        for stream in streams:
+            host.send(host.item_frames(stream, number))
+        for _ in streams:
+            while (event := host.event())[0] == _frames.KIND_CREDIT:
+                pass
+            assert (event[0], event[2]) == (ITEM, 2 * number)
+            host.credit(event[1], 1)
+    for stream in streams:
+        host.end_items(stream)
+        assert host.items(stream)[:2] == ([], LAST)
+    assert host.call("echo", 1) == 1
+
+
+def test_a_stream_waits_for_credit_and_holds_up_nobody(host: Host) -> None:
+    stream = host.open_stream("count_to", 200)
+    for number in range(64):
+        assert host.event() == (ITEM, stream, number)
+    assert host.call("echo", 1) == 1
+    host.credit(stream, 1000)
+    assert host.items(stream, grant=False)[0] == list(range(64, 200))
+
+
+def test_over_sending_breaks_the_protocol(host: Host) -> None:
+    stream = host.open_stream("count_to", 1000)
+    host.send(b"".join(host.item_frames(stream, n) for n in range(65)))
+    while host.frame()[0] != _frames.KIND_GOAWAY:
+        pass
+    assert host.eof()
+    assert host.outcome()[0] == 76
+
+
+@pytest.mark.parametrize("by_frame", [False, True])
+def test_who_waits_in_a_stream_is_cancelled(host: Host, by_frame: bool) -> None:
+    for tool, args in (("doubled", ()), ("count_to", (1000,))):
+        stream = host.open_stream(tool, *args)
+        for _ in range(64 if args else 0):
+            assert host.event()[0] == ITEM
+        wait_until(lambda stream=stream: host.started == stream)
+        if by_frame:
+            host.send(_frames.frame(_frames.KIND_CANCEL, stream, b""))
+        else:
+            host.ring(stream, frame=False)
+        items, kind, failure = host.items(stream)
+        assert (items, kind, failure["code"]) == ([], ERROR, "cancelled")
+    assert host.call("echo", 1) == 1
+
+
+def test_goaway_ends_it_after_what_it_has(host: Host) -> None:
+    frames = [host.open_frames("nap", 0.01) for _ in range(20)]
+    goaway = _frames.frame(_frames.KIND_GOAWAY, 0, b"recycle")
+    host.send(b"".join(data for _, data in frames) + goaway)
+    answers = {host.reply()[0] for _ in frames}
+    assert answers == {stream for stream, _ in frames}
+    assert host.eof()
+    assert host.outcome()[0] == 0
+
+
+def test_end_of_file_ends_it(host: Host) -> None:
+    host.call("echo", 1)
+    assert host.end() == (0, "", "")
+
+
+def test_end_of_file_ends_it_while_calls_run(host: Host) -> None:
+    stream = start_waiting(host)
+    wait_until(lambda: host.started == stream)
+    assert host.end()[0] == 0
+
+
+def test_exit_ends_the_worker(host: Host) -> None:
+    stream = start_waiting(host)
+    wait_until(lambda: host.started == stream)
+    host.start("leave", 3)
+    assert host.eof()
+    assert host.outcome()[0] == 3
+
+
+def test_a_forked_child_never_speaks_for_the_worker(host: Host) -> None:
+    assert host.call("fork_and_return") == 70
+    assert host.call("echo", 1) == 1
+
+
+def test_a_late_call_does_not_run(host: Host) -> None:
+    assert host.fail("echo", 1, micros=0)["code"] == "deadline"
+    assert host.fail(999)["code"] == "unknown_tool"
+
+
+def test_a_waiting_call_is_cancelled_and_never_runs(start_host: Start) -> None:
+    host = start_mode(start_host, "threads", 2)
+    running = [host.start("wait", "loop") for _ in range(2)]
+    waiting = host.start("count")
+    wait_until(lambda: host.started == running[1])
+    host.ring(waiting)
+    for stream in running:
+        host.ring(stream)
+    answers = dict(host.reply() for _ in range(3))
+    assert set(answers) == {*running, waiting}
+    for kind, failure in answers.values():
+        assert (kind, failure["code"]) == (ERROR, "cancelled")
+    assert host.call("calls") == 0
+
+
+@pytest.mark.parametrize("by_frame", [False, True])
+def test_a_running_loop_is_cancelled_and_no_other(threads: Host, by_frame: bool) -> None:
+    streams = [threads.start("wait", "loop") for _ in range(3)]
+    wait_until(lambda: threads.started == streams[-1])
+    for stream in (streams[1], streams[0], streams[2]):
+        if by_frame:
+            threads.send(_frames.frame(_frames.KIND_CANCEL, stream, b""))
+        else:
+            threads.ring(stream, frame=False)
+        answered, (kind, failure) = threads.reply()
+        assert (answered, kind, failure["code"]) == (stream, ERROR, "cancelled")
+    assert threads.call("echo", "next") == "next"
+
+
+def test_a_coroutine_is_cancelled_and_no_other(host: Host) -> None:
+    tool = "wait_async" if is_threads(host) else "wait"
+    streams = [host.start(tool) for _ in range(3)]
+    wait_until(lambda: host.started == streams[-1])
+    for stream in (streams[1], streams[0], streams[2]):
+        host.ring(stream)
+        answered, (kind, failure) = host.reply()
+        assert (answered, kind, failure["code"]) == (stream, ERROR, "cancelled")
+    assert host.call("echo", "next") == "next"
+
+
+def test_a_late_cancel_hits_nothing(host: Host) -> None:
+    for _ in range(200):
+        stream = host.start("echo", 1)
+        assert host.reply()[0] == stream
+        host.ring(stream)
+        assert host.call("spin", 100) is not None
+
+
+def test_what_a_tool_sets_in_its_context_ends_with_its_call(threads: Host) -> None:
+    for n in range(1, 40):
+        assert threads.call("mark", n, session=n) == ("imported", n)
+
+
+def test_hammered_with_cancels_every_call_has_exactly_one_answer(host: Host) -> None:
+    """Calls in batches, cancels at random moments, some twice, some for calls that are over."""
+    chance = random.Random(42)
+    total, cancelled, stray, answered = 4_000, 0, 0, 0
+    while answered < total:
+        batch = [
+            host.open_frames("spin", chance.choice([0, 10, 300, 3000]))
+            for _ in range(chance.randrange(1, 17))
+        ]
+        host.send(b"".join(data for _, data in batch))
+        wanted = [stream for stream, _ in batch if chance.random() < 0.3]
+        for stream in wanted:
+            for _ in range(chance.randrange(chance.choice([1, 400]))):
+                pass
+            host.ring(stream, frame=chance.random() < 0.5)
+            if chance.random() < 0.3:
+                host.ring(stream, frame=False)
+        open_streams = {stream for stream, _ in batch}
+        while open_streams:
+            got, (kind, value) = host.reply()
+            open_streams.remove(got)
+            answered += 1
+            if kind == ERROR:
+                assert value["code"] == "cancelled", value
+                cancelled += 1
+                stray += got not in wanted
+    assert stray == 0
+    assert total / 100 < cancelled < total / 2
+    assert host.call("echo", "whole") == "whole"
+    assert host.end() == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"SNAKEHOUSE_CAPACITY": "0"}, "SNAKEHOUSE_CAPACITY"),
+        ({"SNAKEHOUSE_CAPACITY": "many"}, "many"),
+        ({"SNAKEHOUSE_MODE": "fibers"}, "SNAKEHOUSE_MODE"),
+    ],
+)
+def test_what_there_is_not_is_refused(start_host: Start, env: dict[str, str], said: str) -> None:
+    host = start_host(TOOLS, env=env)
+    assert host.eof()
+    code, _, err = host.outcome()
+    assert code == 78
+    assert said in err
+
+
+def test_plain_functions_are_refused_beside_an_event_loop(start_host: Start) -> None:
+    env = {"SNAKEHOUSE_CAPACITY": "2", "SNAKEHOUSE_MODE": "asyncio"}
+    failure = start_host(TOOLS, env=env).greet().hello["failure"]
+    assert (failure["kind"], failure["code"]) == ("environment", "not_async")
+    assert failure["message"].startswith("echo is not async")
+    alone = {"SNAKEHOUSE_CAPACITY": "1", "SNAKEHOUSE_MODE": "asyncio"}
+    assert start_host(TOOLS, env=alone).greet().call("echo", 1) == 1
+
+
+def test_threads_without_ctypes_are_refused(start_host: Start, tmp_path: Path) -> None:
+    (tmp_path / "tool.py").write_text(
+        "import sys\nsys.modules['ctypes'] = None\nimport snakehouse\n"
+        "@snakehouse.tool\ndef one():\n    return 1\n"
+    )
+    env = {"SNAKEHOUSE_CAPACITY": "2", "SNAKEHOUSE_MODE": "threads"}
+    host = start_host(tmp_path / "tool.py", env=env).greet()
+    assert host.hello["failure"]["code"] == "no_ctypes"
+    assert host.eof()
+    assert host.outcome()[0] == 69
+    assert start_host(tmp_path / "tool.py").greet().call("one") == 1
