@@ -12,6 +12,7 @@
 mod attempts;
 mod calls;
 mod cancels;
+mod concurrent;
 mod causes;
 mod codes;
 mod deaths;
