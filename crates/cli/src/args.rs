@@ -140,6 +140,37 @@ pub(crate) struct PoolCallArgs {
 pub(crate) enum BenchCommand {
     /// Calls per second and latency of workers, beside a fixed limit program.
     Pool(BenchPoolArgs),
+    /// Time and memory of workers that import a heavy library, beside one cold import.
+    Startup(BenchStartupArgs),
+    /// What the kill of a worker costs: the error, the replacement, other calls.
+    Recovery(BenchRecoveryArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchStartupArgs {
+    /// Workers of the pool.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub workers: u16,
+
+    /// Modules to import [default: dspy, torch or numpy, the first that the interpreter has, else
+    /// some of the standard library].
+    #[arg(long, value_name = "MODULE", value_delimiter = ',')]
+    pub preload: Vec<String>,
+
+    /// Measurements of each kind; the medians are shown.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=99))]
+    pub rounds: u8,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchRecoveryArgs {
+    /// How often the worker is killed.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub kills: u16,
+
+    /// Modules that the worker's zygote imports.
+    #[arg(long, value_name = "MODULE", value_delimiter = ',')]
+    pub preload: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,8 @@ mod error;
 mod output;
 
 mod bench_pool;
+mod bench_recovery;
+mod bench_startup;
 mod config_show;
 mod demo;
 mod doctor;
@@ -66,6 +68,10 @@ async fn dispatch(cli: Cli, out: Output) -> Result<(), CliError> {
         Command::Pool(PoolCommand::Stats) => pool::stats(&config, out).await,
         Command::Pool(PoolCommand::Call(args)) => pool::call(&config, args, out).await,
         Command::Bench(BenchCommand::Pool(args)) => bench_pool::run(&config, args, out).await,
+        Command::Bench(BenchCommand::Startup(args)) => bench_startup::run(&config, args, out).await,
+        Command::Bench(BenchCommand::Recovery(args)) => {
+            bench_recovery::run(&config, args, out).await
+        }
         Command::Config(ConfigCommand::Show) => config_show::run(&config, out),
         Command::EngineWorker(args) => {
             unreachable!("handled before the runtime starts: {args:?}")

@@ -33,4 +33,6 @@ fn every_command_explains_itself() {
     }
     assert_help("pool-call", &["pool", "call"]);
     assert_help("bench-pool", &["bench", "pool"]);
+    assert_help("bench-startup", &["bench", "startup"]);
+    assert_help("bench-recovery", &["bench", "recovery"]);
 }
