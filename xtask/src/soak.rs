@@ -150,6 +150,20 @@ const SOAKS: &[Soak] = &[
         commands: &[&["test", "-p", "snakehouse-pool", "--test", "it", "holds_the_interpreter"]],
     },
     Soak {
+        name: "pool-stats",
+        what: "calls of a random load, counted by the pool and by their callers",
+        variable: "SNAKEHOUSE_LOAD",
+        size: 10_000,
+        commands: &[&["test", "-p", "snakehouse-pool", "--test", "it", "stats::counters"]],
+    },
+    Soak {
+        name: "pool-restarts",
+        what: "hosts that come and go without an end beside one that stays",
+        variable: "SNAKEHOUSE_RESTARTS",
+        size: 1000,
+        commands: &[&["test", "-p", "snakehouse-pool", "--test", "it", "runs::hosts"]],
+    },
+    Soak {
         name: "pool-duplex",
         what: "MiB echoed through a stream at constant memory",
         variable: "SNAKEHOUSE_MIB",

@@ -84,7 +84,9 @@ fn host_and_reaper_killed_at_once_leave_what_the_next_run_ends_and_names() {
     host.wait().unwrap();
     reaper.gone();
 
+    let began = tokio::time::Instant::now();
     let next = Run::begin(directory.path()).unwrap();
+    println!("the next run began after {:?}", began.elapsed());
     below.iter().for_each(Watched::gone);
     let found: Vec<_> = next.found().iter().map(|process| process.pid).collect();
     // The worker's group is the kernel's to end; what left the group is not.

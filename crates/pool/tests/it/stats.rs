@@ -77,9 +77,10 @@ fn account(got: &[Got]) -> (Outcomes, BTreeMap<&'static str, u64>) {
 #[test]
 fn counters_equal_what_callers_counted_under_a_random_load() {
     run(async {
-        let seed = std::env::var("SNAKEHOUSE_SEED").ok().and_then(|text| text.parse().ok());
-        let seed: u64 = seed.unwrap_or(20_261_121);
-        println!("seed {seed}");
+        let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+        let given = number("SNAKEHOUSE_TEST_SEED").or_else(|| number("SNAKEHOUSE_FIRST_SEED"));
+        let seed: u64 = given.unwrap_or(20_261_121);
+        println!("SNAKEHOUSE_TEST_SEED={seed}");
         let rig = Rig::new().await;
         let config = PoolConfig { queue: 40, ..workers(3) };
         // What is cancelled comes back by itself here; the kill of what does not is another test's.
