@@ -61,6 +61,27 @@ impl Default for PoolConfig {
 }
 
 impl PoolConfig {
+    /// Names the first rule that is broken.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let recycle = &self.recycle;
+        let rules = [
+            ("a pool needs at least 1 worker", self.workers > 0),
+            (
+                "min_workers must not be more than workers",
+                self.min_workers.is_none_or(|least| least <= self.workers),
+            ),
+            ("at least 1 call must be able to wait", self.queue > 0),
+            ("the age to recycle at must be longer than zero", recycle.age != Some(Duration::ZERO)),
+            ("the calls to recycle at must be at least 1", recycle.calls != Some(0)),
+            (
+                "the memory to recycle at must be at least 1 byte",
+                recycle.memory != Some(ByteSize(0)),
+            ),
+            ("jitter must be from 0 to 1", (0.0..=1.0).contains(&recycle.jitter)),
+        ];
+        rules.into_iter().find(|(_, holds)| !holds).map_or(Ok(()), |(rule, _)| Err(rule))
+    }
+
     /// Workers that run calls, at most.
     pub(crate) fn most(&self) -> usize {
         self.workers.max(1)
@@ -129,5 +150,45 @@ impl Default for Recycle {
             seed: None,
             drain_within: Duration::from_secs(60),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is wrong with a configuration that is the default but for this.
+    fn wrong(change: impl FnOnce(&mut PoolConfig)) -> Option<&'static str> {
+        let mut config = PoolConfig::default();
+        change(&mut config);
+        config.check().err()
+    }
+
+    #[test]
+    fn a_configuration_that_cannot_work_is_refused_by_name() {
+        assert_eq!(wrong(|_| {}), None);
+        let names = |wrong: Option<&str>, word: &str| {
+            assert!(wrong.is_some_and(|rule| rule.contains(word)), "{word}: {wrong:?}");
+        };
+        names(wrong(|config| config.workers = 0), "at least 1 worker");
+        names(wrong(|config| config.min_workers = Some(2)), "min_workers");
+        names(wrong(|config| config.queue = 0), "wait");
+        names(wrong(|config| config.recycle.age = Some(Duration::ZERO)), "age");
+        names(wrong(|config| config.recycle.calls = Some(0)), "calls");
+        names(wrong(|config| config.recycle.memory = Some(ByteSize(0))), "memory");
+        for jitter in [-0.1, 1.1, f64::NAN] {
+            names(wrong(|config| config.recycle.jitter = jitter), "jitter");
+        }
+    }
+
+    #[test]
+    fn the_least_number_follows_from_how_a_pool_starts() {
+        let least = |start, min_workers| {
+            PoolConfig { workers: 4, start, min_workers, ..PoolConfig::default() }.least()
+        };
+        assert_eq!(least(Start::Eager, None), 4);
+        assert_eq!(least(Start::Lazy, None), 0);
+        assert_eq!(least(Start::Lazy, Some(2)), 2);
+        assert_eq!(least(Start::Eager, Some(1)), 1);
     }
 }

@@ -108,13 +108,15 @@ impl Pool {
     /// run.
     ///
     /// # Errors
-    /// [`PoolError`] of the first worker that does not get ready; nothing is left then.
+    /// [`PoolError::BadConfig`] names a rule that `config` breaks; else the [`PoolError`] of the first
+    /// worker that does not get ready. Nothing is left then.
     pub async fn start(
         scope: &Scope,
         reaper: Reaper,
         spec: WorkerSpec,
         config: PoolConfig,
     ) -> Result<Self, PoolError> {
+        config.check().map_err(|rule| PoolError::BadConfig { message: rule.to_owned() })?;
         let breaker = config.breaker.map(|rules| Breaker::new(spec.name(), rules)).transpose();
         let breaker =
             breaker.map_err(|error| PoolError::BadConfig { message: error.to_string() })?;
