@@ -82,7 +82,7 @@ fn a_worker_that_holds_too_much_is_replaced() {
         let first = call_pid(&pool).await;
         let mut caught = None;
         for _ in 0..2_000 {
-            let held = call(&pool, "hold", Args::none().arg(1)).await.unwrap();
+            let held = call(&pool, "hoard", Args::none().arg(1)).await.unwrap();
             if pool.counters().recycled_memory > 0 {
                 caught = held.as_i64();
                 break;

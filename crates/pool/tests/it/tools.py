@@ -103,7 +103,7 @@ def shrug(path, text):
 
 
 @tool
-def hold(mib):
+def hoard(mib):
     """Keeps so much memory for good; says what the process holds."""
     held.append(bytearray(mib << 20))
     with open("/proc/self/statm") as file:
