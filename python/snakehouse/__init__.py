@@ -13,8 +13,10 @@ int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, t
 ``datetime`` (with time zones of fixed offset), numpy arrays and pyarrow tables, nested as you like:
 they arrive equal and of the same type, or the call fails with an error that names what could not
 travel. (A ``memoryview`` is sent as the bytes it shows.) Arrays are ``Array`` and tables ``Arrow``
-where numpy or pyarrow is not imported. For the rest there are ``keep``, which leaves an object here
-and sends a reference, and ``sendable``, which puts marks in the place of what cannot travel.
+where numpy or pyarrow is not imported. What the caller shares among calls arrives without a copy,
+as a read-only view; ``buffer`` and ``empty`` give memory that can be returned without one. For the
+rest there are ``keep``, which leaves an object here and sends a reference, and ``sendable``, which
+puts marks in the place of what cannot travel.
 
 What a tool raises becomes the caller's error, with type, message, traceback and causes; raise
 ``ToolError`` to give it a stable code and a hint. What it prints goes to the pool's log.
@@ -25,6 +27,7 @@ raises ``Cancelled`` inside of the tool, wherever it is.
 This package needs nothing but the standard library.
 """
 
+from snakehouse._buffers import buffer, empty
 from snakehouse._context import deadline, incoming, remaining, session
 from snakehouse._errors import (
     Cancelled,
@@ -59,7 +62,9 @@ __all__ = [
     "Unsupported",
     "UnsupportedValue",
     "__version__",
+    "buffer",
     "deadline",
+    "empty",
     "incoming",
     "keep",
     "remaining",

@@ -16,7 +16,9 @@ from __future__ import annotations
 import importlib
 
 from snakehouse import _extensions, _msgpack
+from snakehouse._buffers import LEND_FROM
 from snakehouse._errors import MalformedValue
+from snakehouse._lender import Lender
 from snakehouse._limits import MAX_BYTES, MAX_DEPTH, is_ours, is_within
 
 TYPE_CHECKING = False
@@ -24,35 +26,57 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from snakehouse._buffers import Buffers
+
+# Results of these types are lent if they are long.
+_LARGE = frozenset((bytes, bytearray, memoryview))
+# What the C packer says of values that are not for it.
+_REFUSALS = (
+    _extensions.Refused,
+    TypeError,
+    ValueError,
+    OverflowError,
+    BufferError,
+    RecursionError,
+)
 # The C unpacker puts 40 KiB on the stack for each nested call, that is for each tuple in a tuple.
 _MAX_NESTED_UNPACK = 16
 
 
 class Codec:
-    """A pair of functions and the name that the hello gives them.
+    """The functions and the name that the hello gives them.
 
-    They keep state while they work: threads need a codec each.
+    ``encode_result`` is ``encode`` for what is read as soon as it is sent, the result of a call:
+    its large parts may be lent. All keep state while they work: threads need a codec each.
     """
 
-    __slots__ = ("decode", "encode", "name")
+    __slots__ = ("decode", "encode", "encode_result", "name")
 
     def __init__(
         self,
         name: str,
         encode: Callable[[object], bytes],
         decode: Callable[[bytes | bytearray | memoryview], Any],
+        encode_result: Callable[[object], bytes] | None = None,
     ) -> None:
         self.name = name
         self.encode = encode
         self.decode = decode
+        self.encode_result = encode_result or encode
 
 
-def choose() -> Codec:
-    """The fastest codec that this interpreter has."""
-    return _c_codec() or Codec("python", _msgpack.encode, _msgpack.decode)
+def choose(buffers: Buffers | None = None) -> Codec:
+    """The fastest codec that this interpreter has, which lends from ``buffers``."""
+    compiled = _compiled()
+    if compiled is None:
+        lending = None if buffers is None else _pure_lending(Lender(buffers))
+        return Codec("python", _msgpack.encode, _msgpack.decode, lending)
+    ext_type, packer_type, unpackb = compiled
+    lending = None if buffers is None else _c_encode(ext_type, packer_type, Lender(buffers))
+    return Codec("msgpack", _c_encode(ext_type, packer_type), _c_decode(unpackb), lending)
 
 
-def _c_codec() -> Codec | None:
+def _compiled() -> tuple[Any, Any, Any] | None:
     try:
         package = importlib.import_module("msgpack")
         compiled = importlib.import_module("msgpack._cmsgpack")
@@ -60,13 +84,35 @@ def _c_codec() -> Codec | None:
         return None
     if package.version < (1, 1, 0):
         return None
-    return _make_c_codec(package.ExtType, compiled.Packer, compiled.unpackb)
+    return package.ExtType, compiled.Packer, compiled.unpackb
 
 
-def _make_c_codec(ext_type: Any, packer_type: Any, unpackb: Any) -> Codec:
+def _pure_lending(lender: Lender) -> Callable[[object], bytes]:
+    extend, leases = lender.pack, lender.leases
+
+    def encode(value: object) -> bytes:
+        try:
+            if type(value) in _LARGE and len(value) >= LEND_FROM:  # pyright: ignore[reportArgumentType]
+                body = lender.whole(value)  # pyright: ignore[reportArgumentType]
+                if body is not None:
+                    return body
+            packed = _msgpack.encode(value, extend)
+            return lender.finish(packed) if leases else packed
+        except BaseException:
+            lender.drop()
+            raise
+
+    return encode
+
+
+def _c_encode(
+    ext_type: Any, packer_type: Any, lender: Lender | None = None
+) -> Callable[[object], bytes]:
     # One packer per level of tuples: a packer that is at work cannot be entered again.
     packs: list[Callable[[object], bytes]] = []
     level = 0
+    extend = _extensions.pack if lender is None else lender.pack
+    ours = _msgpack.encode if lender is None else _pure_lending(lender)
 
     def convert(value: object) -> object:
         nonlocal level
@@ -88,7 +134,7 @@ def _make_c_codec(ext_type: Any, packer_type: Any, unpackb: Any) -> Codec:
             level -= 1
             kind = _msgpack.EXT_SET if type(value) is set else _msgpack.EXT_FROZENSET  # pyright: ignore[reportUnknownArgumentType]
             return ext_type(kind, packed)
-        return ext_type(*_extensions.pack(value))
+        return ext_type(*extend(value))
 
     def add_packer(buf_size: int) -> None:
         if len(packs) > MAX_DEPTH:
@@ -98,29 +144,55 @@ def _make_c_codec(ext_type: Any, packer_type: Any, unpackb: Any) -> Codec:
     add_packer(1 << 18)
     pack = packs[0]
 
+    def again(value: object) -> bytes:
+        """Encode with ours what the C packer does not, or otherwise."""
+        nonlocal level
+        level = 0
+        if lender is not None:
+            lender.drop()
+        return ours(value)
+
     def encode(value: object) -> bytes:
         nonlocal level
         try:
             packed = pack(value)
-        except (
-            _extensions.Refused,
-            TypeError,
-            ValueError,
-            OverflowError,
-            BufferError,
-            RecursionError,
-        ):
-            level = 0
-            return _msgpack.encode(value)
+        except _REFUSALS:
+            return again(value)
         except BaseException:
             level = 0
             raise
         if (
             len(packed) > MAX_DEPTH or 0xC4 in packed or 0xC5 in packed or 0xC6 in packed
         ) and not is_ours(value, packed):
-            return _msgpack.encode(value)
+            return again(value)
         return packed
 
+    if lender is None:
+        return encode
+    leases, finish = lender.leases, lender.finish
+
+    def encode_result(value: object) -> bytes:
+        nonlocal level
+        if type(value) in _LARGE and len(value) >= LEND_FROM:  # pyright: ignore[reportArgumentType]
+            return ours(value)
+        try:
+            packed = pack(value)
+        except _REFUSALS:
+            return again(value)
+        except BaseException:
+            level = 0
+            lender.drop()
+            raise
+        if (
+            len(packed) > MAX_DEPTH or 0xC4 in packed or 0xC5 in packed or 0xC6 in packed
+        ) and not is_ours(value, packed):
+            return again(value)
+        return finish(packed) if leases else packed
+
+    return encode_result
+
+
+def _c_decode(unpackb: Any) -> Callable[[bytes | bytearray | memoryview], Any]:
     nested = 0
 
     def revive(kind: int, content: bytes) -> object:
@@ -156,4 +228,4 @@ def _make_c_codec(ext_type: Any, packer_type: Any, unpackb: Any) -> Codec:
             return _msgpack.decode(data)
         return value
 
-    return Codec("msgpack", encode, decode)
+    return decode

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import sys
 
+from snakehouse import _buffers
 from snakehouse._errors import MalformedValue
 from snakehouse._marks import Array, Arrow, Reference, Unsupported, name_of
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 BYTEARRAY, COMPLEX, DATE, TIME, DATETIME, TIMEDELTA = 5, 6, 7, 8, 9, 10
-ARRAY, ARROW, REFERENCE, UNSUPPORTED = 11, 12, 13, 14
+ARRAY, ARROW, REFERENCE, UNSUPPORTED, SHARED = 11, 12, 13, 14, 16
+_PLAIN = 0
 _MAX_DIMENSIONS = 32
 _MAX_NAME = 1024
 
@@ -62,7 +64,7 @@ def unpack(code: int, content: bytes) -> Any:
         raise MalformedValue(f"extension type {code - 256 if code > 127 else code} is unknown")
     try:
         return unpacker(content)
-    except (ValueError, OverflowError, OSError, struct.error):
+    except (ValueError, IndexError, OverflowError, OSError, struct.error):
         raise MalformedValue(f"extension type {code} has malformed content") from None
 
 
@@ -163,12 +165,26 @@ def _unpack_timedelta(content: bytes) -> timedelta:
     return timedelta(days, seconds, microseconds)
 
 
-def _pack_ndarray(value: Any) -> tuple[int, bytes]:
+def is_ndarray(kind: type) -> bool:
+    """Whether this is numpy's class of arrays."""
+    return kind is getattr(sys.modules.get("numpy"), "ndarray", None)
+
+
+def layout_of(value: Any) -> tuple[bytes, Any]:
+    """What comes before the data of a numpy array, and the data as a row of bytes.
+
+    The row is a view of an array that is contiguous, else a copy in C order.
+    """
     dtype: str = value.dtype.str
     if not Array.carries(dtype) or value.dtype.metadata:
         raise Refused(f"an array of dtype {value.dtype} cannot travel")
     order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
-    return ARRAY, array_head(dtype, order, value.shape) + value.tobytes(order)
+    return array_head(dtype, order, value.shape), value.ravel(order).view("u1")
+
+
+def _pack_ndarray(value: Any) -> tuple[int, bytes]:
+    head, row = layout_of(value)
+    return ARRAY, head + row.tobytes()
 
 
 def _pack_array(value: Array) -> tuple[int, bytes]:
@@ -192,33 +208,65 @@ def _unpack_array(content: bytes) -> Any:
     if len(content) < 3:
         raise ValueError
     at = 1 + content[0]
-    dtype = str(content[1:at], "ascii")
-    order = content[at : at + 1].decode("ascii")
-    dimensions = content[at + 1] if len(content) > at + 1 else _MAX_DIMENSIONS + 1
+    if len(content) < at + 2:
+        raise ValueError
+    end = at + 2 + 8 * content[at + 1]
+    return _array(content[:end], memoryview(content)[end:])
+
+
+def _array(head: bytes, data: memoryview) -> Any:
+    at = 1 + head[0]
+    dimensions = head[at + 1]
     if dimensions > _MAX_DIMENSIONS:
         raise ValueError
-    end = at + 2 + 8 * dimensions
-    shape = struct.unpack(f">{dimensions}Q", content[at + 2 : end])
-    array = Array(dtype, shape, memoryview(content)[end:], order)
+    shape = struct.unpack(f">{dimensions}Q", head[at + 2 :])
+    array = Array(str(head[1:at], "ascii"), shape, data, str(head[at : at + 1], "ascii"))
     return array if "numpy" not in sys.modules else array.numpy()
+
+
+def is_arrow(kind: type) -> bool:
+    """Whether this is one of pyarrow's tables."""
+    return kind in _arrow_kinds()
+
+
+def stream_of(value: Any) -> tuple[bytes, Any]:
+    """What comes before the stream of a table, and the stream as a buffer."""
+    pyarrow: Any = sys.modules["pyarrow"]
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, value.schema) as writer:
+        writer.write(value)
+    return bytes([_arrow_kinds()[type(value)]]), sink.getvalue()
 
 
 def _pack_arrow(value: Any) -> tuple[int, bytes]:
     if type(value) is Arrow:
         return ARROW, bytes([value.is_batch]) + bytes(value.data)
-    pyarrow: Any = sys.modules["pyarrow"]
-    is_batch = _arrow_kinds()[type(value)]
-    sink = pyarrow.BufferOutputStream()
-    with pyarrow.ipc.new_stream(sink, value.schema) as writer:
-        writer.write(value)
-    return ARROW, bytes([is_batch]) + sink.getvalue().to_pybytes()
+    head, stream = stream_of(value)
+    return ARROW, head + stream.to_pybytes()
 
 
 def _unpack_arrow(content: bytes) -> Any:
-    if not content or content[0] > 1:
+    return _arrow(content[:1], memoryview(content)[1:])
+
+
+def _arrow(head: bytes, data: memoryview) -> Any:
+    if head not in (b"\0", b"\1"):
         raise ValueError
-    arrow = Arrow(memoryview(content)[1:], is_batch=bool(content[0]))
+    arrow = Arrow(data, is_batch=head == b"\1")
     return arrow if "pyarrow" not in sys.modules else arrow.pyarrow()
+
+
+def _unpack_shared(content: bytes) -> Any:
+    number, length = _REFERENCE.unpack(content[:16])
+    data = _buffers.current.shared(number, length)
+    form, head = content[16], content[17:]
+    if form == _PLAIN and not head:
+        return data
+    if form == ARRAY and len(head) > 2:
+        return _array(head, data)
+    if form == ARROW:
+        return _arrow(head, data)
+    raise ValueError
 
 
 def _arrow_kinds() -> dict[type, int]:
@@ -282,6 +330,7 @@ _UNPACKERS: dict[int, Callable[[bytes], Any]] = {
     TIMEDELTA: _unpack_timedelta,
     ARRAY: _unpack_array,
     ARROW: _unpack_arrow,
+    SHARED: _unpack_shared,
     REFERENCE: _unpack_reference,
     UNSUPPORTED: _unpack_unsupported,
 }

@@ -68,7 +68,7 @@ class Loop:
         self._doorbell = doorbell
         self._codec = codec
         self._decode = codec.decode
-        self._encode = codec.encode
+        self._encode = codec.encode_result
         self._tools = [_Served(tool) for tool in tools]
         self._out: list[bytes] = []
         # What a plain call is told about itself; changed for each, and the same object for all.

@@ -11,7 +11,7 @@ import socket
 import sys
 import traceback
 
-from snakehouse import _codec, _failure, _load, _schema
+from snakehouse import _buffers, _codec, _failure, _load, _schema
 from snakehouse._doorbell import Doorbell
 from snakehouse._frames import KIND_GOAWAY, KIND_HELLO, PROTOCOL_VERSION, ProtocolError, frame
 from snakehouse._modes import Mode
@@ -81,7 +81,7 @@ def _serve(
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A line is worth more in the log now than in a buffer that dies with the process.
         sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportUnknownMemberType]
-    codec = _codec.choose()
+    codec = _codec.choose(_buffers.current)
     tools: list[Tool] = []
     server = None
     if failure is None:
@@ -109,6 +109,7 @@ def _serve(
 
 def _take() -> tuple[socket.socket, Doorbell, bool, Mode]:
     try:
+        _buffers.take()
         return _take_socket(), *_take_page(), Mode.take()
     except (ValueError, OSError, KeyError) as error:
         message = f"snakehouse worker: this program is started by a Snakehouse host: {error}"

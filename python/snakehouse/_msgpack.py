@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    # What makes an extension of a value.
+    Extend = Callable[[Any], tuple[int, bytes]]
+
 EXT_BIG_INT = 1
 EXT_TUPLE = 2
 EXT_SET = 3
@@ -43,14 +46,16 @@ _MF64 = struct.Struct(">Bd")
 _FIXEXT = {1: 0xD4, 2: 0xD5, 4: 0xD6, 8: 0xD7, 16: 0xD8}
 
 
-def encode(value: object) -> bytes:
+def encode(value: object, extend: Extend = _extensions.pack) -> bytes:
     """The bytes of a value.
+
+    ``extend`` makes the extensions of what holds no other values.
 
     Raises ``UnsupportedValue``, which names the type and the place of what cannot travel.
     """
     out = bytearray()
     try:
-        _put(value, out, 1)
+        _put(value, out, 1, extend)
     except Refused as refused:
         raise UnsupportedValue(str(refused), "$" + "".join(reversed(refused.steps))) from None
     except RecursionError:
@@ -63,13 +68,13 @@ def encode(value: object) -> bytes:
 def travels(value: object) -> bool:
     """Whether a value that holds no others travels."""
     try:
-        _put(value, bytearray(), 1)
+        _put(value, bytearray(), 1, _extensions.pack)
     except Refused:
         return False
     return True
 
 
-def _put(value: Any, out: bytearray, depth: int) -> None:
+def _put(value: Any, out: bytearray, depth: int, extend: Extend) -> None:
     if depth > MAX_DEPTH:
         raise Refused(f"more than {MAX_DEPTH} levels of nesting")
     kind: type = type(value)  # pyright: ignore[reportUnknownVariableType]
@@ -89,23 +94,23 @@ def _put(value: Any, out: bytearray, depth: int) -> None:
     elif kind is bool:
         out.append(0xC3 if value else 0xC2)
     elif kind is list:
-        _put_array(value, out, depth)
+        _put_array(value, out, depth, extend)
     elif kind is dict:
         _put_length(out, len(value), 0x80, 16, 0, 0xDE, 0xDF)
         for key, item in value.items():
             try:
-                _put(key, out, depth + 1)
+                _put(key, out, depth + 1, extend)
             except Refused as refused:
                 refused.steps.append(f".key({_shown(key)})")
                 raise
             try:
-                _put(item, out, depth + 1)
+                _put(item, out, depth + 1, extend)
             except Refused as refused:
                 refused.steps.append(f"[{_shown(key)}]")
                 raise
     elif kind is tuple:
         inner = bytearray()
-        _put_array(value, inner, depth)
+        _put_array(value, inner, depth, extend)
         _put_ext(out, EXT_TUPLE, inner)
     elif kind is bytes:
         _put_length(out, len(value), 0, 0, 0xC4, 0xC5, 0xC6)
@@ -116,31 +121,33 @@ def _put(value: Any, out: bytearray, depth: int) -> None:
         _put_length(out, value.nbytes, 0, 0, 0xC4, 0xC5, 0xC6)
         out += value
     elif kind is set or kind is frozenset:
-        _put_set(value, out, depth)
+        _put_set(value, out, depth, extend)
     else:
-        _put_ext(out, *_extensions.pack(value))
+        _put_ext(out, *extend(value))
     if len(out) > MAX_BYTES:
         raise Refused(f"more than {MAX_BYTES} bytes")
 
 
-def _put_array(items: list[Any] | tuple[Any, ...], out: bytearray, depth: int) -> None:
+def _put_array(
+    items: list[Any] | tuple[Any, ...], out: bytearray, depth: int, extend: Extend
+) -> None:
     _put_length(out, len(items), 0x90, 16, 0, 0xDC, 0xDD)
     index = 0
     try:
         for item in items:
-            _put(item, out, depth + 1)
+            _put(item, out, depth + 1, extend)
             index += 1
     except Refused as refused:
         refused.steps.append(f"[{index}]")
         raise
 
 
-def _put_set(items: set[Any] | frozenset[Any], out: bytearray, depth: int) -> None:
+def _put_set(items: set[Any] | frozenset[Any], out: bytearray, depth: int, extend: Extend) -> None:
     parts: list[bytearray] = []
     for item in items:
         part = bytearray()
         try:
-            _put(item, part, depth + 1)
+            _put(item, part, depth + 1, extend)
         except Refused as refused:
             refused.steps.append(f".item({_shown(item)})")
             raise

@@ -53,7 +53,7 @@ def perform(seat: Seat, request: Request, tool: Tool, codec: Codec) -> tuple[int
         if type(args) is not list or type(kwargs) is not dict:
             raise MalformedValue(NO_ARGUMENTS)
         is_decoded = True
-        payload = codec.encode(_run(seat, request, tool, codec, *body))
+        payload = codec.encode_result(_run(seat, request, tool, codec, *body))
     except SystemExit:
         raise
     except BaseException as error:

@@ -19,7 +19,7 @@ from contextvars import copy_context
 from queue import SimpleQueue
 from time import monotonic, sleep
 
-from snakehouse import _codec
+from snakehouse import _buffers, _codec
 from snakehouse._doorbell import WORD_STARTED
 from snakehouse._errors import Cancelled
 from snakehouse._frames import KIND_ERROR, ProtocolError, in_pieces
@@ -222,7 +222,7 @@ class ThreadSeat:
         self.ident = threading.get_ident()
         server = self._server
         # A codec keeps state while it works.
-        codec = _codec.choose()
+        codec = _codec.choose(_buffers.current)
         while True:
             request = server.next(self)
             content = unready(request, len(server.tools))

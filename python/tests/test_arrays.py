@@ -11,8 +11,10 @@ import sys
 from typing import Any
 
 import pytest
+from test_buffers import Host
 
-from snakehouse import Array, Arrow, UnsupportedValue, _codec, _msgpack
+import snakehouse
+from snakehouse import Array, Arrow, UnsupportedValue, _buffers, _codec, _msgpack
 
 _packages: dict[str, Any] = {}
 
@@ -157,3 +159,32 @@ sys.stdout.write(_codec.choose().encode(value).hex())
         [sys.executable, "-c", program, data.hex()], check=True, capture_output=True, text=True
     )
     assert done.stdout == data.hex()
+
+
+def test_an_array_made_in_a_slot_is_lent_as_it_is(
+    numpy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host()
+    monkeypatch.setattr(_buffers, "current", host.buffers)
+    codec = _codec.choose(host.buffers)
+    made = snakehouse.empty((4, _buffers.LEND_FROM), "f4")
+    made[:] = 1.5
+    for value, is_copied in [
+        (made, False),
+        (made[1:3], False),
+        (made.T, False),
+        (made[:, ::2], True),
+        (made.copy(), True),
+    ]:
+        body = codec.encode_result([value])
+        order = "C" if value.flags.c_contiguous or not value.flags.f_contiguous else "F"
+        expected = value.tobytes(order)
+        assert host.read(body) == [expected]
+        # The host sees what is written afterwards only if nothing was copied.
+        made[1, 0] = 2.5
+        assert (host.take(body) == [expected]) is is_copied
+        made[1, 0] = 1.5
+    del made, value
+    assert host.buffers.count() == (0, 0)
+    assert snakehouse.empty(3).shape == (3,)
+    host.close()

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use snakehouse_guard::{Breaker, BreakerPermit, Verdict};
 use tokio::time::Instant;
 
-use crate::call::{CallError, CallOptions};
+use crate::call::{Body, CallError, CallOptions};
 use crate::death::{Death, KillReason};
 use crate::pool::{Pin, Shared, attempt};
 
@@ -20,12 +20,13 @@ pub(crate) async fn call_bytes(
     shared: &Shared,
     pin: Pin<'_>,
     tool: &str,
-    body: Bytes,
+    body: impl Into<Body>,
     options: CallOptions,
 ) -> Result<Bytes, CallError> {
     let now = Instant::now();
     let measure = shared.tally.begin(now);
     // A session's state is gone with its worker: there is nowhere to repeat its calls.
+    let body = body.into();
     let again = (options.idempotent && pin.is_none()).then(|| body.clone());
     let mut outcome = guarded(shared, pin, tool, body, options, now).await;
     if let (Some(body), Err(error)) = (again, &outcome)
@@ -47,7 +48,7 @@ async fn guarded(
     shared: &Shared,
     pin: Pin<'_>,
     tool: &str,
-    body: Bytes,
+    body: Body,
     options: CallOptions,
     now: Instant,
 ) -> Result<Bytes, CallError> {

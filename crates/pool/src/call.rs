@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use snakehouse_base::id::{Incarnation, WorkerId};
 use snakehouse_base::{Coded, Deadline, Kind};
+use snakehouse_wire::buffer::SharedBuffer;
 use snakehouse_wire::{ConvertError, Failure, Value, ValueError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -43,9 +44,28 @@ impl Args {
         self
     }
 
-    pub(crate) fn encode(self) -> Result<Bytes, ValueError> {
+    /// `by_name`: shared buffers are not copied.
+    pub(crate) fn encode(self, by_name: bool) -> Result<Body, ValueError> {
         let kwargs = self.kwargs.into_iter().map(|(name, value)| (Value::Str(name), value));
-        Value::List(vec![Value::List(self.args), Value::Dict(kwargs.collect())]).encode()
+        let call = Value::List(vec![Value::List(self.args), Value::Dict(kwargs.collect())]);
+        if !by_name {
+            return call.encode().map(Body::from);
+        }
+        let (bytes, shared) = call.encode_by_name()?;
+        Ok(Body { bytes, shared })
+    }
+}
+
+/// The body of a call, and the buffers that it names.
+#[derive(Clone, Debug)]
+pub(crate) struct Body {
+    pub(crate) bytes: Bytes,
+    pub(crate) shared: Vec<SharedBuffer>,
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self { bytes, shared: Vec::new() }
     }
 }
 
@@ -324,7 +344,7 @@ pub(crate) struct Call {
     pub(crate) tool: String,
     /// The tool's number at the worker it was given to.
     pub(crate) number: u16,
-    pub(crate) body: Bytes,
+    pub(crate) body: Body,
     pub(crate) options: CallOptions,
     /// The session's number; 0 is none. A call of a session never changes its worker.
     pub(crate) session: u64,

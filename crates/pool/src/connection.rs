@@ -3,10 +3,11 @@
 //! Owns the process and the calls that were sent to it. It ends with the worker's death, by which
 //! time every call it had is finished or handed back. Garbage from the worker is a reason to kill
 //! it. The parts: `sent` has the calls by number, `cancels` decides about cancelled ones, `input` and
-//! `output` have the bytes, `answers` does what the worker says, `end` sees to its death. Tested with
+//! `output` have the bytes, `buffers` the large ones, `answers` does what the worker says, `end` sees to its death. Tested with
 //! real workers in `tests/it`.
 
 mod answers;
+mod buffers;
 mod cancels;
 mod end;
 mod input;
@@ -32,6 +33,7 @@ use crate::dispatcher::{Report, Ticket, worker_id};
 use crate::pool::Shared;
 use crate::reaper::Process;
 use crate::stream::flow::Flow;
+use buffers::Buffers;
 use cancels::Cancels;
 use input::Input;
 use output::Output;
@@ -52,6 +54,7 @@ pub(crate) struct Connection<'a> {
     capacity: u32,
     input: Input,
     output: Output,
+    buffers: Buffers,
     sent: SentCalls,
     cancels: Cancels,
     /// The streams among the calls.
@@ -89,8 +92,10 @@ enum Turn {
 }
 
 impl<'a> Connection<'a> {
-    pub(crate) fn new(shared: &'a Shared, place: usize, process: Process) -> Self {
+    pub(crate) fn new(shared: &'a Shared, place: usize, mut process: Process) -> Self {
+        let buffers = Buffers::new(process.buffers.take());
         Self {
+            buffers,
             place,
             process,
             cancel_grace: shared.spec.cancel_grace,
@@ -334,6 +339,13 @@ impl<'a> Connection<'a> {
             self.answered.push(ticket);
             return;
         }
+        if let Err(error) = self.buffers.announce(&call.body.shared) {
+            let ticket = call.ticket;
+            let message = format!("the worker does not get the shared buffer: {error}");
+            call.failed(Failure::new(Kind::Unavailable, "buffer_not_sent", message));
+            self.answered.push(ticket);
+            return;
+        }
         let head = OpenHead {
             tool: call.number,
             deadline_micros: call.options.deadline.to_wire(now.into_std()),
@@ -341,7 +353,7 @@ impl<'a> Connection<'a> {
             trace: call.options.trace,
             is_stream,
         };
-        let body = call.body.clone();
+        let body = call.body.bytes.clone();
         let deadline = call.options.deadline.instant().map(Instant::from);
         let flow = call.flow().cloned();
         let stream = self.sent.add(call);

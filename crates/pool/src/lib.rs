@@ -86,9 +86,10 @@ pub use pool::Pool;
 pub use reaper::{Reaper, ReaperConfig, ZygoteInfo, ZygoteState};
 pub use run::Run;
 pub use session::Session;
+pub use snakehouse_wire::buffer::SharedBuffer;
 pub use snakehouse_wire::{
     Array, Arrow, ArrowKind, ConvertError, Date, DateTime, Element, Failure, Order, Reference,
-    Related, Time, TimeDelta, ToolInfo, Unsupported, UtcOffset, Value,
+    Related, Shared, Time, TimeDelta, ToolInfo, Unsupported, UtcOffset, Value,
 };
 pub use spec::{Mode, WorkerSpec};
 pub use stats::{Latency, Outcomes, PoolStats};

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::attempts::call_bytes;
-use crate::call::{Args, Call, CallError, CallOptions, Where};
+use crate::call::{Args, Body, Call, CallError, CallOptions, Where};
 use crate::config::{PoolConfig, Start};
 use crate::counters::PoolCounters;
 use crate::devices::DevicePool;
@@ -302,7 +302,7 @@ pub(crate) async fn call_value(
     args: Args,
     options: CallOptions,
 ) -> Result<Value, CallError> {
-    let body = args.encode().map_err(CallError::BadArguments)?;
+    let body = args.encode(shared.spec.has_buffers()).map_err(CallError::BadArguments)?;
     let reply = call_bytes(shared, pin, tool, body, options).await?;
     Value::decode(&reply).map_err(|error| CallError::BadResult { tool: tool.to_owned(), error })
 }
@@ -312,7 +312,7 @@ pub(crate) async fn attempt(
     shared: &Shared,
     pin: Pin<'_>,
     tool: &str,
-    body: Bytes,
+    body: impl Into<Body>,
     options: CallOptions,
     now: Instant,
 ) -> Result<Bytes, CallError> {
@@ -321,7 +321,7 @@ pub(crate) async fn attempt(
         ticket: Ticket::default(),
         tool: tool.to_owned(),
         number: 0,
-        body,
+        body: body.into(),
         options,
         session: pin.map_or(0, |(_, session)| session),
         stream: false,

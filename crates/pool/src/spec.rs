@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use snakehouse_wire::{FD_VARIABLE, PAGE_FD_VARIABLE};
+use snakehouse_wire::{BUFFER_FD_VARIABLE, FD_VARIABLE, PAGE_FD_VARIABLE};
 
 use crate::devices::Devices;
 use crate::environment;
@@ -16,6 +16,8 @@ use crate::reaper::{Command, Zygote};
 /// one descriptor a Rust program can take over without `unsafe`.
 const CONTROL_FD: &str = "0";
 const PAGE_FD: &str = "3";
+/// The first number behind those that every worker is given.
+const BUFFER_FD: &str = "5";
 
 /// How many calls the worker runs at once, and how.
 const CAPACITY_ENV: &str = "SNAKEHOUSE_CAPACITY";
@@ -248,6 +250,11 @@ impl WorkerSpec {
         &self.name
     }
 
+    /// Whether its workers take shared buffers and lend large results: those of Python do.
+    pub(crate) fn has_buffers(&self) -> bool {
+        matches!(self.kind, Kind::Python { .. })
+    }
+
     /// The command for one incarnation. `program` is the Python worker's.
     pub(crate) fn command(&self, program: &Path) -> Result<Command, String> {
         let text = |path: &Path| {
@@ -288,6 +295,9 @@ impl WorkerSpec {
         }
         env.insert(FD_VARIABLE.to_owned(), CONTROL_FD.to_owned());
         env.insert(PAGE_FD_VARIABLE.to_owned(), PAGE_FD.to_owned());
+        if self.has_buffers() {
+            env.insert(BUFFER_FD_VARIABLE.to_owned(), BUFFER_FD.to_owned());
+        }
         Ok(Command { argv, env, cwd: self.cwd.clone(), limits: self.limits.clone(), zygote })
     }
 }

@@ -16,7 +16,7 @@ use snakehouse_wire::Value;
 use tokio::time::Instant;
 
 use crate::attempts::{admit, resolve};
-use crate::call::{Args, Call, CallError, CallOptions, Reply, Where};
+use crate::call::{Args, Body, Call, CallError, CallOptions, Reply, Where};
 use crate::dispatcher::Ticket;
 use crate::pool::{Pin, Pool, Shared};
 use crate::session::Session;
@@ -88,7 +88,8 @@ impl Pool {
         args: Args,
         options: CallOptions,
     ) -> Result<Stream, CallError> {
-        let body = args.encode().map_err(CallError::BadArguments)?;
+        let body =
+            args.encode(self.shared().spec.has_buffers()).map_err(CallError::BadArguments)?;
         open(self.shared(), None, tool, body, options)
     }
 
@@ -117,7 +118,8 @@ impl Session {
         args: Args,
         options: CallOptions,
     ) -> Result<Stream, CallError> {
-        let body = args.encode().map_err(CallError::BadArguments)?;
+        let body =
+            args.encode(self.shared().spec.has_buffers()).map_err(CallError::BadArguments)?;
         open(self.shared(), Some(self.pin()), tool, body, options)
     }
 
@@ -139,7 +141,7 @@ fn open(
     shared: &Arc<Shared>,
     pin: Pin<'_>,
     tool: &str,
-    body: Bytes,
+    body: impl Into<Body>,
     options: CallOptions,
 ) -> Result<Stream, CallError> {
     let flow = Arc::new(Flow::default());
@@ -147,7 +149,7 @@ fn open(
         ticket: Ticket::default(),
         tool: tool.to_owned(),
         number: 0,
-        body,
+        body: body.into(),
         options,
         session: pin.map_or(0, |(_, session)| session),
         stream: true,

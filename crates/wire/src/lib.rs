@@ -44,6 +44,7 @@
 //! |---|---|
 //! | [`SNAKEHOUSE_FD`](FD_VARIABLE) | number of the inherited control socket; 0 (standard input) is the usual place |
 //! | [`SNAKEHOUSE_PAGE_FD`](PAGE_FD_VARIABLE) | number of the inherited [`page`]; absent: no page |
+//! | [`SNAKEHOUSE_BUFFER_FD`](BUFFER_FD_VARIABLE) | number of the inherited socket for descriptors of [`buffer`]s; absent: everything travels inline |
 //! | [`SNAKEHOUSE_CAPACITY`](CAPACITY_VARIABLE) | how many calls the worker may run at once; absent: 1 |
 //! | [`SNAKEHOUSE_MODE`](MODE_VARIABLE) | how it runs several: `threads` or `asyncio`; absent: one at a time |
 //!
@@ -51,6 +52,7 @@
 //! host broke the protocol, 78 the environment above is wrong, anything else is the tool's doing.
 
 mod assembler;
+pub mod buffer;
 pub mod credit;
 mod failure;
 #[cfg(feature = "fake")]
@@ -70,12 +72,14 @@ pub use hello::{Hello, HelloError, ToolInfo, ToolKind};
 pub use message::{Message, Segment, Segments};
 pub use open::OpenHead;
 pub use value::{
-    Array, Arrow, ArrowKind, ConvertError, Date, DateTime, Element, Int, Order, Reference, Time,
-    TimeDelta, Unsupported, UtcOffset, Value, ValueError,
+    Array, Arrow, ArrowKind, ConvertError, Date, DateTime, Element, Int, Order, Reference, Shared,
+    Time, TimeDelta, Unsupported, UtcOffset, Value, ValueError,
 };
 
 /// Environment variable with the number of the control socket's descriptor.
 pub const FD_VARIABLE: &str = "SNAKEHOUSE_FD";
+/// Environment variable with the number of the descriptor of the socket for buffers.
+pub const BUFFER_FD_VARIABLE: &str = "SNAKEHOUSE_BUFFER_FD";
 /// Environment variable with the number of the shared page's descriptor.
 pub const PAGE_FD_VARIABLE: &str = "SNAKEHOUSE_PAGE_FD";
 /// Environment variable with the number of calls that the worker may run at once.

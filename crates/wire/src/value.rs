@@ -15,6 +15,7 @@ mod ext;
 mod int;
 mod keys;
 mod marker;
+mod shared;
 mod time;
 
 use std::collections::HashMap;
@@ -23,10 +24,15 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use bytes::Bytes;
 use snakehouse_base::{Coded, Kind};
 
+use crate::buffer::SharedBuffer;
+
+pub(crate) use array::Layout;
 pub use array::{Array, Element, Order};
 pub use convert::ConvertError;
 pub use int::Int;
 pub use marker::{Arrow, ArrowKind, Reference, Unsupported};
+pub(crate) use shared::Form;
+pub use shared::Shared;
 pub use time::{Date, DateTime, Time, TimeDelta, UtcOffset};
 
 /// A Python value.
@@ -79,6 +85,9 @@ pub enum Value {
     Reference(Reference),
     /// The mark of an object that does not travel.
     Unsupported(Unsupported),
+    /// Bytes that many calls share. Goes to workers only, so it never comes out of
+    /// [`decode`](Value::decode).
+    Shared(Shared),
 }
 
 /// Why a value does not travel, or why bytes are not a value.
@@ -103,6 +112,9 @@ pub enum ValueError {
     /// What was said of an array cannot be.
     #[error("array {0}")]
     BadArray(&'static str),
+    /// A shared buffer cannot be read.
+    #[error("a shared buffer cannot be read")]
+    Unreadable,
     /// A Rust value that this Python type does not hold exactly.
     #[error("out of the range or precision of {0}")]
     OutOfRange(&'static str),
@@ -136,6 +148,7 @@ impl Coded for ValueError {
             | Self::UnhashableKey(_)
             | Self::BadArray(_)
             | Self::OutOfRange(_) => Kind::InvalidInput,
+            Self::Unreadable => Kind::Unavailable,
             _ => Kind::Corrupt,
         }
     }
@@ -149,6 +162,7 @@ impl Coded for ValueError {
             Self::UnhashableKey(_) => "value_unhashable_key",
             Self::BadArray(_) => "value_bad_array",
             Self::OutOfRange(_) => "value_out_of_range",
+            Self::Unreadable => "value_unreadable",
             _ => "value_malformed",
         }
     }
@@ -196,6 +210,7 @@ impl Value {
             Self::Arrow(Arrow { kind: ArrowKind::RecordBatch, .. }) => "pyarrow.RecordBatch",
             Self::Reference(_) => "snakehouse.Reference",
             Self::Unsupported(_) => "snakehouse.Unsupported",
+            Self::Shared(_) => "memoryview of a shared buffer",
         }
     }
 
@@ -246,7 +261,32 @@ impl Value {
     /// # Errors
     /// [`ValueError`] if it breaks a limit or has a dict that Python cannot hold.
     pub fn encode(&self) -> Result<Bytes, ValueError> {
-        codec::encode(self).map(Bytes::from)
+        codec::encode(self, false).map(Bytes::from)
+    }
+
+    /// The value's bytes, in which shared buffers are only named, and those buffers. Whoever reads
+    /// them must have got the buffers.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_by_name(&self) -> Result<(Bytes, Vec<SharedBuffer>), ValueError> {
+        let bytes = codec::encode(self, true)?;
+        let mut buffers = Vec::new();
+        self.collect(&mut buffers);
+        Ok((bytes.into(), buffers))
+    }
+
+    fn collect(&self, buffers: &mut Vec<SharedBuffer>) {
+        match self {
+            Self::Shared(shared) if !buffers.contains(&shared.buffer) => {
+                buffers.push(shared.buffer.clone());
+            }
+            Self::List(items) | Self::Tuple(items) => {
+                items.iter().for_each(|item| item.collect(buffers));
+            }
+            Self::Dict(pairs) => pairs.iter().for_each(|(_, item)| item.collect(buffers)),
+            _ => {}
+        }
     }
 
     /// The value of these bytes, all of them. `bytes` inside of it are slices of the input.
@@ -285,6 +325,7 @@ impl PartialEq for Value {
             (Self::Arrow(a), Self::Arrow(b)) => a == b,
             (Self::Reference(a), Self::Reference(b)) => a == b,
             (Self::Unsupported(a), Self::Unsupported(b)) => a == b,
+            (Self::Shared(a), Self::Shared(b)) => a == b,
             _ => false,
         }
     }
@@ -341,6 +382,7 @@ impl Hash for Value {
             Self::Arrow(v) => v.hash(state),
             Self::Reference(v) => v.hash(state),
             Self::Unsupported(v) => v.hash(state),
+            Self::Shared(v) => v.hash(state),
         }
     }
 }

@@ -12,6 +12,7 @@ fn every_error_of_a_value_has_its_kind_and_its_code() {
         (ValueError::DuplicateKey("k".into()), Kind::InvalidInput, "value_duplicate_key"),
         (ValueError::UnhashableKey("list"), Kind::InvalidInput, "value_unhashable_key"),
         (ValueError::BadArray("x"), Kind::InvalidInput, "value_bad_array"),
+        (ValueError::Unreadable, Kind::Unavailable, "value_unreadable"),
         (ValueError::OutOfRange("x"), Kind::InvalidInput, "value_out_of_range"),
         (ValueError::Truncated, Kind::Corrupt, "value_malformed"),
         (ValueError::Trailing(3), Kind::Corrupt, "value_malformed"),

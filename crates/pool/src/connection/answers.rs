@@ -1,6 +1,8 @@
 //! What a worker says, and what follows from it.
 
+use bytes::Bytes;
 use snakehouse_base::Kind;
+use snakehouse_wire::buffer::is_lent;
 use snakehouse_wire::{Failure, Frame, FrameError, FrameKind, Message};
 use tokio::time::Instant;
 
@@ -51,6 +53,11 @@ impl Connection<'_> {
     fn handle(&mut self, message: Message) -> Result<(), String> {
         match message {
             Message::Reply { stream, body } => {
+                let wanted = self.sent.get(stream).and_then(|sent| sent.call.as_ref());
+                let body = match wanted.is_some_and(|call| !call.is_abandoned()) {
+                    true => self.buffers.fetch(body)?,
+                    false => self.buffers.forget(&body).map(|()| Bytes::new())?,
+                };
                 if !self.finish(stream, |call| call.finish(Ok(body)))? {
                     self.late += 1;
                 }
@@ -58,6 +65,9 @@ impl Connection<'_> {
             }
             Message::Error { stream, body } => {
                 self.finish(stream, |call| call.failed(Failure::decode(&body))).map(drop)
+            }
+            Message::Item { stream, body } if is_lent(&body) => {
+                Err(format!("a lent item on stream {stream}: credits would not bound it"))
             }
             Message::Item { stream, body } => {
                 let Some(sent) = self.sent.get(stream) else {

@@ -130,7 +130,7 @@ mod tests {
             ticket: ticket(id),
             tool: "t".to_owned(),
             number: 0,
-            body: Bytes::new(),
+            body: Bytes::new().into(),
             options: CallOptions::default(),
             session: 0,
             stream: false,

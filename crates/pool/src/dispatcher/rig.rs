@@ -180,7 +180,7 @@ impl Rig {
             ticket: Ticket::default(),
             tool: tool.to_owned(),
             number: 0,
-            body: Bytes::new(),
+            body: Bytes::new().into(),
             options: CallOptions::default(),
             session: pin.map_or(0, |(_, session)| session),
             stream,

@@ -16,7 +16,7 @@ pub(crate) use cgroup::{ControlGroups, Group, group_name, oom_kills, own_oom_cou
 pub(crate) use memory::group_holds;
 pub(crate) use pidfd::{Pidfd, open as open_pidfd, signal_to};
 pub(crate) use procfs::{Environ, command, environ, pids, resident_bytes, start_time, wanted_cpu};
-pub(crate) use seqpacket::Seqpacket;
+pub(crate) use seqpacket::{Seqpacket, packet_pair, receive_packet, send_packet};
 
 /// A close-on-exec pipe: read end, write end.
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {

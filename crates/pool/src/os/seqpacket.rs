@@ -22,13 +22,7 @@ impl Seqpacket {
     /// A pair: this end, and a blocking one to hand to another process. Both close on exec.
     /// Must run inside a tokio runtime.
     pub(crate) fn pair() -> io::Result<(Self, OwnedFd)> {
-        let (ours, theirs) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
-        rustix::io::ioctl_fionbio(&ours, true)?;
+        let (ours, theirs) = packet_pair()?;
         Ok((Self::adopt(ours)?, theirs))
     }
 
@@ -43,17 +37,7 @@ impl Seqpacket {
 
     /// Sends one message. Cancel safe: it is sent as a whole or not at all.
     pub(crate) async fn send(&self, data: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        self.0
-            .async_io(Interest::WRITABLE, |fd| {
-                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-                let mut control = SendAncillaryBuffer::new(&mut space);
-                if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-                    return Err(io::ErrorKind::InvalidInput.into());
-                }
-                rustix::net::sendmsg(fd, &[IoSlice::new(data)], &mut control, SendFlags::NOSIGNAL)?;
-                Ok(())
-            })
-            .await
+        self.0.async_io(Interest::WRITABLE, |fd| send_packet(fd, data, fds)).await
     }
 
     /// Receives one message of at most `buffer.len()` bytes: its length, and its descriptors, all
@@ -62,29 +46,65 @@ impl Seqpacket {
     /// # Errors
     /// `InvalidData` for a longer message.
     pub(crate) async fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-        self.0
-            .async_io(Interest::READABLE, |fd| {
-                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-                let mut control = RecvAncillaryBuffer::new(&mut space);
-                let got = rustix::net::recvmsg(
-                    fd,
-                    &mut [IoSliceMut::new(buffer)],
-                    &mut control,
-                    RecvFlags::CMSG_CLOEXEC,
-                )?;
-                let mut fds = Vec::new();
-                for message in control.drain() {
-                    if let RecvAncillaryMessage::ScmRights(received) = message {
-                        fds.extend(received);
-                    }
-                }
-                if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-                    return Err(io::ErrorKind::InvalidData.into());
-                }
-                Ok((got.bytes, fds))
-            })
-            .await
+        self.0.async_io(Interest::READABLE, |fd| receive_all(fd, buffer)).await
     }
+}
+
+/// A pair of sockets; this end does not block, the other does. Both close on exec.
+pub(crate) fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((ours, theirs))
+}
+
+/// Sends one message, as a whole or not at all.
+pub(crate) fn send_packet(to: &OwnedFd, data: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    rustix::net::sendmsg(to, &[IoSlice::new(data)], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Receives one message: its length, and its descriptor if it has one.
+///
+/// # Errors
+/// `InvalidData` for a longer message, or one of several descriptors.
+pub(crate) fn receive_packet(
+    of: &OwnedFd,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<OwnedFd>)> {
+    let (len, mut fds) = receive_all(of, buffer)?;
+    let fd = fds.pop();
+    if fds.is_empty() { Ok((len, fd)) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+fn receive_all(of: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let got = rustix::net::recvmsg(
+        of,
+        &mut [IoSliceMut::new(buffer)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            fds.extend(received);
+        }
+    }
+    if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok((got.bytes, fds))
 }
 
 #[cfg(test)]

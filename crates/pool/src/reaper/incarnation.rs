@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use snakehouse_base::id::WorkerId;
 use snakehouse_supervise::ChildCtx;
+use snakehouse_wire::BUFFER_FD_VARIABLE;
 use snakehouse_wire::page::HostPage;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -65,6 +66,7 @@ struct Pending {
     reply: oneshot::Sender<Result<Process, PoolError>>,
     control: UnixStream,
     page: HostPage,
+    buffers: Option<OwnedFd>,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
     lifeline: OwnedFd,
@@ -257,13 +259,14 @@ impl Loop<'_> {
         match prepare(id, &command, group.as_ref()) {
             Ok((packet, ends)) => {
                 self.outbox.push_back(packet);
-                let (control, page, stdout, stderr, lifeline) = ends;
+                let (control, page, buffers, stdout, stderr, lifeline) = ends;
                 let pending = Pending {
                     worker,
                     taken: Some(taken),
                     reply,
                     control,
                     page,
+                    buffers,
                     stdout,
                     stderr,
                     lifeline,
@@ -316,6 +319,7 @@ impl Loop<'_> {
                         pidfd,
                         control: pending.control,
                         page: pending.page,
+                        buffers: pending.buffers,
                         output: Some((pending.stdout, pending.stderr)),
                         exited: exit,
                     })
@@ -398,7 +402,7 @@ async fn send_first(socket: &Seqpacket, outbox: &VecDeque<Packet>) -> Result<(),
     sent.map_err(|error| PoolError::reaper_gone(format!("its socket failed: {error}")))
 }
 
-type HostEnds = (UnixStream, HostPage, pipe::Receiver, pipe::Receiver, OwnedFd);
+type HostEnds = (UnixStream, HostPage, Option<OwnedFd>, pipe::Receiver, pipe::Receiver, OwnedFd);
 
 /// The packet for a request, and the host's ends of what it carries.
 fn prepare(
@@ -427,7 +431,8 @@ fn prepare(
             data.len()
         ));
     }
-    let ends = Ends::new().map_err(|error| format!("sockets and pipes: {error}"))?;
+    let ends = Ends::new(command.env.contains_key(BUFFER_FD_VARIABLE))
+        .map_err(|error| format!("sockets and pipes: {error}"))?;
     let packet = Packet { data, fds: ends.theirs };
-    Ok((packet, (ends.control, ends.page, ends.stdout, ends.stderr, ends.lifeline)))
+    Ok((packet, (ends.control, ends.page, ends.buffers, ends.stdout, ends.stderr, ends.lifeline)))
 }

@@ -40,6 +40,8 @@ pub(crate) struct Process {
     pub(crate) pidfd: Pidfd,
     pub(crate) control: UnixStream,
     pub(crate) page: HostPage,
+    /// For the descriptors of buffers; only if it was asked for.
+    pub(crate) buffers: Option<OwnedFd>,
     pub(crate) output: Option<(pipe::Receiver, pipe::Receiver)>,
     /// The reaper's report; an error if the reaper is gone.
     pub(crate) exited: oneshot::Receiver<Death>,
@@ -59,16 +61,23 @@ impl Drop for Process {
 pub(super) struct Ends {
     pub(super) control: UnixStream,
     pub(super) page: HostPage,
+    pub(super) buffers: Option<OwnedFd>,
     pub(super) stdout: pipe::Receiver,
     pub(super) stderr: pipe::Receiver,
     /// While the host holds this, the worker's process group lives.
     pub(super) lifeline: OwnedFd,
-    /// In the order of the request: control, page, lifeline, stdout, stderr.
+    /// In the order of the request: control, page, lifeline, stdout, stderr, and buffers if asked
+    /// for.
     pub(super) theirs: Vec<OwnedFd>,
 }
 
 impl Ends {
-    pub(super) fn new() -> io::Result<Self> {
+    /// With a socket for buffers if the worker is told of one.
+    pub(super) fn new(with_buffers: bool) -> io::Result<Self> {
+        let (buffers, their_buffers) = match with_buffers {
+            true => os::packet_pair().map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
+            false => (None, None),
+        };
         let (control, their_control) = std::os::unix::net::UnixStream::pair()?;
         control.set_nonblocking(true)?;
         let (their_lifeline, lifeline) = os::pipe()?;
@@ -79,16 +88,14 @@ impl Ends {
         Ok(Self {
             control: UnixStream::from_std(control)?,
             page,
+            buffers,
             stdout: pipe::Receiver::from_owned_fd(stdout)?,
             stderr: pipe::Receiver::from_owned_fd(stderr)?,
             lifeline,
-            theirs: vec![
-                their_control.into(),
-                their_page,
-                their_lifeline,
-                their_stdout,
-                their_stderr,
-            ],
+            theirs: [their_control.into(), their_page, their_lifeline, their_stdout, their_stderr]
+                .into_iter()
+                .chain(their_buffers)
+                .collect(),
         })
     }
 }

@@ -10,6 +10,7 @@
 )]
 
 mod attempts;
+mod buffers;
 mod calls;
 mod cancels;
 mod concurrent;

@@ -20,10 +20,16 @@ pub enum Order {
 /// sent in C order; subclasses of `ndarray`, objects and structured types do not travel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Array {
+    layout: Layout,
+    data: Bytes,
+}
+
+/// What an array is besides its bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Layout {
     dtype: Box<str>,
     shape: Box<[u64]>,
     order: Order,
-    data: Bytes,
 }
 
 impl Array {
@@ -45,16 +51,8 @@ impl Array {
         data: impl Into<Bytes>,
     ) -> Result<Self, ValueError> {
         let data = data.into();
-        let size = item_size(dtype).ok_or(ValueError::BadArray("has an unknown dtype"))?;
-        if shape.len() > Self::MAX_DIMENSIONS {
-            return Err(ValueError::BadArray("has more than 32 dimensions"));
-        }
-        if count(shape).and_then(|n| n.checked_mul(size)) != u64::try_from(data.len()).ok() {
-            return Err(ValueError::BadArray("has not the bytes that dtype and shape ask for"));
-        }
-        let both = shape.contains(&0) || shape.iter().filter(|n| **n != 1).count() < 2;
-        let order = if both { Order::C } else { order };
-        Ok(Self { dtype: dtype.into(), shape: shape.into(), order, data })
+        let layout = Layout::new(dtype, shape, order, data.len() as u64)?;
+        Ok(Self { layout, data })
     }
 
     /// An array in C order of these numbers.
@@ -69,17 +67,17 @@ impl Array {
 
     /// numpy's `dtype.str`.
     pub fn dtype(&self) -> &str {
-        &self.dtype
+        &self.layout.dtype
     }
 
     /// Items in each dimension. Empty for a single item.
     pub fn shape(&self) -> &[u64] {
-        &self.shape
+        &self.layout.shape
     }
 
     /// The order of the bytes.
     pub fn order(&self) -> Order {
-        self.order
+        self.layout.order
     }
 
     /// The bytes of the items.
@@ -90,10 +88,43 @@ impl Array {
     /// The items in the order of the bytes; none if they are not of this type.
     pub fn items<T: Element>(&self) -> Option<Vec<T>> {
         let size = usize::try_from(item_size(T::DTYPE)?).ok()?;
-        (&*self.dtype == T::DTYPE).then(|| self.data.chunks_exact(size).map(T::take).collect())
+        (&*self.layout.dtype == T::DTYPE)
+            .then(|| self.data.chunks_exact(size).map(T::take).collect())
     }
 
-    pub(super) fn put_head(&self, out: &mut Vec<u8>) {
+    pub(super) fn with_layout(layout: Layout, data: Bytes) -> Self {
+        Self { layout, data }
+    }
+
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+}
+
+impl Layout {
+    /// Of an array of so many bytes.
+    ///
+    /// # Errors
+    /// As [`Array::new`].
+    pub(crate) fn new(
+        dtype: &str,
+        shape: &[u64],
+        order: Order,
+        bytes: u64,
+    ) -> Result<Self, ValueError> {
+        let size = item_size(dtype).ok_or(ValueError::BadArray("has an unknown dtype"))?;
+        if shape.len() > Array::MAX_DIMENSIONS {
+            return Err(ValueError::BadArray("has more than 32 dimensions"));
+        }
+        if count(shape).and_then(|n| n.checked_mul(size)) != Some(bytes) {
+            return Err(ValueError::BadArray("has not the bytes that dtype and shape ask for"));
+        }
+        let both = shape.contains(&0) || shape.iter().filter(|n| **n != 1).count() < 2;
+        let order = if both { Order::C } else { order };
+        Ok(Self { dtype: dtype.into(), shape: shape.into(), order })
+    }
+
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
         let short = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
         out.push(short(self.dtype.len()));
         out.extend_from_slice(self.dtype.as_bytes());
@@ -106,7 +137,7 @@ impl Array {
     }
 
     /// Reads a head; the rest of the bytes are the data.
-    pub(super) fn take_head(bytes: &[u8]) -> Option<(&str, Order, Vec<u64>, &[u8])> {
+    pub(super) fn take(bytes: &[u8]) -> Option<(&str, Order, Vec<u64>, &[u8])> {
         let (len, rest) = bytes.split_first()?;
         let (dtype, rest) = rest.split_at_checked(usize::from(*len))?;
         let (&[order, dimensions], rest) = rest.split_first_chunk()?;

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use super::{Int, Value, ValueError, ext, keys};
+use crate::buffer::split;
 
 const EXT_BIG_INT: i8 = 1;
 const EXT_TUPLE: i8 = 2;
@@ -19,24 +20,29 @@ const FIRST_BYTES: usize = 256;
 /// Room that is made for a list or dict before its items are seen. A count may lie.
 const FIRST_ITEMS: usize = 32;
 
-pub(super) fn encode(value: &Value) -> Result<Vec<u8>, ValueError> {
+/// `by_name`: shared buffers are named, not copied.
+pub(super) fn encode(value: &Value, by_name: bool) -> Result<Vec<u8>, ValueError> {
     let mut out = Vec::with_capacity(FIRST_BYTES);
-    let mut items = 0;
-    put(value, &mut out, 1, &mut items)?;
+    put(value, &mut out, 1, &mut Tally { items: 0, by_name })?;
     Ok(out)
+}
+
+struct Tally {
+    items: usize,
+    by_name: bool,
 }
 
 fn put(
     value: &Value,
     out: &mut Vec<u8>,
     depth: usize,
-    items: &mut usize,
+    tally: &mut Tally,
 ) -> Result<(), ValueError> {
     if depth > Value::MAX_DEPTH {
         return Err(ValueError::TooDeep);
     }
-    *items += 1;
-    if *items > Value::MAX_ITEMS {
+    tally.items += 1;
+    if tally.items > Value::MAX_ITEMS {
         return Err(ValueError::TooManyItems);
     }
     match value {
@@ -56,21 +62,25 @@ fn put(
             put_len(out, bytes.len(), None, [Some(0xc4), Some(0xc5), Some(0xc6)])?;
             put_raw(out, bytes)?;
         }
-        Value::List(list) => put_array(list, out, depth, items)?,
+        Value::List(list) => put_array(list, out, depth, tally)?,
         Value::Tuple(list) => {
             let mut inner = Vec::new();
-            put_array(list, &mut inner, depth, items)?;
+            put_array(list, &mut inner, depth, tally)?;
             put_ext(out, EXT_TUPLE, &inner)?;
         }
-        Value::Set(list) => put_set(EXT_SET, list, out, depth, items)?,
-        Value::FrozenSet(list) => put_set(EXT_FROZENSET, list, out, depth, items)?,
+        Value::Set(list) => put_set(EXT_SET, list, out, depth, tally)?,
+        Value::FrozenSet(list) => put_set(EXT_FROZENSET, list, out, depth, tally)?,
         Value::Dict(pairs) => {
             keys::check(pairs.iter().map(|(key, _)| key))?;
             put_len(out, pairs.len(), Some((0x80, 16)), [None, Some(0xde), Some(0xdf)])?;
             for (key, item) in pairs {
-                put(key, out, depth + 1, items)?;
-                put(item, out, depth + 1, items)?;
+                put(key, out, depth + 1, tally)?;
+                put(item, out, depth + 1, tally)?;
             }
+        }
+        Value::Shared(shared) if !tally.by_name => {
+            tally.items -= 1;
+            put(&shared.copied()?, out, depth, tally)?;
         }
         other => {
             let mut head = Vec::new();
@@ -91,10 +101,10 @@ fn put_array(
     list: &[Value],
     out: &mut Vec<u8>,
     depth: usize,
-    items: &mut usize,
+    tally: &mut Tally,
 ) -> Result<(), ValueError> {
     put_len(out, list.len(), Some((0x90, 16)), [None, Some(0xdc), Some(0xdd)])?;
-    list.iter().try_for_each(|item| put(item, out, depth + 1, items))
+    list.iter().try_for_each(|item| put(item, out, depth + 1, tally))
 }
 
 /// Sorted, so that equal sets have equal bytes whatever order Python finds their items in.
@@ -103,13 +113,13 @@ fn put_set(
     list: &[Value],
     out: &mut Vec<u8>,
     depth: usize,
-    items: &mut usize,
+    tally: &mut Tally,
 ) -> Result<(), ValueError> {
     keys::check(list.iter())?;
     let mut parts = Vec::with_capacity(list.len());
     for item in list {
         let mut part = Vec::new();
-        put(item, &mut part, depth + 1, items)?;
+        put(item, &mut part, depth + 1, tally)?;
         parts.push(part);
     }
     parts.sort_unstable();
@@ -202,7 +212,8 @@ pub(super) fn decode(bytes: &Bytes) -> Result<Value, ValueError> {
         return Err(ValueError::TooLarge);
     }
     let mut items = 0;
-    let mut reader = Reader { whole: bytes, rest: bytes, items: &mut items };
+    let (rest, attached) = split(bytes)?;
+    let mut reader = Reader { whole: bytes, rest, attached: &attached, items: &mut items };
     let value = reader.value(1)?;
     match reader.rest.len() {
         0 => Ok(value),
@@ -213,6 +224,7 @@ pub(super) fn decode(bytes: &Bytes) -> Result<Value, ValueError> {
 struct Reader<'a> {
     whole: &'a Bytes,
     rest: &'a [u8],
+    attached: &'a [Bytes],
     items: &'a mut usize,
 }
 
@@ -340,7 +352,7 @@ impl<'a> Reader<'a> {
                 keys::sort(&mut list);
                 Ok(if kind == EXT_SET { Value::Set(list) } else { Value::FrozenSet(list) })
             }
-            _ => ext::take(kind, content, self.whole),
+            _ => ext::take(kind, content, self.whole, self.attached),
         }
     }
 
@@ -351,7 +363,7 @@ impl<'a> Reader<'a> {
         content: &'a [u8],
         depth: usize,
     ) -> Result<Vec<Value>, ValueError> {
-        let mut inner = Reader { whole: self.whole, rest: content, items: self.items };
+        let mut inner = Reader { rest: content, items: self.items, ..*self };
         let [marker] = inner.array::<1>()?;
         let count = match marker {
             0x90..=0x9f => usize::from(marker & 0x0f),

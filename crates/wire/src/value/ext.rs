@@ -14,12 +14,18 @@
 //! | 12 | pyarrow `Table`, `RecordBatch` | u8 (0 or 1), an IPC stream |
 //! | 13 | `snakehouse.Reference` | life u64, number u64, name of the class |
 //! | 14 | `snakehouse.Unsupported` | name of the class |
+//! | 15 | of an attachment (worker to host) | index u8, then a form |
+//! | 16 | of a shared buffer (host to worker) | number u64, length u64, then a form |
 //!
+//! A form is the code of another extension type and what comes before the data in it: 0 for `bytes`,
+//! 5, 11 or 12.
 //! Codes 1 to 4 are read and written in `codec`. `python/snakehouse/_extensions.py` is the same in
 //! Python.
 
 use bytes::Bytes;
 
+use super::array::Layout;
+use super::shared::Form;
 use super::{
     Array, Arrow, ArrowKind, Date, DateTime, Reference, Time, TimeDelta, Unsupported, Value,
     ValueError,
@@ -35,6 +41,10 @@ const ARRAY: i8 = 11;
 const ARROW: i8 = 12;
 const REFERENCE: i8 = 13;
 const UNSUPPORTED: i8 = 14;
+const ATTACHMENT: i8 = 15;
+const SHARED: i8 = 16;
+/// The form of plain bytes.
+const PLAIN: i8 = 0;
 
 /// The code, the bytes that come first, and those that need not be copied into them.
 pub(super) fn parts(value: &Value, head: &mut Vec<u8>) -> Option<(i8, Bytes)> {
@@ -62,14 +72,11 @@ pub(super) fn parts(value: &Value, head: &mut Vec<u8>) -> Option<(i8, Bytes)> {
             TIMEDELTA
         }
         Value::Array(array) => {
-            array.put_head(head);
+            array.layout().put(head);
             return Some((ARRAY, array.data().clone()));
         }
         Value::Arrow(arrow) => {
-            head.push(match arrow.kind {
-                ArrowKind::Table => 0,
-                ArrowKind::RecordBatch => 1,
-            });
+            head.push(arrow_code(arrow.kind));
             return Some((ARROW, arrow.stream.clone()));
         }
         Value::Reference(reference) => {
@@ -77,6 +84,10 @@ pub(super) fn parts(value: &Value, head: &mut Vec<u8>) -> Option<(i8, Bytes)> {
             head.extend_from_slice(&reference.number.to_be_bytes());
             head.extend_from_slice(reference.type_name.as_bytes());
             REFERENCE
+        }
+        Value::Shared(shared) => {
+            shared.put(head);
+            SHARED
         }
         Value::Unsupported(mark) => {
             head.extend_from_slice(mark.type_name.as_bytes());
@@ -88,8 +99,14 @@ pub(super) fn parts(value: &Value, head: &mut Vec<u8>) -> Option<(i8, Bytes)> {
 }
 
 /// The value of such content, which lies in `whole`.
-pub(super) fn take(code: i8, content: &[u8], whole: &Bytes) -> Result<Value, ValueError> {
+pub(super) fn take(
+    code: i8,
+    content: &[u8],
+    whole: &Bytes,
+    attached: &[Bytes],
+) -> Result<Value, ValueError> {
     let value = match code {
+        ATTACHMENT => attachment(content, attached),
         BYTEARRAY => Some(Value::ByteArray(whole.slice_ref(content))),
         COMPLEX => complex(content),
         DATE => Date::take(content).map(Value::Date),
@@ -107,6 +124,43 @@ pub(super) fn take(code: i8, content: &[u8], whole: &Bytes) -> Result<Value, Val
     value.ok_or(ValueError::BadExtension(code))
 }
 
+fn arrow_code(kind: ArrowKind) -> u8 {
+    match kind {
+        ArrowKind::Table => 0,
+        ArrowKind::RecordBatch => 1,
+    }
+}
+
+pub(super) fn put_form(form: &Form, out: &mut Vec<u8>) {
+    match form {
+        Form::Bytes => out.extend_from_slice(&PLAIN.to_be_bytes()),
+        Form::Array(layout) => {
+            out.extend_from_slice(&ARRAY.to_be_bytes());
+            layout.put(out);
+        }
+        Form::Arrow(kind) => {
+            out.extend_from_slice(&ARROW.to_be_bytes());
+            out.push(arrow_code(*kind));
+        }
+    }
+}
+
+fn attachment(content: &[u8], attached: &[Bytes]) -> Option<Value> {
+    let (&[index, form], head) = content.split_first_chunk()?;
+    let data = attached.get(usize::from(index))?.clone();
+    match (i8::from_be_bytes([form]), head) {
+        (PLAIN, []) => Some(Value::Bytes(data)),
+        (BYTEARRAY, []) => Some(Value::ByteArray(data)),
+        (ARRAY, head) => {
+            let (dtype, order, shape, []) = Layout::take(head)? else { return None };
+            Array::new(dtype, &shape, order, data).ok().map(Value::Array)
+        }
+        (ARROW, [0]) => Some(Value::Arrow(Arrow { kind: ArrowKind::Table, stream: data })),
+        (ARROW, [1]) => Some(Value::Arrow(Arrow { kind: ArrowKind::RecordBatch, stream: data })),
+        _ => None,
+    }
+}
+
 fn complex(content: &[u8]) -> Option<Value> {
     let ([real, imaginary], []) = content.as_chunks::<8>() else { return None };
     let part = |bytes: &[u8; 8]| f64::from_bits(u64::from_be_bytes(*bytes));
@@ -114,7 +168,7 @@ fn complex(content: &[u8]) -> Option<Value> {
 }
 
 fn array(content: &[u8], whole: &Bytes) -> Option<Value> {
-    let (dtype, order, shape, data) = Array::take_head(content)?;
+    let (dtype, order, shape, data) = Layout::take(content)?;
     Array::new(dtype, &shape, order, whole.slice_ref(data)).ok().map(Value::Array)
 }
 

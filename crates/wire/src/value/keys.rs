@@ -130,7 +130,8 @@ fn canonical(key: &Value, out: &mut Vec<u8>, depth: usize) -> Result<Identity, V
         | Value::Set(_)
         | Value::ByteArray(_)
         | Value::Array(_)
-        | Value::Arrow(_) => {
+        | Value::Arrow(_)
+        | Value::Shared(_) => {
             return Err(ValueError::UnhashableKey(key.type_name()));
         }
     }

@@ -199,7 +199,7 @@ impl World {
             ticket: Ticket::default(),
             tool: "t".to_owned(),
             number: 0,
-            body: Bytes::new(),
+            body: Bytes::new().into(),
             options: CallOptions::default(),
             session: number,
             stream,
