@@ -6,6 +6,28 @@ use snakehouse_base::ByteSize;
 use snakehouse_guard::BreakerConfig;
 
 /// How a pool works. The default is one worker that lives for as long as it can.
+///
+/// Two workers that become up to eight while calls wait, one more that is warm and takes over at once,
+/// and each replaced after about ten thousand calls or when it holds two gigabytes:
+///
+/// ```
+/// use snakehouse_base::ByteSize;
+/// use snakehouse_pool::{PoolConfig, Recycle};
+///
+/// let recycle = Recycle {
+///     calls: Some(10_000),
+///     memory: Some(ByteSize::mib(2048)),
+///     ..Recycle::default()
+/// };
+/// let config = PoolConfig {
+///     workers: 8,
+///     min_workers: Some(2),
+///     standby: 1,
+///     recycle,
+///     ..PoolConfig::default()
+/// };
+/// # let _ = config;
+/// ```
 #[derive(Clone, Debug)]
 pub struct PoolConfig {
     /// Workers that run calls, at most. Default 1; at least 1.

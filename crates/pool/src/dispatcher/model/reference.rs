@@ -39,6 +39,7 @@ pub(super) struct Reference {
     /// Open calls by number, which is their age.
     pub(super) calls: Vec<RefCall>,
     pub(super) ends: BTreeMap<u64, End>,
+    pub(super) stopped: bool,
 }
 
 impl Reference {
@@ -73,12 +74,21 @@ impl Reference {
                 self.end(call.id, End::Failed);
             } else if call.cancelled {
                 self.end(call.id, End::Cancelled);
-            } else if call.pin.is_some() || deaths > MOST_DEATHS {
+            } else if call.pin.is_some() || self.stopped || deaths > MOST_DEATHS {
                 self.end(call.id, End::Failed);
             } else {
                 let call = self.call(call.id);
                 (call.at, call.deaths) = (None, deaths);
             }
+        }
+    }
+
+    /// The pool stops: what waits ends, and what comes back from a worker.
+    pub(super) fn stop(&mut self) {
+        self.stopped = true;
+        let waiting: Vec<_> = self.calls.iter().filter(|c| c.at.is_none()).map(|c| c.id).collect();
+        for id in waiting {
+            self.end(id, End::Failed);
         }
     }
 

@@ -442,7 +442,12 @@ impl World {
             return;
         }
         let mut after = After::default();
-        self.pool.too_large(place, incarnation, self.now, &mut after);
+        match self.pick(0..2) {
+            0 => self.pool.too_large(place, incarnation, self.now, &mut after),
+            _ => {
+                let _may_be_under_way = self.pool.asked_to_recycle(place, self.now, &mut after);
+            }
+        }
         self.settle(after);
     }
 
@@ -460,8 +465,40 @@ impl World {
         self.settle(after);
     }
 
+    /// What is left is done, or the pool stops in the middle of it.
+    pub(super) fn finish(self) -> PoolCounters {
+        match self.pick(0..3) {
+            0 => self.stop(),
+            _ => self.work_off(),
+        }
+    }
+
+    fn stop(mut self) -> PoolCounters {
+        self.reference.stop();
+        let mut after = After::default();
+        self.pool.stop(&mut after);
+        self.settle(after);
+        for place in 0..self.workers.len() {
+            // Some finish what they have.
+            while self.pick(0..2) == 0 && !self.workers[place].has.is_empty() {
+                self.answer(place);
+            }
+            self.die(place);
+            assert!(self.pool.chores(self.now, true, &mut After::default()).open.is_empty());
+        }
+        self.all_over();
+        self.pool.counters()
+    }
+
+    fn all_over(&mut self) {
+        assert_eq!(self.reference.calls, [], "calls that never ended");
+        for (id, outcome) in &mut self.outcomes {
+            assert!(outcome.try_recv().is_ok(), "call {id} has no outcome");
+        }
+    }
+
     /// Everybody does their part until nothing is left to do.
-    pub(super) fn finish(mut self) -> PoolCounters {
+    fn work_off(mut self) -> PoolCounters {
         while !self.sessions.is_empty() {
             self.close_session();
         }
@@ -485,10 +522,7 @@ impl World {
                 break;
             }
         }
-        assert_eq!(self.reference.calls, [], "calls that never ended");
-        for (id, outcome) in &mut self.outcomes {
-            assert!(outcome.try_recv().is_ok(), "call {id} has no outcome");
-        }
+        self.all_over();
         let kept = self.pool.seats.iter().filter(|seat| seat.is_kept()).count();
         let wanted = self.pool.target + self.pool.config.standby;
         assert!(kept >= wanted, "{kept} of {wanted} places are kept");
