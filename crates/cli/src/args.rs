@@ -196,7 +196,7 @@ pub(crate) struct BenchPoolArgs {
     pub in_flight: Vec<u32>,
 
     /// What to measure.
-    #[arg(long, value_delimiter = ',', default_value = "call,stream")]
+    #[arg(long, value_delimiter = ',', default_value = "call,stream,buffer")]
     pub rows: Vec<BenchRow>,
 
     /// With one call in flight, leave both ends on the cores that the system chooses.
@@ -211,6 +211,8 @@ pub(crate) enum BenchRow {
     Call,
     /// Small chunks of streams, and how soon the first one is there.
     Stream,
+    /// 8 MiB by reference and through a reused slot.
+    Buffer,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,8 +1,9 @@
-//! `bench pool`: calls and streams of one worker or several, beside the fixed limit program, in one
+//! `bench pool`: calls, streams and large buffers of one worker or several, beside the fixed limit program, in one
 //! run.
 //!
 //! What is measured and how stands in `bench/limit/README.md`.
 
+mod buffer;
 mod calls;
 mod cpu;
 mod limit;
@@ -47,7 +48,7 @@ async fn measure(
     out: Output,
 ) -> Result<(), CliError> {
     let rig = Rig::start(scope, config.python.value.as_deref(), during, args.rounds).await?;
-    let (mut calls, mut streams) = (Vec::new(), Vec::new());
+    let (mut calls, mut streams, mut buffers) = (Vec::new(), Vec::new(), Vec::new());
     for &workers in &args.workers {
         let inner = scope.open("pool");
         let pool = rig.pool(&inner, workers).await?;
@@ -56,6 +57,9 @@ async fn measure(
         }
         if args.rows.contains(&BenchRow::Stream) {
             streams.push(stream::row(&rig, &pool, workers, args, out).await?);
+        }
+        if args.rows.contains(&BenchRow::Buffer) {
+            buffers.extend(buffer::rows(&rig, &pool, workers, args, out).await?);
         }
         inner.stop().await;
     }
@@ -67,6 +71,9 @@ async fn measure(
     }
     if !streams.is_empty() {
         out.data(&streams, || stream::table(&streams))?;
+    }
+    if !buffers.is_empty() {
+        out.data(&buffers, || buffer::table(&buffers))?;
     }
     Ok(())
 }
