@@ -1,8 +1,8 @@
 //! A device that fails gets no worker for a while, whatever the worker was called.
 
-use snakehouse_pool::{Args, CallError, Death, Pool};
+use snakehouse_pool::{Args, CallError, Death, Mode, Pool, WorkerSpec};
 
-use crate::support::{Rig, call, run, soon, spec, workers};
+use crate::support::{Rig, call, python, run, soon, spec, workers};
 
 async fn device(pool: &Pool) -> String {
     let environment = call(pool, "environment", Args::none()).await.unwrap();
@@ -55,3 +55,37 @@ fn workers_are_spread_over_the_devices() {
         rig.end().await;
     });
 }
+
+/// However a worker runs its calls, a device that fails ends it.
+#[test]
+fn a_device_fault_ends_workers_of_every_kind() {
+    run(async {
+        let rig = Rig::new().await;
+        for (mode, kind) in
+            [(Mode::Threads, ""), (Mode::Threads, "async "), (Mode::Asyncio, "async ")]
+        {
+            let module = rig.cache.path().join("faulty.py");
+            std::fs::write(&module, FAULTY.replace("KIND ", kind)).unwrap();
+            let spec = WorkerSpec::python("faulty", python())
+                .module(module.to_str().unwrap())
+                .capacity(2, mode);
+            let pool = rig.pool_of(spec, workers(1)).await;
+            let error = call(&pool, "fault", Args::none()).await.unwrap_err();
+            match &error {
+                CallError::WorkerDied { cause, .. } => {
+                    assert_eq!(cause, &Death::DeviceFault, "{mode:?}");
+                }
+                other => panic!("{mode:?}: {other:?}"),
+            }
+        }
+        rig.end().await;
+    });
+}
+
+const FAULTY: &str = "
+from snakehouse import DeviceFault, tool
+
+@tool
+KIND def fault():
+    raise DeviceFault('gone')
+";
