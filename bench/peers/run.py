@@ -2,10 +2,12 @@
 """Measures the peers and this pool, in turn, in one run, and makes one table of it.
 
     bench/peers/run.py [--snakehouse FILE] [--python FILE] [--seconds 0.5] [--rounds 3]
-        [--cells PAYLOAD:WORKERS:IN_FLIGHT,...] [--systems NAME,...] [--json FILE] [--write FILE]
+        [--cells PAYLOAD:WORKERS:IN_FLIGHT,...] [--systems NAME,...] [--pick median|best]
+        [--json FILE] [--write FILE]
+    bench/peers/run.py --from FILE [--pick median|best] [--write FILE]
 
 Needs the environment of `setup.sh` and a release build. Every system is started afresh in every
-round, and the order turns by one each round, so that whatever else the machine does meets all alike.
+round, and the order turns by one each round: whatever else the machine does meets all alike.
 A system that cannot run is named with its reason. Standard library only.
 """
 
@@ -65,6 +67,9 @@ NEEDS = {
     "grpc_server": "grpc, msgpack",
     "asgi_server": "uvicorn, uvloop, httptools, msgpack",
 }
+PICK = (
+    "of the rounds of a cell; best is for a machine that others use, where the rest is their doing"
+)
 # `{system: {cell: [sample, ...]}}`
 Samples = dict[str, dict[Cell, list[dict[str, float]]]]
 
@@ -220,15 +225,18 @@ def number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def table(samples: Samples, cells: list[Cell]) -> str:
+def table(samples: Samples, cells: list[Cell], pick: str) -> str:
     """Rows are systems; each cell has its number and how much better ours is."""
 
-    def median(system: str, cell: Cell, key: str) -> float | None:
+    def picked(system: str, cell: Cell, key: str) -> float | None:
         found = [sample[key] for sample in samples.get(system, {}).get(cell, [])]
-        return statistics.median(found) if found else None
+        if not found:
+            return None
+        best = max if key == "calls_per_s" else min
+        return best(found) if pick == "best" else statistics.median(found)
 
     def show(system: str, cell: Cell, key: str, smaller: bool) -> str:
-        value, ours = median(system, cell, key), median(OURS, cell, key)
+        value, ours = picked(system, cell, key), picked(OURS, cell, key)
         if value is None:
             return "–"
         text = number(value)
@@ -242,8 +250,7 @@ def table(samples: Samples, cells: list[Cell]) -> str:
             columns.append((f"{cell.title()}: p50 µs", cell, "p50_us", True))
         else:
             columns.append((f"{cell.title()}: calls/s", cell, "calls_per_s", False))
-    busy = next((cell for cell in cells if cell.in_flight > 1), cells[0])
-    columns.append((f"{busy.title()}: CPU µs/call", busy, "cpu_us", True))
+            columns.append((f"{cell.title()}: CPU µs/call", cell, "cpu_us", True))
     lines = ["| System | " + " | ".join(title for title, *_ in columns) + " |"]
     lines.append("|---|" + "---|" * len(columns))
     for system in [OURS, LIMIT, *PEERS]:
@@ -256,23 +263,25 @@ def table(samples: Samples, cells: list[Cell]) -> str:
 def versions(python: str) -> str:
     """What was measured."""
     names = ["ray", "celery", "grpcio", "uvicorn", "msgpack"]
-    code = f"import importlib.metadata as m; print(*(f'{{n}} {{m.version(n)}}' for n in {names}), sep=', ')"
+    code = "from importlib.metadata import version as v\n"
+    code += f"print(*(f'{{n}} {{v(n)}}' for n in {names}), sep=', ')"
     run = subprocess.run([python, "-c", code], capture_output=True, text=True)
     interpreter = subprocess.run([python, "-V"], capture_output=True, text=True).stdout.strip()
     return f"{interpreter}, {run.stdout.strip()}"
 
 
 def conditions(args: argparse.Namespace, loads: list[float], not_run: dict[str, str]) -> str:
-    """What the numbers stand on."""
+    """What the numbers stand on, but for how they were picked."""
     memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
     gib = int(memory[1]) / (1 << 20) if memory else 0
     text = (
         f"{datetime.date.today()}, {os.cpu_count()} cores ({platform.machine()}), {gib:.0f} GiB, "
         f"Linux {platform.release().split('-')[0]}; {versions(args.python)}. "
-        f"Medians of {args.rounds} rounds of {args.seconds:g} s per cell, all systems in turn in each "
-        f"round, nothing pinned. Load average {min(loads):.1f} to {max(loads):.1f} during the run"
-        f"{', this run included' if max(loads) < 3 else ': the machine was shared, so differences below 1.5 × mean nothing'}."
+        f"{args.rounds} rounds of {args.seconds:g} s per cell, all systems in turn in each round, "
+        f"nothing pinned. Load average {min(loads):.1f} to {max(loads):.1f}, this run included."
     )
+    if max(loads) > 2 * (os.cpu_count() or 1):
+        text += " The machine was shared: CPU per call is the steadier number."
     for system, reason in not_run.items():
         text += f" Not run: {PEERS.get(system, system)} ({reason})."
     return text
@@ -297,9 +306,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cells", default=CELLS)
     parser.add_argument("--systems", default=",".join([OURS, *PEERS]))
-    parser.add_argument("--json", type=Path, help="keep every sample here")
+    parser.add_argument("--pick", choices=["median", "best"], default="median", help=PICK)
+    parser.add_argument("--json", type=Path, help="keep conditions and every sample here")
+    parser.add_argument("--from", dest="kept", type=Path, help="make the table of what was kept")
     parser.add_argument("--write", type=Path, help="put the table into this page")
     args = parser.parse_args()
+    if args.kept is not None:
+        return args
     if not Path(args.snakehouse).exists():
         parser.error(f"{args.snakehouse} is not there: cargo build --release -p snakehouse")
     if args.python is None:
@@ -310,9 +323,8 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def main() -> None:
-    """Measures and reports."""
-    args = arguments()
+def measure(args: argparse.Namespace) -> tuple[Samples, list[Cell], str]:
+    """All rounds; the samples, the cells and the conditions."""
     cells = [Cell(*map(int, text.split(":"))) for text in args.cells.split(",")]
     order = args.systems.split(",")
     samples: Samples = {}
@@ -344,17 +356,43 @@ def main() -> None:
             print(f"round {turn + 1}: {system}: {took:.0f} s", file=sys.stderr)
     for system, reason in not_run.items():
         print(f"not run: {system}: {reason}", file=sys.stderr)
-    text = f"{table(samples, cells)}\n\n{conditions(args, loads, not_run)}"
+    return samples, cells, conditions(args, loads, not_run)
+
+
+def keep(file: Path, samples: Samples, stand: str) -> None:
+    """The conditions, then a line per system and cell."""
+    rows: list[dict[str, Any]] = [{"conditions": stand}]
+    for system, by_cell in samples.items():
+        rows += [
+            {"system": system, **cell._asdict(), "samples": got} for cell, got in by_cell.items()
+        ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def kept(file: Path) -> tuple[Samples, list[Cell], str]:
+    """What `keep` wrote."""
+    first, *rows = map(json.loads, file.read_text().splitlines())
+    samples: Samples = {}
+    cells: list[Cell] = []
+    for row in rows:
+        cell = Cell(row["payload"], row["workers"], row["in_flight"])
+        if cell not in cells:
+            cells.append(cell)
+        samples.setdefault(row["system"], {})[cell] = row["samples"]
+    return samples, sorted(cells), first["conditions"]
+
+
+def main() -> None:
+    """Measures or reads, and reports."""
+    args = arguments()
+    samples, cells, stand = kept(args.kept) if args.kept else measure(args)
+    how = "Medians of the rounds." if args.pick == "median" else "The best round of each cell."
+    text = f"{table(samples, cells, args.pick)}\n\n{stand} {how}"
     print(text)
     if args.write:
         write(args.write, text)
     if args.json:
-        rows: list[dict[str, Any]] = [
-            {"system": system, **cell._asdict(), "samples": got}
-            for system, by_cell in samples.items()
-            for cell, got in by_cell.items()
-        ]
-        args.json.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        keep(args.json, samples, stand)
 
 
 if __name__ == "__main__":
