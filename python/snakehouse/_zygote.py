@@ -7,8 +7,8 @@ from its one thread. It runs none of the tools.
 
 A worker is forked twice: the process between ends when it has forked, so the worker becomes the
 reaper's child, and this process can die without it. The worker arms its death signal only when it
-is the reaper's child, since the signal is tied to the parent of that moment. The process between is
-forked in advance, and it is the one that reads the request.
+is the reaper's child, since the signal is tied to the parent of that moment. Processes between are
+forked in advance, and they are the ones that read the requests.
 
     zygote  {"event": "ready"} | {"event": "failed"} | {"event": "unfit", "why"}
     reaper  {"args", "env", "cwd", "limits", "groups"}  + the worker's descriptors, the report
@@ -21,7 +21,6 @@ import fcntl
 import gc
 import importlib
 import os
-import random
 import select
 import signal
 import socket
@@ -44,6 +43,8 @@ SOCKET = 3
 LATER = ("inspect", "traceback")
 # How the process between a zygote and a worker ends if it has not forked.
 _FAILED, _HUNG_UP = 1, 2
+# How many of them wait at once: while one ends and is replaced, the other one is there.
+_READY = 2
 
 
 def run(names: list[str]) -> NoReturn:
@@ -60,6 +61,7 @@ def run(names: list[str]) -> NoReturn:
     witness = Witness()
     failure = _import_all(names, witness)
     why = None if failure else witness.why_not()
+    _forget_signals(handlers)
     _fall_silent()
     if why is not None:
         send(talk, {"event": "unfit", "why": why})
@@ -69,7 +71,7 @@ def run(names: list[str]) -> NoReturn:
     gc.freeze()
     try:
         send(talk, {"event": "failed" if failure else "ready"})
-        message = _serve(talk, prctl, witness, handlers)
+        message = _serve(talk, prctl, witness)
     except HangUp:
         os._exit(0)
     _main.main(message["args"], failure=failure)
@@ -102,40 +104,43 @@ def _fall_silent() -> None:
     os.dup2(0, 2)
 
 
-def _serve(
-    talk: socket.socket, prctl: Prctl, witness: Witness, handlers: dict[signal.Signals, Any]
-) -> Message:
-    """Keeps a process ready that forks the next worker. Returns in workers only, with the request.
+def _serve(talk: socket.socket, prctl: Prctl, witness: Witness) -> Message:
+    """Keeps processes ready that fork the next workers. Returns in workers only, with the request.
 
-    That process is forked before it is needed, so a worker costs one fork while somebody waits.
+    They are forked before they are needed, so a worker costs one fork while somebody waits.
     """
     reaper = os.getppid()
+    waiting = 0
     while True:
-        try:
-            middle = os.fork()
-        except OSError as error:
-            _, fds = receive(talk)
-            refusal = Birth(prctl, fds[-1])
-            refusal.stage = "fork"
-            refusal.fail(error)
-            for fd in fds:
-                os.close(fd)
-            continue
-        if middle == 0:
-            return _wait_and_fork(talk, prctl, reaper, witness, handlers)
-        _, status = os.waitpid(middle, 0)
-        if status not in (0, _FAILED << 8):
-            # The socket is closed, or somebody killed it: whoever is left to decide is the reaper.
-            os._exit(0)
+        while waiting < _READY:
+            try:
+                middle = os.fork()
+            except OSError as error:
+                if not waiting:
+                    _refuse(talk, prctl, error)
+                break
+            if middle == 0:
+                return _wait_and_fork(talk, prctl, reaper, witness)
+            waiting += 1
+        if waiting:
+            _, status = os.waitpid(-1, 0)
+            waiting -= 1
+            if status not in (0, _FAILED << 8):
+                # The socket is closed, or somebody killed it: whoever decides is the reaper.
+                os._exit(0)
 
 
-def _wait_and_fork(
-    talk: socket.socket,
-    prctl: Prctl,
-    reaper: int,
-    witness: Witness,
-    handlers: dict[signal.Signals, Any],
-) -> Message:
+def _refuse(talk: socket.socket, prctl: Prctl, error: OSError) -> None:
+    """Says for one request that nobody can be forked."""
+    _, fds = receive(talk)
+    birth = Birth(prctl, fds[-1])
+    birth.stage = "fork"
+    birth.fail(error)
+    for fd in fds:
+        os.close(fd)
+
+
+def _wait_and_fork(talk: socket.socket, prctl: Prctl, reaper: int, witness: Witness) -> Message:
     """In the process between. Returns in the worker only, which is then tied down."""
     middle = fcntl.fcntl(os.pidfd_open(os.getpid()), fcntl.F_DUPFD_CLOEXEC, SCRATCH)
     try:
@@ -164,7 +169,7 @@ def _wait_and_fork(
         witness.reopen()
         tie_down(birth, message)
         birth.stage = "environment"
-        _awake(message, handlers)
+        _awake(message)
         # Last, since the end of the process between takes as long as it has memory.
         birth.stage = "parent"
         poll = select.poll()
@@ -180,25 +185,31 @@ def _wait_and_fork(
     return message
 
 
-def _awake(message: Message, handlers: dict[signal.Signals, Any]) -> None:
-    """Makes a forked process what a started one would be."""
+def _forget_signals(handlers: dict[signal.Signals, Any]) -> None:
+    """Every signal as it was before the imports; workers inherit that."""
     signal.set_wakeup_fd(-1)
     for number, handler in handlers.items():
         if handler is not None and number not in (signal.SIGKILL, signal.SIGSTOP):
             signal.signal(number, handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def _awake(message: Message) -> None:
+    """Makes a forked process what a started one would be."""
     env: dict[str, str] = message["env"]
     for name in os.environ.keys() - env.keys():
         del os.environ[name]
-    os.environ.update(env)
+    for name, value in env.items():
+        # Most are the zygote's own; each one that is set costs pages that were shared.
+        if os.environ.get(name) != value:
+            os.environ[name] = value
     sys.argv[1:] = message["args"]
     _reseed()
     gc.enable()
 
 
 def _reseed() -> None:
-    """Siblings must not draw the same numbers."""
-    random.seed()
+    """Siblings must not draw the same numbers. ``random`` sees to that by itself."""
     numpy: Any = sys.modules.get("numpy.random")
     if numpy is not None:
         numpy.seed()

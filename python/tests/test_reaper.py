@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from conftest import BOUND
+from conftest import BOUND, WORKER
 
 REAPER = Path(__file__).parents[1] / "snakehouse" / "_reaper.py"
 ENV = {"PATH": os.environ["PATH"]}
@@ -39,20 +39,39 @@ class Reaper:
         self._count = 0
         assert self.event()["event"] == "ready"
 
-    def spawn(self, *argv: str, cwd: str | None = None, env: dict[str, str] = ENV) -> int:
+    def spawn(
+        self,
+        *argv: str,
+        cwd: str | None = None,
+        env: dict[str, str] = ENV,
+        zygote: dict[str, list[str]] | None = None,
+    ) -> int:
         """Asks for a worker; its number."""
         self._count += 1
         null = os.open(os.devnull, os.O_RDWR)
         lifeline, kept = os.pipe()
         self._lifelines.append(kept)
         fds = array.array("i", [null, null, lifeline, self._out, self._out])
-        message = {"op": "spawn", "id": self._count, "argv": argv, "env": env, "cwd": cwd}
+        message: dict[str, Any] = {
+            "op": "spawn",
+            "id": self._count,
+            "argv": argv,
+            "env": env,
+            "cwd": cwd,
+        }
+        message["zygote"] = zygote
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
         self.socket.sendmsg([json.dumps(message).encode()], rights)
         os.close(null)
         os.close(lifeline)
         assert self.expect("taken")["id"] == self._count
         return self._count
+
+    def fork(self, module: Path, *preload: str, **options: Any) -> int:
+        """Asks for a worker that a zygote forks."""
+        base = [sys.executable, "-P", str(WORKER)]
+        zygote = {"argv": [*base, "--zygote"], "preload": list(preload), "args": [str(module)]}
+        return self.spawn(*base, str(module), zygote=zygote, **options)
 
     def python(self, code: str, **options: Any) -> int:
         return self.spawn(sys.executable, "-I", "-S", "-c", code, **options)
@@ -267,3 +286,65 @@ def test_a_start_that_hangs_holds_up_nothing(
         assert reaper.read(10)
     reaper.hang_up()
     assert reaper.gone() == ""
+
+
+def test_the_generators_of_numpy_and_torch_are_seeded_in_each_worker(
+    start_reaper: Start, tmp_path: Path
+) -> None:
+    says = "import os\ndef seed():\n    os.write(1, b'{}')\n"
+    (tmp_path / "numpy").mkdir()
+    (tmp_path / "numpy" / "__init__.py").write_text("")
+    (tmp_path / "numpy" / "random.py").write_text(says.format("n"))
+    (tmp_path / "torch.py").write_text(says.format("t"))
+    env = {**ENV, "PYTHONPATH": str(tmp_path)}
+    reaper = start_reaper()
+    for worker in range(2):
+        reaper.fork(tmp_path / "nothing.py", "numpy.random", "torch", env=env)
+        if worker == 0:
+            assert reaper.expect("zygote")["preload"] == ["numpy.random", "torch"]
+        assert reaper.expect("spawned")["zygote"] is not None
+        said = b""
+        while not said.endswith(b"nt"):
+            said += reaper.read(1)
+        # It finds no host, and says so.
+        assert reaper.expect("exited")["code"] == 78
+    reaper.hang_up()
+    reaper.gone()
+
+
+def test_an_import_that_does_not_end_is_given_up(start_reaper: Start, tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text("import os, signal\nos.write(1, b'here')\nsignal.pause()\n")
+    reaper = start_reaper()
+    number = reaper.fork(module, str(module))
+    assert reaper.read(4) == b"here"
+    reaper.socket.send(json.dumps({"op": "give_up", "id": number}).encode())
+    refused = reaper.expect("refused")
+    assert (refused["id"], refused["message"]) == (number, "no zygote was ready in time")
+    assert reaper.expect("zygote_exited")["signal"] == 9
+    reaper.hang_up()
+    assert reaper.gone() == ""
+
+
+def test_no_more_than_a_few_zygotes_are_kept_without_a_worker(
+    start_reaper: Start, tmp_path: Path
+) -> None:
+    module = tmp_path / "module.py"
+    module.write_text("import os\nos._exit(0)\n")
+    reaper = start_reaper()
+    alive: set[int] = set()
+    for n in range(7):
+        reaper.fork(module, env={**ENV, "KIND": str(n)})
+        events = [reaper.event() for _ in range(3)]
+        while (event := events.pop(0) if events else reaper.event())["event"] != "exited":
+            if event["event"] == "zygote":
+                alive.add(event["pid"])
+            elif event["event"] == "zygote_exited":
+                alive.discard(event["pid"])
+        for event in events:
+            assert event["event"] == "zygote_exited"
+            alive.discard(event["pid"])
+    while len(alive) > 5:
+        alive.discard(reaper.expect("zygote_exited")["pid"])
+    reaper.hang_up()
+    reaper.gone()
