@@ -58,14 +58,25 @@ pub struct Watched<F> {
 /// });
 /// ```
 ///
+/// The machine itself can stand still for longer than that, in a page fault or for another guest of
+/// its host. Code that holds the thread does so again: a test with a poll that was too long runs up to
+/// three times, and one prompt run is enough.
+///
 /// # Panics
 /// As `virtual_time`, and with the name and the length of every poll that was too long.
-pub fn virtual_time_prompt<T>(test: impl AsyncFnOnce(Watch) -> T) -> T {
-    let watch = Watch::default();
-    let value = crate::virtual_time(watch.future("the test", test(watch.clone())));
-    let slow = watch.slow();
-    assert!(slow.is_empty(), "polls of more than {LONGEST:?}: {slow:?}");
-    value
+pub fn virtual_time_prompt<T>(test: impl AsyncFn(Watch) -> T) -> T {
+    let mut runs = (1..=3).map(|_| {
+        let watch = Watch::default();
+        let value = crate::virtual_time(watch.future("the test", test(watch.clone())));
+        (value, watch.slow())
+    });
+    let mut slowest = Vec::new();
+    runs.find_map(|(value, slow)| {
+        let prompt = slow.is_empty();
+        slowest = slow;
+        prompt.then_some(value)
+    })
+    .unwrap_or_else(|| panic!("polls of more than {LONGEST:?}, three times: {slowest:?}"))
 }
 
 impl Watch {
@@ -144,6 +155,19 @@ mod tests {
         assert_eq!(slow.len(), 1, "{slow:?}");
         assert_eq!(slow[0].name, "blocking");
         assert!(slow[0].took > LONGEST && slow[0].to_string().starts_with("blocking for"));
+    }
+
+    /// What happens once is the machine's doing.
+    #[test]
+    fn a_poll_that_is_slow_once_does_not_count() {
+        let runs = std::cell::Cell::new(0);
+        virtual_time_prompt(async |_| {
+            runs.set(runs.get() + 1);
+            if runs.get() == 1 {
+                block();
+            }
+        });
+        assert!(runs.get() >= 2);
     }
 
     /// Watching has a price, which is not the fault of who is watched.

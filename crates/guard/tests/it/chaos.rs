@@ -30,7 +30,7 @@ fn every_call_gets_through_a_seeded_plan_of_faults_and_everything_comes_back() {
         let kinds = [Fault::Fail, Fault::Hang, Fault::Delay(3 * SECOND)];
         let plan = Chaos::draw(&chance, &points, &kinds, 60, 120 * SECOND);
         virtual_time_prompt(async |watch| {
-            let faults = Faults::new(plan);
+            let faults = Faults::new(plan.clone());
             let config = BreakerConfig::default();
             let seeded = || Chance::seeded(chance.next_u64());
             let breaker = Breaker::with_chance("service", config, seeded()).unwrap();

@@ -45,7 +45,7 @@ fn a_tree_repairs_what_a_seeded_plan_breaks_with_one_restart_per_fault() {
         let kinds = [Fault::Fail, Fault::Panic, Fault::Hang, Fault::Delay(3 * SECOND)];
         let plan = Chaos::draw(&chance, &points, &kinds, 40, 600 * SECOND);
         virtual_time_prompt(async |watch| {
-            let faults = Faults::new(plan);
+            let faults = Faults::new(plan.clone());
             let root = Root::with_chance("test", Chance::seeded(chance.next_u64()));
             let names = ["a", "b", "c", "d", "e"];
             let children = names.map(|name| root.scope().child(child(name, &faults, &watch)));
