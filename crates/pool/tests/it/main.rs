@@ -19,6 +19,7 @@ mod concurrent;
 mod deaths;
 mod devices;
 mod duplex;
+mod fuzz;
 mod host;
 mod hostile;
 mod interpreters;

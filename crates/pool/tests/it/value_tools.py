@@ -4,7 +4,7 @@ import pathlib
 import random
 import sys
 
-from snakehouse import _codec, tool
+from snakehouse import MalformedValue, UnsupportedValue, _codec, _msgpack, tool
 
 sys.path.insert(1, str(pathlib.Path(__file__).parents[4] / "python" / "tests"))
 
@@ -50,3 +50,33 @@ def raise_much():
             raise KeyError("middle") from error
     except KeyError as error:
         raise ExceptionGroup("outer", [TypeError("member"), error])  # noqa: B904
+
+
+@tool
+def judge(inputs):
+    """What each input is, encoded again, or why it is nothing. Both codecs must agree."""
+    codecs = _codec.choose(), _codec.Codec("python", _msgpack.encode, _msgpack.decode)
+    return [_judge(codecs, data) for data in inputs]
+
+
+def _judge(codecs, data):
+    c, pure = (_verdict(codec, data) for codec in codecs)
+    if c == pure or (type(c) is str and type(pure) is str):
+        return pure
+    # The two known differences, of bytes that no encoder of ours writes.
+    if type(pure) is str and ("twice" in pure or "type -1" in pure):
+        return pure
+    return f"the codecs differ: {c!r}, {pure!r}"
+
+
+def _verdict(codec, data):
+    try:
+        value = codec.decode(data)
+    except MalformedValue as error:
+        return str(error)
+    try:
+        encoded = codec.encode(value)
+    except UnsupportedValue as error:
+        return f"is no value: {error}"
+    assert equal(codec.decode(encoded), value)
+    return encoded
