@@ -71,7 +71,9 @@ impl Rig {
     /// Stops everything and checks that nothing is left.
     pub(crate) async fn end(self) {
         let reaper = self.reaper.pid().map(Watched::new);
-        let (handle, was_killed) = (self.reaper.clone(), self.reaper.restarts() > 0);
+        let handle = self.reaper.clone();
+        // One that was killed this moment is not up, and not restarted yet either.
+        let was_killed = handle.restarts() > 0 || handle.pid().is_none();
         let report = self.root.stop().await;
         assert!(report.is_clean(), "{report:?}");
         assert!(was_killed || handle.swept() == 0, "a clean end left something to sweep");
