@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 
-from snakehouse._tool import find_tools
+from snakehouse._tool import FUNCTION, find_tools
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def load(names: list[str]) -> list[Tool]:
         )
     if len(tools) > 0xFFFF:
         raise LoadError("there are more than 65535 tools", code="too_many_tools")
-    return tools
+    # What a tool is shows in its number: the loop has no time to look it up.
+    return sorted(tools, key=lambda tool: tool.kind != FUNCTION)
 
 
 def import_module(name: str) -> ModuleType:

@@ -70,6 +70,8 @@ class Loop:
         self._decode = codec.decode
         self._encode = codec.encode_result
         self._tools = [_Served(tool) for tool in tools]
+        # Plain functions have the lowest numbers.
+        self._plain = sum(tool.kind == FUNCTION for tool in tools)
         self._out: list[bytes] = []
         # What a plain call is told about itself; changed for each, and the same object for all.
         self._current = Call(0.0, 0, 0)
@@ -112,7 +114,7 @@ class Loop:
         ``perform`` does the same for all others.
         """
         control, doorbell, out, reader = self._control, self._doorbell, self._out, self._reader
-        decode, encode, tools, known = self._decode, self._encode, self._tools, len(self._tools)
+        decode, encode, tools, plain = self._decode, self._encode, self._tools, self._plain
         wanted, words, running, base = doorbell.wanted, doorbell.words, self._current, self._base
         unpack, pack, partial = OPENING.unpack_from, HEAD.pack, self._inbox.partial
         # The reader's, in variables of our own: whoever else reads finds them put back.
@@ -137,9 +139,8 @@ class Loop:
                     or flags
                     or not OPEN_LENGTH <= length <= MAX_PAYLOAD
                     or not stream
-                    or number >= known
-                    or stream in partial
-                    or tools[number].short < 0
+                    or number >= plain
+                    or (partial and stream in partial)
                 ):
                     reader.start, reader.end = start, end
                     if not self._rare(kind, stream, view[at + 9 : stop]):
@@ -357,7 +358,7 @@ class Loop:
         if not self._is_fresh:
             # Something is held for that long: whatever it is, it is not quick any more.
             for tool in self._tools:
-                tool.short = min(tool.short, 0)
+                tool.short = 0
         if self._writing or not self._out:
             return
         # A cancel must not hit the write: half a frame would be the end of the connection.
@@ -400,11 +401,11 @@ class Loop:
 
 
 class _Served:
-    """A tool, and how many calls of it in a row were short; -1 if it is no plain function."""
+    """A tool, and how many calls of it in a row were short."""
 
     __slots__ = ("function", "short", "tool")
 
     def __init__(self, tool: Tool) -> None:
         self.tool = tool
         self.function = tool.function
-        self.short = 0 if tool.kind == FUNCTION else -1
+        self.short = 0
