@@ -26,14 +26,14 @@ class Channel:
     """Items from the host that were not taken yet, and the credit of both sides."""
 
     __slots__ = (
-        "_granted",
         "_owed",
         "_piece",
         "_received",
         "_returned",
-        "_spent",
+        "granted",
         "is_ended",
         "items",
+        "spent",
         "stream",
         "wake",
     )
@@ -45,8 +45,9 @@ class Channel:
         self.is_ended = False
         # Called by the reading thread when something changed.
         self.wake: Callable[[], None] = _nobody
-        self._granted = START_CREDIT
-        self._spent = 0
+        # What may be sent to the host, all in all, and what was.
+        self.granted = START_CREDIT
+        self.spent = 0
         self._received = 0
         self._returned = START_CREDIT
         self._owed = 0
@@ -82,16 +83,16 @@ class Channel:
 
     def grant(self, credit: int) -> None:
         """The host took items."""
-        self._granted += credit
+        self.granted += credit
         self.wake()
 
     def may_send(self) -> bool:
         """Whether an item may be sent now."""
-        return self._granted > self._spent
+        return self.granted > self.spent
 
     def spend(self, length: int) -> None:
         """An item of so many bytes is sent."""
-        self._spent += cost(length)
+        self.spent += cost(length)
 
     def return_credit(self, length: int) -> bytes | None:
         """An item of so many bytes was taken; gives the frame that is due, if one is."""

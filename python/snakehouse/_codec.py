@@ -48,9 +48,13 @@ class Codec:
 
     ``encode_result`` is ``encode`` for what is read as soon as it is sent, the result of a call:
     its large parts may be lent. All keep state while they work: threads need a codec each.
+
+    ``unpack`` is what is below ``decode``, for a loop that counts calls: of at most ``MAX_DEPTH``
+    bytes it gives the same, unless it raises. It takes ``revive`` as its ``ext_hook``, and
+    ``strict_map_key``, which is false.
     """
 
-    __slots__ = ("decode", "encode", "encode_result", "name")
+    __slots__ = ("decode", "encode", "encode_result", "name", "revive", "unpack")
 
     def __init__(
         self,
@@ -63,6 +67,11 @@ class Codec:
         self.encode = encode
         self.decode = decode
         self.encode_result = encode_result or encode
+        self.unpack: Callable[..., Any] = self._unpack
+        self.revive: Callable[[int, bytes], object] | None = None
+
+    def _unpack(self, data: memoryview, **_options: object) -> Any:
+        return self.decode(data)
 
 
 def choose(buffers: Buffers | None = None) -> Codec:
@@ -73,7 +82,10 @@ def choose(buffers: Buffers | None = None) -> Codec:
         return Codec("python", _msgpack.encode, _msgpack.decode, lending)
     ext_type, packer_type, unpackb = compiled
     lending = None if buffers is None else _c_encode(ext_type, packer_type, Lender(buffers))
-    return Codec("msgpack", _c_encode(ext_type, packer_type), _c_decode(unpackb), lending)
+    revive, decode = _c_decode(unpackb)
+    codec = Codec("msgpack", _c_encode(ext_type, packer_type), decode, lending)
+    codec.unpack, codec.revive = unpackb, revive
+    return codec
 
 
 def _compiled() -> tuple[Any, Any, Any] | None:
@@ -192,7 +204,9 @@ def _c_encode(
     return encode_result
 
 
-def _c_decode(unpackb: Any) -> Callable[[bytes | bytearray | memoryview], Any]:
+def _c_decode(
+    unpackb: Any,
+) -> tuple[Callable[[int, bytes], object], Callable[[bytes | bytearray | memoryview], Any]]:
     nested = 0
 
     def revive(kind: int, content: bytes) -> object:
@@ -228,4 +242,4 @@ def _c_decode(unpackb: Any) -> Callable[[bytes | bytearray | memoryview], Any]:
             return _msgpack.decode(data)
         return value
 
-    return decode
+    return revive, decode

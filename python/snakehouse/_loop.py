@@ -32,6 +32,7 @@ from snakehouse._frames import (
     in_pieces,
 )
 from snakehouse._inbox import Inbox
+from snakehouse._limits import MAX_DEPTH
 from snakehouse._perform import NO_ARGUMENTS, perform, unready
 from snakehouse._reader import Reader
 from snakehouse._seat import MainSeat
@@ -54,6 +55,8 @@ _QUICK = 4
 _HOLD = 1e-3
 # A timer that was set so long ago (seconds) and has not ended is gone: a tool took it.
 _LOST = 10e-3
+# An open frame that is not longer has a body that cannot be nested too deep.
+_SMALL = OPEN_LENGTH + MAX_DEPTH
 # Where in its frame a call's body begins.
 _BODY = HEAD.size + OPEN_LENGTH
 
@@ -115,6 +118,7 @@ class Loop:
         """
         control, doorbell, out, reader = self._control, self._doorbell, self._out, self._reader
         decode, encode, tools, plain = self._decode, self._encode, self._tools, self._plain
+        unpack_body, revive = self._codec.unpack, self._codec.revive
         wanted, words, running, base = doorbell.wanted, doorbell.words, self._current, self._base
         unpack, pack, partial = OPENING.unpack_from, HEAD.pack, self._inbox.partial
         # The reader's, in variables of our own: whoever else reads finds them put back.
@@ -168,7 +172,13 @@ class Loop:
                         if wanted and stream in wanted:
                             wanted.discard(stream)
                             raise Cancelled
-                        args, kwargs = decode(view[at + _BODY : stop])
+                        if length <= _SMALL:
+                            # One call less than in ``decode``.
+                            args, kwargs = unpack_body(
+                                view[at + _BODY : stop], ext_hook=revive, strict_map_key=False
+                            )
+                        else:
+                            args, kwargs = decode(view[at + _BODY : stop])
                         if type(args) is not list or type(kwargs) is not dict:
                             raise MalformedValue(NO_ARGUMENTS)
                         is_decoded = True
@@ -185,7 +195,7 @@ class Loop:
                     self._end_by_exit()
                     raise
                 except BaseException as error:
-                    self._raised(stream, tool.tool, error, is_decoded)
+                    self._raised(stream, tool.tool, error, is_decoded, view[at + _BODY : stop])
                 else:
                     if len(payload) <= _BATCH:
                         out.append(pack(len(payload), KIND_LAST, stream))
@@ -288,13 +298,22 @@ class Loop:
 
     def _write(self, data: bytes) -> None:
         """Write whole frames, and what was held before them."""
-        self._out.append(data)
-        self._flush()
+        if self._out:
+            self._flush()
+        self._control.sendall(data)
 
-    def _raised(self, stream: int, tool: Tool, error: BaseException, is_decoded: bool) -> None:
+    def _raised(
+        self, stream: int, tool: Tool, error: BaseException, is_decoded: bool, body: memoryview
+    ) -> None:
         """Keep the answer of a call that failed."""
         if self._forked:
             os._exit(70)
+        if not is_decoded and isinstance(error, (TypeError, ValueError, OverflowError)):
+            # What read it may have been quick and short of words.
+            try:
+                self._decode(body)
+            except Exception as better:
+                error = better
         content = _answer.failed(tool, error) if is_decoded else _answer.not_decoded(error)
         self._out.append(frame(KIND_ERROR, stream, content))
         # The traceback holds the loop's frame, and that frame the error: free what it holds now.

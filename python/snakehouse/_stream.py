@@ -12,7 +12,7 @@ import traceback
 
 from snakehouse._answer import BadItem
 from snakehouse._errors import Cancelled, UnsupportedValue
-from snakehouse._frames import HEAD, KIND_ITEM, MAX_CHUNK, in_pieces
+from snakehouse._frames import CREDIT_UNIT, HEAD, KIND_ITEM, MAX_CHUNK, in_pieces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,13 +42,22 @@ def send_items(
 
     Raises what it raises, ``Cancelled``, and ``BadItem`` if it yields what cannot travel.
     """
-    guard, step, run = seat.guard, generator.__next__, context.run
+    step, run = generator.__next__, context.run
+    resume, pause, send, pack = seat.resume, seat.pause, seat.send, HEAD.pack
+    stream = channel.stream
     try:
         while True:
+            # As ``guard`` does it, without the call.
             try:
-                item = guard(run, step)
+                resume()
+                item = run(step)
             except StopIteration as end:
+                pause()
                 return end.value
+            except BaseException:
+                pause()
+                raise
+            pause()
             if seat.was_hit:
                 # It was told, and goes on all the same.
                 raise Cancelled
@@ -56,10 +65,15 @@ def send_items(
                 payload = encode(item)
             except UnsupportedValue as error:
                 raise BadItem from error
-            while not channel.may_send():
-                seat.wait(channel)
-            channel.spend(len(payload))
-            seat.send(item_frames(channel.stream, payload))
+            length = len(payload)
+            if channel.granted <= channel.spent:
+                while not channel.may_send():
+                    seat.wait(channel)
+            channel.spent += 1 + length // CREDIT_UNIT
+            if length <= MAX_CHUNK:
+                send(pack(length, KIND_ITEM, stream) + payload)
+            else:
+                send(item_frames(stream, payload))
     finally:
         close(generator, context)
 

@@ -135,7 +135,7 @@ class TaskServer:
             if channel is not None:
                 call.incoming = AsyncIncoming(channel, codec.decode, send)
             result = await run_tool(tool, channel, codec, send, work.was_hit, *body)
-            kind, payload = KIND_LAST, codec.encode(result)
+            kind, payload = KIND_LAST, codec.encode_result(result)
         except SystemExit:
             raise
         except BaseException as error:

@@ -248,6 +248,7 @@ def test_whatever_decoding_raises_fails_a_call_that_has_started(
         f"                raise {raised}\n"
         "            return args, kwargs\n"
         "        self._decode = decode\n"
+        "        self._codec.unpack = lambda body, **_: decode(body)\n"
         "_loop.Loop = Loop\n"
         "@snakehouse.tool\n"
         "def same(x):\n    return x\n"
