@@ -170,6 +170,23 @@ const SOAKS: &[Soak] = &[
         size: 1024,
         commands: &[&["test", "-p", "snakehouse-pool", "--test", "it", "duplex"]],
     },
+    Soak {
+        name: "values",
+        what: "random values each way through a worker with each codec",
+        variable: "SNAKEHOUSE_VALUES",
+        size: 1_000_000,
+        commands: &[&["test", "-p", "snakehouse-pool", "--test", "it", "values::random"]],
+    },
+    Soak {
+        name: "fuzz",
+        what: "mutated values and frames for the decoders of both sides",
+        variable: "SNAKEHOUSE_FUZZ",
+        size: 3_000_000,
+        commands: &[
+            &["test", "-p", "snakehouse-wire", "--test", "fuzz"],
+            &["test", "-p", "snakehouse-pool", "--test", "it", "rust_and_python_agree"],
+        ],
+    },
 ];
 
 /// What was asked for on the command line.

@@ -6,8 +6,6 @@
 //! target, some seconds; soak 3,000,000, ten minutes), `SNAKEHOUSE_TEST_SEED` from which seed.
 //! `crates/pool/tests/it/fuzz.rs` asks a Python worker about such inputs too.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-
 #[path = "mutate/mod.rs"]
 mod mutate;
 
