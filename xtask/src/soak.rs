@@ -164,6 +164,13 @@ const SOAKS: &[Soak] = &[
         commands: &[&["test", "-p", "snakehouse-pool", "--test", "it", "runs::hosts"]],
     },
     Soak {
+        name: "pool-tree-kills",
+        what: "kills of reaper, zygotes and workers under load, and three fifths of it of hosts",
+        variable: "SNAKEHOUSE_KILLS",
+        size: 1000,
+        commands: &[&["test", "-p", "snakehouse-pool", "--test", "it", "tree_kills"]],
+    },
+    Soak {
         name: "pool-duplex",
         what: "MiB echoed through a stream at constant memory",
         variable: "SNAKEHOUSE_MIB",

@@ -2,7 +2,7 @@
 //!
 //! Nothing below a dead process is left, what did not die goes on, and the pool serves again.
 //! `SNAKEHOUSE_KILLS` is the number of kills under load, and three fifths of it that of hosts
-//! (default 25; soak 1,000). `SNAKEHOUSE_SEED` chooses who and when.
+//! (default 25; soak 1,000). `SNAKEHOUSE_TEST_SEED` chooses who and when.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -29,8 +29,8 @@ pub(crate) fn kills() -> u64 {
 }
 
 pub(crate) fn chance() -> Chance {
-    let seed = setting("SNAKEHOUSE_SEED", 1);
-    println!("SNAKEHOUSE_SEED={seed}");
+    let seed = setting("SNAKEHOUSE_TEST_SEED", 1);
+    println!("SNAKEHOUSE_TEST_SEED={seed}");
     Chance::seeded(seed)
 }
 
