@@ -8,7 +8,8 @@ Write plain functions, decorate them, and name the file when the pool starts::
     def shout(text: str, times: int = 1) -> str:
         return text.upper() * times
 
-A tool runs in a worker process, one call at a time. Its arguments and its result are None, bool,
+A tool runs in a worker process, one call at a time unless the pool asks for more: then calls run
+in threads, or as tasks of one event loop if every tool is ``async``. Its arguments and its result are None, bool,
 int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, the types of
 ``datetime`` (with time zones of fixed offset), numpy arrays and pyarrow tables, nested as you like:
 they arrive equal and of the same type, or the call fails with an error that names what could not
@@ -18,11 +19,24 @@ as a read-only view; ``buffer`` and ``empty`` give memory that can be returned w
 rest there are ``keep``, which leaves an object here and sends a reference, and ``sendable``, which
 puts marks in the place of what cannot travel.
 
+A tool may be an ``async`` function; where calls run one at a time, or in threads, it has an event
+loop that stands still between its calls. A generator, plain or async, is a stream: each value that
+it yields is sent at once, as long as the caller takes them, and what it returns comes last.
+``incoming()`` gives the items that the caller sends to a stream meanwhile. A stream that is given
+up closes its generator, so that its ``finally`` blocks run::
+
+    @snakehouse.tool
+    def shouted():
+        for text in snakehouse.incoming():
+            yield text.upper()
+
 What a tool raises becomes the caller's error, with type, message, traceback and causes; raise
 ``ToolError`` to give it a stable code and a hint. What it prints goes to the pool's log.
 ``sys.exit`` ends the worker, and the call fails because its worker died; ``DeviceFault`` does the
 same, and has the host leave the worker's device alone for a while. A caller that gives up
-raises ``Cancelled`` inside of the tool, wherever it is.
+raises ``Cancelled`` inside of a plain function or generator, wherever it is, and cancels the task
+of an async one. In a thread, ``Cancelled`` waits until a sleep or a system call is over. What a
+tool sets in its context variables ends with its call.
 
 This package needs nothing but the standard library.
 """
