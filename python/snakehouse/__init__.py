@@ -9,8 +9,9 @@ Write plain functions, decorate them, and name the file when the pool starts::
         return text.upper() * times
 
 A tool runs in a worker process, one call at a time unless the pool asks for more: then calls run
-in threads, or as tasks of one event loop if every tool is ``async``. Its arguments and its result are None, bool,
-int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, the types of
+in threads, or as tasks of one event loop if every tool is ``async``. Its arguments and its result
+are None, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, the
+types of
 ``datetime`` (with time zones of fixed offset), numpy arrays and pyarrow tables, nested as you like:
 they arrive equal and of the same type, or the call fails with an error that names what could not
 travel. (A ``memoryview`` is sent as the bytes it shows.) Arrays are ``Array`` and tables ``Arrow``
