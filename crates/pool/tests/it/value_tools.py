@@ -4,7 +4,7 @@ import pathlib
 import random
 import sys
 
-from snakehouse import MalformedValue, UnsupportedValue, _codec, _msgpack, tool
+from snakehouse import MalformedValue, UnsupportedValue, _codec, _msgpack, incoming, tool
 
 sys.path.insert(1, str(pathlib.Path(__file__).parents[4] / "python" / "tests"))
 
@@ -80,3 +80,14 @@ def _verdict(codec, data):
         return f"is no value: {error}"
     assert equal(codec.decode(encoded), value)
     return encoded
+
+
+@tool
+def echo_items():
+    yield from incoming()
+
+
+@tool
+def raise_in_stream():
+    raise_much()
+    yield 1

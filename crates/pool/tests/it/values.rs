@@ -9,11 +9,11 @@ use std::path::PathBuf;
 
 use snakehouse_base::Chance;
 use snakehouse_pool::{
-    Args, Array, Arrow, ArrowKind, CallError, Date, DateTime, Failure, Interpreter, Order, Pool,
-    Time, TimeDelta, UtcOffset, Value, WorkerSpec,
+    Args, Array, Arrow, ArrowKind, CallError, CallOptions, Date, DateTime, Failure, Interpreter,
+    Order, Pool, Time, TimeDelta, UtcOffset, Value, WorkerSpec,
 };
 
-use crate::support::{Rig, call, python, run, tools, workers};
+use crate::support::{BOUND, Rig, call, python, run, soon, tools, workers};
 
 /// Values of one call.
 const BATCH: usize = 500;
@@ -159,9 +159,18 @@ impl Dice {
 /// Sends values there and back, and has the worker do the same with its own.
 async fn exchange(pool: &Pool, count: u64, seed: u64) {
     let dice = Dice(Chance::seeded(seed));
+    let options = CallOptions::within(600 * BOUND);
+    let stream = pool.stream("echo_items", Args::none(), options).await.unwrap();
     for batch in 0..count.div_ceil(BATCH as u64) {
         let sent = Value::List((0..BATCH).map(|_| dice.value(0)).collect());
-        let back = call(pool, "echo", Args::none().arg(sent.clone())).await.unwrap();
+        // By turns as an argument and a result, and as items of a stream.
+        let back = match batch % 2 {
+            0 => call(pool, "echo", Args::none().arg(sent.clone())).await.unwrap(),
+            _ => {
+                stream.send(sent.clone()).await.unwrap();
+                stream.next().await.unwrap().unwrap()
+            }
+        };
         if back != sent {
             let (Value::List(sent), Value::List(back)) = (sent, back) else { panic!("no list") };
             let (was, is) = sent.iter().zip(&back).find(|(a, b)| a != b).unwrap();
@@ -173,6 +182,8 @@ async fn exchange(pool: &Pool, count: u64, seed: u64) {
         let wrong = call(pool, "check_values", own.arg(made)).await.unwrap();
         assert_eq!(wrong, Value::None, "seed {seed}, batch {batch}");
     }
+    stream.finish_sending();
+    assert!(stream.next().await.is_none());
 }
 
 fn through(python: Interpreter, codec: &str) {
@@ -184,7 +195,7 @@ fn through(python: Interpreter, codec: &str) {
         let spec = WorkerSpec::python("values", python)
             .module(tools().to_str().unwrap())
             .module(tools().with_file_name("value_tools.py").to_str().unwrap());
-        let pool = rig.pool_of(spec, workers(1)).await;
+        let pool = rig.pool_of(spec, workers(2)).await;
         let used = call(&pool, "codec", Args::none()).await.unwrap();
         assert_eq!(used.as_str(), Some(codec.as_str()));
         exchange(&pool, count, seed).await;
@@ -230,6 +241,22 @@ fn an_exception_arrives_with_its_causes_notes_and_members() {
         let names: Vec<_> = outer.members().iter().map(|member| &*member.type_name).collect();
         assert_eq!(names, ["TypeError", "KeyError"]);
         assert_eq!(&outer.members()[1], middle);
+        // The same through a stream, whether it is the function or a generator that raises.
+        for tool in ["raise_much", "raise_in_stream"] {
+            let stream = pool.stream(tool, Args::none(), soon()).await.unwrap();
+            let error = stream.next().await.unwrap().unwrap_err();
+            let CallError::Tool { failure, .. } = error else { panic!("{error:?}") };
+            let inner = |failure: &Failure| {
+                let frames = failure.traceback.iter().rev().take(1).cloned().collect::<Vec<_>>();
+                (
+                    failure.type_name.clone(),
+                    failure.message.clone(),
+                    frames,
+                    failure.related.clone(),
+                )
+            };
+            assert_eq!(inner(&failure), inner(&outer), "{tool}");
+        }
         rig.end().await;
     });
 }
