@@ -1,6 +1,6 @@
 //! Large bytes beside the socket.
 //!
-//! Two ways, for two directions (ADR 0010):
+//! Two ways, for two directions (ADR 0011):
 //!
 //! * **Shared**, host to worker: a [`SharedBuffer`] is written once into a sealed memfd. Calls name
 //!   it by number; a worker gets its descriptor once, maps it, and its tools read the pages

@@ -197,7 +197,7 @@ fn what_cannot_be_named_is_copied() {
     });
 }
 
-/// Prints what ADR 0010 quotes. Not a test of speed: it asserts only what holds on any machine.
+/// Prints what ADR 0011 quotes. Not a test of speed: it asserts only what holds on any machine.
 #[test]
 #[ignore = "prints numbers; run it alone: cargo nextest run -p snakehouse-pool measure_buffers --run-ignored only --no-capture"]
 fn measure_buffers() {
