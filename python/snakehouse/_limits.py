@@ -29,7 +29,9 @@ _COUNT_BELOW = 4096
 
 def is_ours(value: Any, packed: bytes) -> bool:
     """Whether the C packer wrote of this value what ours would, and within the limits."""
-    if 0xC4 in packed or 0xC5 in packed or 0xC6 in packed:
+    if type(value) in _SCALARS:
+        fits = True
+    elif 0xC4 in packed or 0xC5 in packed or 0xC6 in packed:
         fits = _check(value, MAX_DEPTH, _AMBIGUOUS)
     else:
         fits = not _may_be_deep(packed) or _check(value, MAX_DEPTH, _NONE)
