@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use snakehouse_pool::{Args, Value, WorkerSpec};
 
-use crate::support::{Rig, call, python, run, tools, workers};
+use crate::support::{Rig, call, python, tools, workers};
 
 #[path = "../../../wire/tests/mutate/mod.rs"]
 mod mutate;
@@ -24,7 +24,8 @@ fn rust_and_python_agree_on_mutated_values() {
             python()
         }
     };
-    run(async {
+    // Each call has its own bound; all of them together take as long as they are many.
+    snakehouse_supervise::run(async {
         let rig = Rig::new().await;
         let module = tools().with_file_name("value_tools.py");
         let spec = WorkerSpec::python("fuzz", python).module(module.to_str().unwrap());

@@ -190,7 +190,8 @@ fn through(python: Interpreter, codec: &str) {
     let count = number("SNAKEHOUSE_VALUES", 100_000);
     let seed = number("SNAKEHOUSE_TEST_SEED", 1);
     let codec = codec.to_owned();
-    run(async move {
+    // Each exchange has its own bound; all of them together take as long as they are many.
+    snakehouse_supervise::run(async move {
         let rig = Rig::new().await;
         let spec = WorkerSpec::python("values", python)
             .module(tools().to_str().unwrap())
