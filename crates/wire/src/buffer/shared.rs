@@ -5,11 +5,11 @@ use std::hash::{Hash, Hasher};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use snakehouse_base::Chance;
 
 use crate::value::{ArrowKind, Form, Layout, Order, Shared, Value, ValueError};
 
@@ -33,9 +33,6 @@ struct Inner {
     file: File,
 }
 
-/// Numbers are never used again within a process. They mean something to a worker of this host only.
-static NEXT: AtomicU64 = AtomicU64::new(1);
-
 impl SharedBuffer {
     /// Writes and seals a copy of these bytes. Blocks for as long as that takes: about half a
     /// millisecond per MiB.
@@ -52,7 +49,8 @@ impl SharedBuffer {
         file.write_all_at(data, 0)?;
         let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         fcntl_add_seals(&file, seals)?;
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        // Drawn, so that no two are equal although nobody counts them.
+        let number = Chance::from_entropy().next_u64();
         Ok(Self(Arc::new(Inner { number, len, file })))
     }
 
