@@ -264,14 +264,19 @@ def swallow_cancel(seconds):
 
 
 @tool
-def die_at_first(path, text, deaths):
-    """Leaves a trace, then ends its worker in the first so many runs; gives which run this is."""
+def die_at_first(path, text, deaths, hang=False):
+    """Leaves a trace, then ends its worker in the first so many runs; later gives which run it is.
+
+    Or, with ``hang``, never ends in those.
+    """
     with open(path, "a") as file:
         file.write(text + "\n")
     with open(path) as file:
         runs = len(file.readlines())
     if runs <= deaths:
         os._exit(1)
+    while hang:
+        time.sleep(1)
     return runs
 
 
