@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::call::{Call, CallError, Where};
 use crate::death::{Death, KillReason};
-use crate::dispatcher::{Report, Ticket, worker_id};
+use crate::dispatcher::{After, Dispatcher, Report, Ticket, worker_id};
 use crate::pool::Shared;
 use crate::reaper::Process;
 use crate::stream::flow::Flow;
@@ -38,6 +38,10 @@ use cancels::Cancels;
 use input::Input;
 use output::Output;
 use sent::{SentCalls, is_started};
+
+/// How often calls that cannot be sent are answered and more are taken before everything else has its
+/// turn.
+const REFUSED_AT_ONCE: usize = 64;
 
 pub(crate) use end::Settled;
 
@@ -242,7 +246,7 @@ impl<'a> Connection<'a> {
             self.exchange();
             self.fetch();
         }
-        self.exchange();
+        self.report_only();
         self.death().await
     }
 
@@ -294,23 +298,25 @@ impl<'a> Connection<'a> {
     // Work.
 
     /// Tells the dispatcher what was answered; takes new calls and cancels.
+    ///
+    /// What cannot be sent is answered here and makes room for more, which may be as many calls as
+    /// wait: after some rounds the rest has its turn like everything else.
     fn exchange(&mut self) {
+        for _ in 0..REFUSED_AT_ONCE {
+            self.exchange_once();
+            if self.answered.is_empty() {
+                return;
+            }
+        }
+        self.shared.bells[self.place].notify_one();
+    }
+
+    fn exchange_once(&mut self) {
         let (mut calls, mut cancels) = (std::mem::take(&mut self.calls), Vec::new());
         let now = Instant::now();
-        let busy = match self.answered.is_empty() {
-            true => Duration::ZERO,
-            false => now - std::mem::replace(&mut self.busy_since, now),
-        };
-        let report = Report {
-            answered: &self.answered,
-            late: std::mem::take(&mut self.late),
-            late_items: std::mem::take(&mut self.late_items),
-            busy,
-        };
-        self.shared.change(|dispatcher, after| {
-            dispatcher.exchange(self.place, &report, now, &mut calls, &mut cancels, after);
+        self.report(now, |dispatcher, place, report, after| {
+            dispatcher.exchange(place, report, now, &mut calls, &mut cancels, after);
         });
-        self.answered.clear();
         if !calls.is_empty() && self.sent.is_empty() {
             self.busy_since = now;
         }
@@ -323,10 +329,33 @@ impl<'a> Connection<'a> {
                 self.cancel(stream, now);
             }
         }
-        if !self.answered.is_empty() {
-            // Some were refused here and free their places at once.
-            self.exchange();
-        }
+    }
+
+    /// The last words to the dispatcher: what a dead worker was not sent yet is not taken from it.
+    fn report_only(&mut self) {
+        let now = Instant::now();
+        self.report(now, |dispatcher, place, report, after| {
+            dispatcher.report(place, report, now, after);
+        });
+    }
+
+    fn report(
+        &mut self,
+        now: Instant,
+        tell: impl FnOnce(&mut Dispatcher, usize, &Report<'_>, &mut After),
+    ) {
+        let busy = match self.answered.is_empty() {
+            true => Duration::ZERO,
+            false => now - std::mem::replace(&mut self.busy_since, now),
+        };
+        let report = Report {
+            answered: &self.answered,
+            late: std::mem::take(&mut self.late),
+            late_items: std::mem::take(&mut self.late_items),
+            busy,
+        };
+        self.shared.change(|dispatcher, after| tell(dispatcher, self.place, &report, after));
+        self.answered.clear();
     }
 
     fn send(&mut self, call: Call, now: Instant) {

@@ -67,6 +67,7 @@ mod stats;
 mod stream;
 mod sweep;
 mod typed;
+mod variables;
 mod window;
 mod worker;
 

@@ -1,6 +1,5 @@
 //! What a worker is.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use crate::environment;
 use crate::interpreter::Interpreter;
 use crate::limits::Limits;
 use crate::reaper::{Command, Zygote};
+use crate::variables::Variables;
 
 /// Where the reaper puts a worker's control socket and page. Standard input, because that is the
 /// one descriptor a Rust program can take over without `unsafe`.
@@ -45,7 +45,7 @@ pub struct WorkerSpec {
     pub(crate) name: String,
     pub(crate) cancel_grace: Option<Duration>,
     kind: Kind,
-    env: BTreeMap<String, String>,
+    env: Variables,
     inherit: Vec<String>,
     cwd: Option<PathBuf>,
     limits: Limits,
@@ -113,7 +113,7 @@ impl WorkerSpec {
             name: name.into(),
             cancel_grace: None,
             kind: Kind::Program { path: path.into(), args },
-            env: BTreeMap::new(),
+            env: Variables::default(),
             inherit: Vec::new(),
             cwd: None,
             limits: Limits::default(),
@@ -262,7 +262,7 @@ impl WorkerSpec {
                 .map(str::to_owned)
                 .ok_or_else(|| format!("{} is not UTF-8", path.display()))
         };
-        let mut env: BTreeMap<_, _> = environment::inherited().collect();
+        let mut env: Variables = environment::inherited().collect();
         env.extend(environment::chosen(&self.inherit));
         env.extend(environment::MALLOC.map(|(k, v)| (k.to_owned(), v.to_owned())));
         let (argv, zygote) = match &self.kind {
@@ -288,7 +288,7 @@ impl WorkerSpec {
                 (argv, zygote)
             }
         };
-        env.extend(self.env.clone());
+        env.extend(self.env.iter().map(|(k, v)| (k.clone(), v.clone())));
         if let Some((calls, mode)) = self.capacity {
             env.insert(CAPACITY_ENV.to_owned(), calls.to_string());
             env.insert(MODE_ENV.to_owned(), mode.name().to_owned());

@@ -24,7 +24,7 @@ enum From {
 }
 
 impl Dispatcher {
-    /// What the connection of a worker has to do.
+    /// What the connection of a worker has done, and has to do.
     pub(crate) fn exchange(
         &mut self,
         place: usize,
@@ -32,6 +32,23 @@ impl Dispatcher {
         now: Instant,
         calls: &mut Vec<Call>,
         cancels: &mut Vec<Ticket>,
+        after: &mut After,
+    ) {
+        self.report(place, report, now, after);
+        let seat = &mut self.seats[place];
+        while let Some(first) = self.ledger.first(&seat.outbox) {
+            self.ledger.shift(first, &mut seat.outbox, &mut seat.given, At::Given(place));
+            calls.extend(self.ledger.lend(first));
+        }
+        cancels.append(&mut seat.cancels);
+    }
+
+    /// What it has done; all that it does once its worker is dead.
+    pub(crate) fn report(
+        &mut self,
+        place: usize,
+        report: &Report<'_>,
+        now: Instant,
         after: &mut After,
     ) {
         self.counters.late += report.late;
@@ -43,12 +60,6 @@ impl Dispatcher {
             // The one who asks need not be woken.
             after.ring.retain(|&rung| rung != place);
         }
-        let seat = &mut self.seats[place];
-        while let Some(first) = self.ledger.first(&seat.outbox) {
-            self.ledger.shift(first, &mut seat.outbox, &mut seat.given, At::Given(place));
-            calls.extend(self.ledger.lend(first));
-        }
-        cancels.append(&mut seat.cancels);
     }
 
     fn answered(&mut self, place: usize, report: &Report<'_>, now: Instant, after: &mut After) {

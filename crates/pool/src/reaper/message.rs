@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::variables::Variables;
+
 /// Most bytes of a message, both ways.
 pub(super) const MAX_MESSAGE: usize = 128 * 1024;
 
@@ -19,7 +21,7 @@ pub(super) enum Request<'a> {
     Spawn {
         id: u64,
         argv: &'a [String],
-        env: &'a BTreeMap<String, String>,
+        env: &'a Variables,
         cwd: Option<&'a str>,
         /// Soft and hard limits, by the kernel's names without `RLIMIT_`.
         #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -91,7 +93,7 @@ mod tests {
             serde_json::from_str::<Event>(event).unwrap(),
             Event::Exited { id: 3, pid: 17, code: None, signal: Some(9), cpu_ms: Some(20) }
         );
-        let env = [("A".to_owned(), "b".to_owned())].into();
+        let env = [("A".to_owned(), "b".to_owned())].into_iter().collect();
         let (argv, doors) = (["/x".to_owned()], ["/g/cgroup.procs".to_owned()]);
         let spawn = |limits: &BTreeMap<&'static str, [u64; 2]>, groups: &[String], zygote| {
             let request =

@@ -1,6 +1,5 @@
 //! A worker process, as it comes from the reaper.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -13,6 +12,7 @@ use tokio::sync::oneshot;
 use crate::death::Death;
 use crate::limits::Limits;
 use crate::os::{self, Pidfd};
+use crate::variables::Variables;
 use crate::worker::Birth;
 
 use super::message::Zygote;
@@ -23,7 +23,7 @@ pub(crate) struct Command {
     /// Absolute path of the program, then its arguments.
     pub(crate) argv: Vec<String>,
     /// The whole environment.
-    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) env: Variables,
     /// Where; `None` is where the host is.
     pub(crate) cwd: Option<PathBuf>,
     /// What it may use.

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use snakehouse_base::{Coded, Kind};
-use snakehouse_pool::{Args, CallError, CallOptions, Death, Pool, Stream, Value};
+use snakehouse_pool::{
+    Args, CallError, CallOptions, Death, Pool, PoolConfig, Start, Stream, Value,
+};
 
 use crate::scripted::{BLOB, spec};
 use crate::support::{Rig, run, soon, wait_until, workers};
@@ -316,6 +318,24 @@ fn a_session_s_stream_stays_with_its_worker() {
         session.lost().await;
         let error = session.stream("count", Args::none(), soon()).await.unwrap_err();
         assert_eq!(error.code(), "session_lost");
+        rig.end().await;
+    });
+}
+
+#[test]
+fn ten_thousand_streams_that_cannot_be_sent_are_ten_thousand_errors() {
+    run(async {
+        let rig = Rig::new().await;
+        // Lazy, so that all of them wait before there is a worker.
+        let config = PoolConfig { start: Start::Lazy, ..workers(1) };
+        let pool = rig.pool_of(spec().env("SCRIPT", "no_streams"), config).await;
+        let mut all = Vec::new();
+        for _ in 0..9_999 {
+            all.push(open(&pool, "count").await);
+        }
+        for stream in all {
+            assert_eq!(stream.result().await.unwrap_err().code(), "tool_failed");
+        }
         rig.end().await;
     });
 }
