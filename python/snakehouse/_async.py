@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from functools import partial
 
 from snakehouse._answer import BadItem
 from snakehouse._errors import Cancelled, UnsupportedValue
@@ -68,22 +67,42 @@ async def _close(generator: AsyncGenerator[Any, Any]) -> None:
 
 async def changed(channel: Channel, is_due: Callable[[], bool]) -> None:
     """Wait until something is so that the reading thread brings about."""
-    loop = asyncio.get_running_loop()
+    if is_due():
+        return
+    waiters = channel.wake
+    if not isinstance(waiters, _Waiters):
+        waiters = channel.wake = _Waiters(asyncio.get_running_loop())
     while not is_due():
-        future: asyncio.Future[None] = loop.create_future()
-        channel.wake = partial(_wake, loop, future)
-        # It may have come before anybody could be woken.
-        if not is_due():
-            await future
+        await waiters.wait(is_due)
 
 
-def _wake(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
-    loop.call_soon_threadsafe(_resolve, future)
+class _Waiters:
+    """Who waits for one channel: the generator for credit, and any task for items."""
 
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._futures: set[asyncio.Future[None]] = set()
 
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+    def __call__(self) -> None:
+        """Wake all. In the reading thread."""
+        if self._futures:
+            self._loop.call_soon_threadsafe(self._wake)
+
+    async def wait(self, is_due: Callable[[], bool]) -> None:
+        """Until something changed."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._futures.add(future)
+        try:
+            # It may have come before anybody could be woken.
+            if not is_due():
+                await future
+        finally:
+            self._futures.discard(future)
+
+    def _wake(self) -> None:
+        for future in self._futures:
+            if not future.done():
+                future.set_result(None)
 
 
 class AsyncIncoming:
@@ -122,41 +141,57 @@ class AsyncIncoming:
         return bool(self._channel.items) or self._channel.is_ended
 
 
+class Turn:
+    """One call of a runner, and whether it is given up."""
+
+    __slots__ = ("_loop", "is_cancelled", "task")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.task: asyncio.Task[Any] | None = None
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        """Give it up, once. From any thread, and from a signal's handler; nothing if it is over."""
+        if not self.is_cancelled:
+            self.is_cancelled = True
+            if (task := self.task) is not None:
+                self._loop.call_soon_threadsafe(task.cancel)
+
+
 class Runner:
     """An event loop for one call after the other."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self._task: asyncio.Task[Any] | None = None
-        self._is_cancelled = False
 
-    def begin(self) -> None:
+    def begin(self) -> Turn:
         """There is a new call that may be cancelled."""
-        self._is_cancelled = False
+        return Turn(self.loop)
 
-    def complete(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> Any:
-        """Run a coroutine to its end. Raises what it raises, ``Cancelled`` if it was cancelled.
-
-        ``cancel`` counts from ``begin`` on.
-        """
-        self._task = task = self.loop.create_task(coroutine, context=context)
+    def complete(self, turn: Turn, coroutine: Coroutine[Any, Any, Any], context: Context) -> Any:
+        """Run a coroutine to its end. Raises what it raises, ``Cancelled`` if it was cancelled."""
+        self._task = turn.task = task = self.loop.create_task(coroutine, context=context)
         task.add_done_callback(self._stop)
-        if self._is_cancelled:
+        if turn.is_cancelled:
             task.cancel()
         try:
-            self.loop.run_forever()
+            # A tool may stop the loop as well.
+            while not task.done():
+                self.loop.run_forever()
+        except BaseException:
+            # What must not be kept by a task, or was raised beside it, by a signal's handler.
+            task.remove_done_callback(self._stop)
+            task.cancel()
+            raise
         finally:
             self._task = None
-        if self._is_cancelled and task.cancelled():
+        if turn.is_cancelled and task.cancelled():
             raise Cancelled
         return task.result()
 
-    def cancel(self) -> None:
-        """Cancel the call, once. From any thread, and from a signal's handler."""
-        if not self._is_cancelled:
-            self._is_cancelled = True
-            if (task := self._task) is not None:
-                self.loop.call_soon_threadsafe(task.cancel)
-
-    def _stop(self, _task: asyncio.Task[Any]) -> None:
-        self.loop.stop()
+    def _stop(self, task: asyncio.Task[Any]) -> None:
+        # It may be heard only after the loop was stopped otherwise.
+        if task is self._task:
+            self.loop.stop()

@@ -70,7 +70,7 @@ class Doorbell:
         # and told to ``on_cancel``.
         self.open = 0
         self.on_cancel: Callable[[], None] | None = None
-        # Whether a call's body is still arriving: it may be overtaken, and is not over.
+        # Whether a call arrives or waits to be started: it may be overtaken, and is not over.
         self.is_arriving: Callable[[int], bool] = _never
         # In a worker that runs several calls, who gets every cancel.
         self.route: Callable[[int], None] | None = None

@@ -3,8 +3,8 @@
 Every frame but the plain call in one piece, which the loop takes itself, comes through here. Owned
 here: bodies that are still arriving, all together within ``MAX_BODY``, and the channels of streams
 that are not over. A frame that the protocol does not know is a ``ProtocolError``; a body that is
-too large is a call that is refused. Frames of a stream that has just ended may still be on their
-way: for the last few of those they are dropped.
+too large is a call that is refused. Frames of a stream that has ended may still be on their way:
+they are dropped, as the numbers of calls only grow and so tell what is over.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Ended streams whose late frames are known as such.
-_MAX_ENDED = 256
+_MASK = 0xFFFFFFFF
 # Calls that wait here. A host sends a fraction of it ahead.
 _MAX_READY = 4096
 
@@ -87,8 +86,11 @@ class Inbox:
         self._cancel = cancel
         self._send = send
         self._held = 0
-        self._ended: deque[int] = deque(maxlen=_MAX_ENDED)
+        # The stream that was opened last, or 0.
+        self._newest = 0
         self.partial: dict[int, Request] = {}
+        # Calls from their first frame until whoever runs them has taken note of them.
+        self.waiting: set[int] = set()
         self.channels: dict[int, Channel] = {}
         self.ready: deque[Request] = deque()
         # The host said goaway: what is ready is still to be run.
@@ -112,7 +114,7 @@ class Inbox:
                 channel.grant(_frames.CREDIT.unpack(payload)[0])
         elif kind == KIND_END and not payload and (channel := self.channels.get(stream)):
             channel.receive_end()
-        elif kind in (KIND_DATA, KIND_ITEM, KIND_END) and stream in self._ended:
+        elif kind in (KIND_DATA, KIND_ITEM, KIND_END) and self._is_over(stream):
             pass
         elif kind == KIND_CANCEL and not payload and stream:
             self._cancel(stream)
@@ -125,8 +127,12 @@ class Inbox:
 
     def end(self, channel: Channel) -> None:
         """A stream is over: what still comes for it is dropped. From any thread."""
-        self._ended.append(channel.stream)
         del self.channels[channel.stream]
+
+    def _is_over(self, stream: int) -> bool:
+        """Whether what is no open stream may have been one."""
+        is_old = (self._newest - stream) & _MASK < 0x80000000
+        return bool(self._newest and stream) and is_old and stream not in self.partial
 
     def _open(self, stream: int, payload: memoryview, arrived: float) -> None:
         if len(payload) < OPEN_LENGTH or not stream:
@@ -139,8 +145,10 @@ class Inbox:
         channel = None
         if flags & FLAG_STREAM:
             channel = self.channels[stream] = Channel(stream)
+            self._newest = stream
         request = Request(stream, number, arrived, micros, session, channel)
         self.partial[stream] = request
+        self.waiting.add(stream)
         self._piece(request, payload[OPEN_LENGTH:], not flags & FLAG_MORE)
 
     def _piece(self, request: Request, piece: memoryview, is_last: bool) -> None:

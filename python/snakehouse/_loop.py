@@ -82,7 +82,7 @@ class Loop:
         self._reader = Reader(control)
         self._inbox = Inbox(doorbell.ask, self._out.append)
         self._seat = MainSeat(control, doorbell, self._pump, self._write)
-        doorbell.is_arriving = self._inbox.partial.__contains__
+        doorbell.is_arriving = self._inbox.waiting.__contains__
         # What ended the connection while a call ran.
         self._broken: Exception | None = None
         self._is_gone = False
@@ -204,7 +204,15 @@ class Loop:
                         self._send_large(stream, payload)
                 if tool.short < _QUICK:
                     tool.short = tool.short + 1 if monotonic() - now < _SHORT else 0
-                if copy_context() != base:
+                try:
+                    is_worn = copy_context() != base
+                except SystemExit:
+                    self._end_by_exit()
+                    raise
+                except BaseException:
+                    # A variable was set to what cannot be compared, which an array cannot.
+                    is_worn = True
+                if is_worn:
                     reader.start, reader.end = start, end
                     return True
             # An idle worker keeps nothing of its last call.
@@ -253,6 +261,7 @@ class Loop:
             if content is None:
                 self._perform(request, tools[request.number].tool)
             else:
+                inbox.waiting.discard(request.stream)
                 self._refuse(request.stream, content)
             if request.channel is not None:
                 inbox.end(request.channel)
@@ -267,6 +276,7 @@ class Loop:
     def _perform(self, request: Request, tool: Tool) -> None:
         seat = self._seat
         seat.begin(request.stream)
+        self._inbox.waiting.discard(request.stream)
         try:
             kind, payload = perform(seat, request, tool, self._codec)
         except SystemExit:

@@ -3,14 +3,15 @@
 Cancels are told by the main thread, in the handler of a signal too, so nothing here takes a lock:
 each step is one operation on a dict or a set, and the order of the steps leaves no gap. A cancel is
 noted before it is looked whether the call runs; a call is entered before it is looked whether it is
-wanted, and leaves the waiting ones last.
+wanted, and leaves the waiting ones last. A call goes from the inbox to the waiting ones to the
+running ones, is entered there before it leaves here, and is looked for in that order.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Collection
     from typing import Any, Protocol
 
     from snakehouse._inbox import Inbox, Request
@@ -35,15 +36,18 @@ class Running:
         self._waiting: dict[int, Any] = {}
         self._wanted: set[int] = set()
         self._newest = 0
-        self.is_arriving: Callable[[int], bool] = bool
+        self._arriving: set[int] = set()
+        self._ready: Collection[Request] = ()
 
     def listen(self, inbox: Inbox) -> None:
-        """Bodies that are still arriving are not over."""
-        self.is_arriving = inbox.partial.__contains__
+        """What is in the inbox is not over."""
+        self._arriving = inbox.waiting
+        self._ready = inbox.ready
 
     def arrived(self, request: Request) -> None:
-        """A call waits to be started."""
+        """A call waits to be started. It leaves the inbox after this."""
         self._waiting[request.stream] = request
+        self._arriving.discard(request.stream)
         if (request.stream - self._newest) & _MASK < 0x80000000:
             self._newest = request.stream
 
@@ -55,13 +59,14 @@ class Running:
         self._waiting.pop(stream, None)
 
     def end(self, stream: int) -> None:
-        """A call is about to be answered."""
+        """A call was answered, also one that was never started."""
+        self._waiting.pop(stream, None)
         self._works.pop(stream, None)
         self._wanted.discard(stream)
 
     def is_idle(self) -> bool:
-        """Whether there is no call at all."""
-        return not self._waiting and not self._works
+        """Whether there is no call at all. Bodies that are still arriving do not count."""
+        return not self._ready and not self._waiting and not self._works
 
     def cancel(self, stream: int) -> None:
         """Give a call up, wherever it is; nothing if it is over."""
@@ -72,5 +77,5 @@ class Running:
             work.cancel()
             return
         is_old = (self._newest - stream) & _MASK < 0x80000000
-        if is_old and stream not in self._waiting and not self.is_arriving(stream):
+        if is_old and stream not in self._arriving and stream not in self._waiting:
             self._wanted.discard(stream)

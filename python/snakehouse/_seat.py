@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from contextvars import Context
     from typing import Any, Protocol
 
-    from snakehouse._async import Runner
+    from snakehouse._async import Runner, Turn
     from snakehouse._channel import Channel
     from snakehouse._doorbell import Doorbell
 
@@ -85,6 +85,7 @@ class MainSeat:
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._runner: Runner | None = None
+        self._turn: Turn | None = None
         self._doorbell = doorbell
         self._stream = 0
         self._is_cut = False
@@ -153,12 +154,12 @@ class MainSeat:
             # Cancels and credit come while the event loop runs.
             self._runner.loop.add_reader(self._control, self._pump)
         doorbell = self._doorbell
-        self._runner.begin()
+        self._turn = turn = self._runner.begin()
         doorbell.on_cancel = self._cancel_task
         try:
             if self._stream in doorbell.wanted:
                 self._cancel_task()
-            return self._runner.complete(coroutine, context)
+            return self._runner.complete(turn, coroutine, context)
         finally:
             doorbell.on_cancel = None
 
@@ -170,5 +171,5 @@ class MainSeat:
 
     def _cancel_task(self) -> None:
         self.was_hit = True
-        if self._runner is not None:
-            self._runner.cancel()
+        if self._turn is not None:
+            self._turn.cancel()

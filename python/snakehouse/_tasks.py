@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextvars import copy_context
+from functools import partial
 from time import monotonic
 
 from snakehouse import _answer
@@ -65,6 +66,7 @@ class TaskServer:
         self._running.listen(self._inbox)
         self._reader = Reader(control)
         self._broken: BaseException | None = None
+        self._is_over = False
         self._tasks: set[asyncio.Task[None]] = set()
         doorbell.route = self._running.cancel
         os.register_at_fork(after_in_child=control.close)
@@ -75,7 +77,9 @@ class TaskServer:
         Raises ``ProtocolError``, ``OSError`` of the socket, and the ``SystemExit`` of a tool.
         """
         self._loop.add_reader(self._control, self._read)
-        self._loop.run_forever()
+        # A tool may stop the loop as well.
+        while not self._is_over:
+            self._loop.run_forever()
         if self._broken is not None:
             raise self._broken
 
@@ -95,6 +99,7 @@ class TaskServer:
         self._stop()
 
     def _stop(self) -> None:
+        self._is_over = True
         self._loop.remove_reader(self._control)
         self._loop.stop()
 
@@ -113,7 +118,7 @@ class TaskServer:
             context.run(current.set, call)
             task = self._loop.create_task(self._serve(request, work, call), context=context)
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(partial(self._done, request, work))
             work.task = task
             self._running.start(request.stream, work)
 
@@ -149,6 +154,16 @@ class TaskServer:
         if os.getpid() != pid:
             # A child that the tool forked must not speak in the worker's name.
             os._exit(70)
+        work.is_answered = True
+        self._end(request, kind, payload)
+
+    def _done(self, request: Request, work: _Work, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() and not work.is_answered:
+            # A tool cancelled all tasks, this one before its first step.
+            self._end(request, KIND_ERROR, _answer.given_up())
+
+    def _end(self, request: Request, kind: int, payload: bytes) -> None:
         try:
             self._answer(request, kind, payload)
         except OSError as error:
@@ -175,6 +190,7 @@ class _Work:
         self._loop = loop
         self.task: asyncio.Task[None] | None = None
         self.is_cancelled = False
+        self.is_answered = False
 
     def cancel(self) -> None:
         """Give the call up, once. In a signal's handler too."""

@@ -111,8 +111,9 @@ class ThreadServer:
             while reader.fill():
                 reader.take_all(inbox, monotonic())
                 while inbox.ready:
-                    request = inbox.ready.popleft()
+                    request = inbox.ready[0]
                     self.running.arrived(request)
+                    inbox.ready.popleft()
                     self._queue.put(request)
                 if inbox.is_over and self.running.is_idle():
                     break
@@ -295,8 +296,8 @@ class ThreadSeat:
 
             self._runner = Runner()
         runner, work = self._runner, self.work
-        runner.begin()
-        work.wake = runner.cancel
+        turn = runner.begin()
+        work.wake = turn.cancel
         if work.is_cancelled:
-            runner.cancel()
-        return runner.complete(coroutine, context)
+            turn.cancel()
+        return runner.complete(turn, coroutine, context)

@@ -75,3 +75,18 @@ async def fork_and_return() -> int:
     if child == 0:
         return -1
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@snakehouse.tool
+async def cancel_all_others() -> int:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    return len(others)
+
+
+@snakehouse.tool
+async def stop_the_loop() -> str:
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(0)
+    return "stopped"

@@ -337,3 +337,10 @@ def test_big_values_keep_their_place_among_small_ones(host: Host) -> None:
     for data, value in zip(frames, expected, strict=True):
         host.send(data)
         assert host.reply()[1] == (_frames.KIND_LAST, value)
+
+
+def test_a_variable_that_cannot_be_compared_does_no_harm(host: Host) -> None:
+    assert host.call("set_what_cannot_be_compared") == "set"
+    assert host.call("set_what_cannot_be_compared") == "set"
+    assert host.call("mark", 1) == ("imported", None)
+    assert host.call("echo", 2) == 2

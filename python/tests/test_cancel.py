@@ -117,3 +117,22 @@ def test_hammered_with_cancels_every_call_has_exactly_one_answer(host: Host) -> 
     assert total / 100 < cancelled < total / 2
     assert host.call("echo", "whole") == "whole"
     assert host.end() == (0, "", "")
+
+
+def overtaken(host: Host) -> None:
+    """A call whose body is complete only after a later one was answered, and its cancel."""
+    stream, data = host.open_frames("echo", 1)
+    head = _frames.HEAD.size
+    flags_at, cut = head + 2, head + _frames.OPEN_LENGTH + 1
+    payload = data[head:flags_at] + bytes([data[flags_at] | 1]) + data[flags_at + 1 : cut]
+    host.send(_frames.frame(_frames.KIND_OPEN, stream, payload))
+    assert host.call("echo", 2) == 2
+    last = _frames.frame(_frames.KIND_LAST, stream, data[cut:])
+    host.send(last + _frames.frame(_frames.KIND_CANCEL, stream, b""))
+    answered, (kind, failure) = host.reply()
+    assert (answered, kind, failure["code"]) == (stream, _frames.KIND_ERROR, "cancelled")
+    assert host.call("echo", 3) == 3
+
+
+def test_a_call_that_was_overtaken_is_cancelled_before_it_starts(host: Host) -> None:
+    overtaken(host)

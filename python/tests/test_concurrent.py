@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_cancel import wait_until
+from test_cancel import overtaken, wait_until
 
 from conftest import TOOLS, Host
 from snakehouse import _frames
+from snakehouse._inbox import Inbox
+from snakehouse._running import Running
 
 ITEM, LAST, ERROR = _frames.KIND_ITEM, _frames.KIND_LAST, _frames.KIND_ERROR
 ASYNC_TOOLS = Path(__file__).parent / "concurrent_tools.py"
@@ -318,3 +321,39 @@ def test_threads_without_ctypes_are_refused(start_host: Start, tmp_path: Path) -
     assert host.eof()
     assert host.outcome()[0] == 69
     assert start_host(tmp_path / "tool.py").greet().call("one") == 1
+
+
+def test_a_call_that_was_overtaken_is_cancelled_before_it_starts(host: Host) -> None:
+    overtaken(host)
+
+
+def test_what_was_read_and_not_yet_handed_out_counts_as_a_call() -> None:
+    running = Running()
+    inbox = Inbox(running.cancel, lambda _data: None)
+    running.listen(inbox)
+    assert running.is_idle()
+    head = memoryview(struct.pack("<HHQQ", 0, 0, _frames.NEVER, 0) + bytes(16))
+    inbox.take(_frames.KIND_OPEN, 1, head, 0.0)
+    inbox.take(_frames.KIND_GOAWAY, 0, memoryview(b""), 0.0)
+    assert inbox.is_over
+    assert not running.is_idle()
+
+
+def test_a_tool_that_cancels_all_tasks_leaves_no_call_unanswered(start_host: Start) -> None:
+    host = start_mode(start_host, "asyncio", 4)
+    for _ in range(5):
+        first, one = host.open_frames("cancel_all_others")
+        frames = [host.open_frames("echo", 1) for _ in range(3)]
+        host.send(one + b"".join(data for _, data in frames))
+        answers = dict(host.reply() for _ in range(4))
+        assert answers.pop(first) == (LAST, 3)
+        assert set(answers) == {stream for stream, _ in frames}
+        for kind, failure in answers.values():
+            assert (kind, failure["code"]) == (ERROR, "cancelled")
+    assert host.call("echo", 1) == 1
+
+
+def test_a_tool_that_stops_the_event_loop_does_not_end_the_worker(start_host: Start) -> None:
+    host = start_mode(start_host, "asyncio")
+    assert host.call("stop_the_loop") == "stopped"
+    assert host.call("echo", 1) == 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import queue
 import struct
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from test_cancel import wait_until
 
 from conftest import TOOLS, Host
 from snakehouse import _frames, _msgpack
+from snakehouse._async import Runner, Turn
+from snakehouse._errors import Cancelled
 
 ITEM, LAST, ERROR, CREDIT = (
     _frames.KIND_ITEM,
@@ -417,3 +421,62 @@ def test_the_flags_of_an_open_are_checked(start_host: Callable[..., Host]) -> No
     _, data = host.open_frames("echo", 1)
     host.send(data[:11] + struct.pack("<H", 4) + data[13:])
     assert host.frame()[0] == _frames.KIND_GOAWAY
+
+
+def test_late_items_of_streams_long_over_are_dropped(host: Host) -> None:
+    streams = [host.open_stream("gives", []) for _ in range(300)]
+    for stream in streams:
+        assert host.items(stream) == ([], LAST, None)
+    late = [host.item_frames(stream, 1) for stream in streams]
+    late += [_frames.frame(_frames.KIND_END, stream, b"") for stream in streams]
+    host.send(b"".join(late))
+    assert host.call("echo", 1) == 1
+
+
+def test_an_item_of_a_stream_that_was_never_opened_breaks_the_protocol(host: Host) -> None:
+    stream = host.open_stream("gives", [])
+    assert host.items(stream) == ([], LAST, None)
+    host.send(host.item_frames(stream + 1, 1))
+    assert host.frame()[0] == _frames.KIND_GOAWAY
+    assert host.outcome()[0] == 76
+
+
+def test_a_task_takes_items_while_the_generator_waits_for_credit(host: Host) -> None:
+    stream = host.open_stream("both_ways_by_a_task", 70)
+    for number in range(64):
+        assert host.event() == (ITEM, stream, number)
+    host.send(host.item_frames(stream, "one"))
+    host.end_items(stream)
+    host.credit(stream, 100)
+    items, kind, result = host.items(stream, grant=False)
+    assert (items, kind, result) == ([*range(64, 70), ["one"]], LAST, None)
+
+
+@pytest.mark.parametrize("tool", ["interrupt_the_loop", "stop_the_loop"])
+def test_an_event_loop_that_was_left_early_serves_the_next_calls(host: Host, tool: str) -> None:
+    host.start(tool)
+    kind, value = host.reply()[1]
+    if tool == "stop_the_loop":
+        assert (kind, value) == (LAST, "stopped")
+    else:
+        assert (kind, value["type"]) == (ERROR, "KeyboardInterrupt")
+    for number in range(3):
+        assert host.call("later", number) == number
+
+
+def test_a_cancel_that_comes_late_does_not_hit_the_next_turn() -> None:
+    async def wait(turn: Turn | None) -> str:
+        if turn is not None:
+            turn.cancel()
+        await asyncio.sleep(0.001)
+        return "done"
+
+    runner = Runner()
+    first = runner.begin()
+    assert runner.complete(first, wait(None), copy_context()) == "done"
+    second = runner.begin()
+    assert runner.complete(second, wait(first), copy_context()) == "done"
+    third = runner.begin()
+    with pytest.raises(Cancelled):
+        runner.complete(third, wait(third), copy_context())
+    runner.loop.close()

@@ -430,3 +430,53 @@ def nap(seconds: float) -> int:
 @snakehouse.tool
 def thread() -> str:
     return threading.current_thread().name
+
+
+class Incomparable:
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("truth is ambiguous")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+incomparable: ContextVar[Any] = ContextVar("incomparable")
+incomparable.set(Incomparable())
+
+
+@snakehouse.tool
+def set_what_cannot_be_compared() -> str:
+    incomparable.set(Incomparable())
+    return "set"
+
+
+@snakehouse.tool
+async def both_ways_by_a_task(number: int) -> AsyncIterator[Any]:
+    """Yields numbers; a task of its own takes the items meanwhile, which are yielded last."""
+
+    async def take() -> list[Any]:
+        return [item async for item in snakehouse.incoming()]
+
+    task = asyncio.create_task(take())
+    await asyncio.sleep(0)
+    for value in range(number):
+        yield value
+    yield await task
+
+
+@snakehouse.tool
+async def later(value: Any) -> Any:
+    await asyncio.sleep(0.01)
+    return value
+
+
+@snakehouse.tool
+async def interrupt_the_loop() -> None:
+    raise KeyboardInterrupt
+
+
+@snakehouse.tool
+async def stop_the_loop() -> str:
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(0.01)
+    asyncio.get_running_loop().stop()
+    return "stopped"
