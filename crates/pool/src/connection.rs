@@ -246,6 +246,7 @@ impl<'a> Connection<'a> {
             self.exchange();
             self.fetch();
         }
+        self.read_last_words().await;
         self.report_only();
         self.death().await
     }

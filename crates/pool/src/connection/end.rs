@@ -66,6 +66,17 @@ impl Connection<'_> {
         settled
     }
 
+    /// What a worker that was killed by its host had still answered: those calls have their results,
+    /// and are neither lost nor run again. Nothing that broke the protocol is read on.
+    pub(super) async fn read_last_words(&mut self) {
+        if matches!(self.kill, Some(KillReason::CancelIgnored | KillReason::Stop)) {
+            let reason = self.kill.take();
+            self.process.pidfd.dead().await;
+            self.read_the_rest();
+            self.kill = reason;
+        }
+    }
+
     /// What the worker wrote before it went.
     pub(super) fn read_the_rest(&mut self) {
         self.handle_all();
