@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use snakehouse_base::Deadline;
 use snakehouse_guard::{BreakerPermit, by};
-use snakehouse_wire::Value;
+use snakehouse_wire::{Value, ValueError};
 use tokio::time::Instant;
 
 use crate::attempts::{admit, resolve};
@@ -197,16 +197,17 @@ impl Stream {
     /// # Errors
     /// As [`next`](Self::next), without [`CallError::BadItem`].
     pub async fn next_bytes(&self) -> Option<Result<Bytes, CallError>> {
-        loop {
-            let Some(next) = by(self.deadline, self.flow.next()).await else {
+        let next = match by(self.deadline, self.flow.next()).await {
+            Some(next) => next,
+            None => {
                 self.expire();
-                continue;
-            };
-            return match next {
-                Next::Item(item) => Some(Ok(item)),
-                Next::Failed(error) => Some(Err(error)),
-                Next::Over => None,
-            };
+                self.flow.next().await
+            }
+        };
+        match next {
+            Next::Item(item) => Some(Ok(item)),
+            Next::Failed(error) => Some(Err(error)),
+            Next::Over => None,
         }
     }
 
@@ -226,8 +227,13 @@ impl Stream {
     /// Sends an item as it is.
     ///
     /// # Errors
-    /// As [`send`](Self::send), without [`CallError::BadArguments`].
+    /// As [`send`](Self::send); [`CallError::BadArguments`] only if it is longer than
+    /// [`Value::MAX_BYTES`]. The stream goes on then.
     pub async fn send_bytes(&self, item: Bytes) -> Result<(), CallError> {
+        if item.len() > Value::MAX_BYTES {
+            // A worker takes it for a broken protocol, and every call on it would pay.
+            return Err(CallError::BadArguments(ValueError::TooLarge));
+        }
         let sent = by(self.deadline, self.flow.send(item)).await.unwrap_or_else(|| {
             self.expire();
             false
@@ -264,9 +270,9 @@ impl Stream {
         self.flow.held()
     }
 
-    /// The deadline has passed.
+    /// The deadline has passed. If another task says so right now, the outcome is about to come.
     fn expire(&self) {
-        if !self.flow.is_over() {
+        if self.flow.claim() {
             self.flow.expire(match self.cancel() {
                 Where::Queue => self.shared.not_given_out(),
                 at @ Where::Worker => CallError::Deadline { at },

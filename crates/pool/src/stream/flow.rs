@@ -42,6 +42,8 @@ struct State {
     /// To be granted to the worker.
     grant: u32,
     outcome: Option<Result<Bytes, CallError>>,
+    /// Whoever saw the deadline pass is about to say the outcome.
+    is_claimed: bool,
     /// The caller has been told the error.
     is_told: bool,
     /// The caller sent them; the connection has not fetched them.
@@ -164,9 +166,17 @@ impl Flow {
         state.abandon();
     }
 
+    /// Whether whoever asks is the first to see the deadline pass, and no outcome came before. Then
+    /// it must [`expire`](Self::expire) this, and nobody else says the outcome.
+    pub(super) fn claim(&self) -> bool {
+        let mut state = self.lock();
+        state.outcome.is_none() && !std::mem::replace(&mut state.is_claimed, true)
+    }
+
     /// The deadline passed. Items that came in time are still there.
     pub(super) fn expire(&self, error: CallError) {
-        self.lock().outcome = Some(Err(error));
+        // An item that was refused meanwhile is the outcome already.
+        self.lock().outcome.get_or_insert(Err(error));
         self.room.notify_waiters();
         self.arrived.notify_waiters();
     }
@@ -263,7 +273,9 @@ impl Flow {
     pub(crate) fn finish(&self, outcome: Result<Bytes, CallError>) {
         let mut state = self.lock();
         // Whoever has the call drops it after its end, and that says nothing more.
-        state.outcome.get_or_insert(outcome);
+        if !state.is_claimed {
+            state.outcome.get_or_insert(outcome);
+        }
         state.queue.clear();
         state.unproved = None;
         state.bell = None;
@@ -324,6 +336,26 @@ mod tests {
         assert!(matches!(flow.next().await, Next::Failed(CallError::Cancelled)));
         assert!(matches!(flow.next().await, Next::Over));
         assert_eq!(flow.outcome(), Some(Err(CallError::Cancelled)));
+    }
+
+    #[tokio::test]
+    async fn who_sees_the_deadline_first_says_the_one_outcome() {
+        let flow = Flow::default();
+        let deadline = CallError::Deadline { at: crate::call::Where::Queue };
+        assert!(flow.claim());
+        assert!(!flow.claim(), "another task sees it as well");
+        // The call is taken from the queue, and dropped.
+        flow.finish(Err(CallError::Stopped));
+        assert_eq!(flow.outcome(), None);
+        let (next, ()) = tokio::join!(flow.next(), async { flow.expire(deadline.clone()) });
+        assert!(matches!(next, Next::Failed(error) if error == deadline));
+        flow.finish(Ok(Bytes::new()));
+        assert_eq!(flow.outcome(), Some(Err(deadline)));
+
+        let flow = Flow::default();
+        flow.finish(Ok(Bytes::new()));
+        assert!(!flow.claim(), "the result came first");
+        assert_eq!(flow.outcome(), Some(Ok(Bytes::new())));
     }
 
     #[tokio::test(start_paused = true)]

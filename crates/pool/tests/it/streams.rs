@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use snakehouse_base::{Coded, Kind};
 use snakehouse_pool::{
     Args, CallError, CallOptions, Death, Pool, PoolConfig, Start, Stream, Value,
 };
+use snakehouse_wire::ValueError;
 
 use crate::scripted::{BLOB, spec};
 use crate::support::{Rig, run, soon, wait_until, workers};
@@ -78,6 +80,23 @@ fn items_go_both_ways_at_once() {
             assert_eq!(next(&stream).await, None);
         };
         tokio::join!(sending, taking);
+        at_rest(&pool).await;
+        rig.end().await;
+    });
+}
+
+#[test]
+fn an_item_that_is_too_long_is_refused_and_costs_nothing() {
+    run(async {
+        let rig = Rig::new().await;
+        let pool = rig.pool_of(spec(), workers(1)).await;
+        let stream = open(&pool, "echo").await;
+        let long = Bytes::from(vec![0; Value::MAX_BYTES + 1]);
+        let error = stream.send_bytes(long).await.unwrap_err();
+        assert_eq!(error, CallError::BadArguments(ValueError::TooLarge));
+        stream.send(5).await.unwrap();
+        stream.finish_sending();
+        assert_eq!(all(&stream).await, (vec![5], None));
         at_rest(&pool).await;
         rig.end().await;
     });
