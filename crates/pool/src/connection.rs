@@ -14,7 +14,6 @@ mod input;
 mod output;
 mod sent;
 
-use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -65,8 +64,6 @@ pub(crate) struct Connection<'a> {
     flows: Vec<(u32, Arc<Flow>)>,
     /// Rung by their callers.
     flow_bell: Arc<Notify>,
-    /// When streams end whose callers may not look: the others' callers see to that themselves.
-    deadlines: BTreeSet<(Instant, u32)>,
     /// Empty; its room is used again.
     calls: Vec<Call>,
     answered: Vec<Ticket>,
@@ -114,7 +111,6 @@ impl<'a> Connection<'a> {
             cancels: Cancels::default(),
             flows: Vec::new(),
             flow_bell: Arc::default(),
-            deadlines: BTreeSet::new(),
             calls: Vec::new(),
             answered: Vec::new(),
             late: 0,
@@ -273,7 +269,7 @@ impl<'a> Connection<'a> {
 
     /// When there is something to do even if nobody comes.
     fn wake(&self, stop_by: Option<Instant>) -> Option<Instant> {
-        let deadline = self.deadlines.first().map(|&(at, _)| at);
+        let deadline = self.sent.next_deadline().map(|(at, _)| at);
         self.cancels.wake().into_iter().chain(deadline).chain(stop_by).min()
     }
 
@@ -281,8 +277,7 @@ impl<'a> Connection<'a> {
         if stop_by.is_some_and(|by| by <= now) {
             self.kill_for(KillReason::Stop);
         }
-        while let Some(&(_, stream)) = self.deadlines.first().filter(|(at, _)| *at <= now) {
-            self.deadlines.pop_first();
+        while let Some((_, stream)) = self.sent.next_deadline().filter(|(at, _)| *at <= now) {
             self.end_stream(stream, CallError::Deadline { at: Where::Worker }, now);
         }
         let runs = runs(self.tells_started, self.capacity, &self.process, &self.sent);
@@ -384,14 +379,12 @@ impl<'a> Connection<'a> {
             is_stream,
         };
         let body = call.body.bytes.clone();
-        let deadline = call.options.deadline.instant().map(Instant::from);
         let flow = call.flow().cloned();
         let stream = self.sent.add(call);
         self.output.put(Message::Open { stream, head, body });
         if let Some(flow) = flow {
             flow.attach(self.flow_bell.clone());
             self.flows.push((stream, flow));
-            self.deadlines.extend(deadline.map(|at| (at, stream)));
         }
     }
 
@@ -404,7 +397,7 @@ impl<'a> Connection<'a> {
 
     /// A stream ends for its caller; the worker is told.
     fn end_stream(&mut self, stream: u32, error: CallError, now: Instant) {
-        if let Some(call) = self.sent.get_mut(stream).and_then(|sent| sent.call.take()) {
+        if let Some(call) = self.sent.take_call(stream) {
             call.finish(Err(error));
             self.tell_cancel(stream, now);
         }
@@ -412,7 +405,7 @@ impl<'a> Connection<'a> {
 
     fn cancel(&mut self, stream: u32, now: Instant) {
         // It may have been cancelled before, by a deadline of its stream.
-        if self.sent.get_mut(stream).is_some_and(|sent| sent.call.take().is_some()) {
+        if self.sent.take_call(stream).is_some() {
             self.tell_cancel(stream, now);
         }
     }

@@ -121,9 +121,6 @@ impl Connection<'_> {
         };
         if call.is_stream() {
             self.flows.retain(|(flow, _)| *flow != stream);
-            if let Some(at) = call.options.deadline.instant() {
-                self.deadlines.remove(&(Instant::from(at), stream));
-            }
         }
         if call.is_abandoned() {
             return Ok(false);

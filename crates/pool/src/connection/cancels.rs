@@ -86,7 +86,8 @@ impl Cancels {
             let runs = runs(call.stream);
             ignored |= runs && call.seen_running;
             call.seen_running = runs;
-            call.overdue = Some(now + grace.unwrap_or_default());
+            // A grace of nothing is no reason to look all the time.
+            call.overdue = Some(now + grace.unwrap_or_default().max(RING_AGAIN));
         }
         ignored
     }
@@ -122,6 +123,15 @@ mod tests {
         cancels.answered(5);
         assert_eq!(cancels.wake(), None);
         assert!(!cancels.is_ignored(now + 4 * GRACE, Some(GRACE), |_| true));
+    }
+
+    #[test]
+    fn without_a_grace_it_is_still_looked_at_now_and_then_only() {
+        let (mut cancels, now) = (Cancels::default(), Instant::now());
+        cancels.add(5, false, Some(Duration::ZERO), false, now);
+        assert_eq!(cancels.wake(), Some(now));
+        assert!(!cancels.is_ignored(now, Some(Duration::ZERO), |_| false));
+        assert_eq!(cancels.wake(), Some(now + RING_AGAIN));
     }
 
     #[test]

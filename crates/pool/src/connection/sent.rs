@@ -3,8 +3,10 @@
 //! Owns them from the moment they are written to the answer, or to the worker's death. Numbers go
 //! round after `u32::MAX`; the order of sending does not. Nothing here waits or fails; tested below.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
+
+use tokio::time::Instant;
 
 use crate::call::Call;
 use crate::dispatcher::Ticket;
@@ -19,6 +21,8 @@ pub(super) struct Sent {
     pub(super) ticket: Ticket,
     /// `None` once the caller is gone.
     pub(super) call: Option<Call>,
+    /// Of a stream.
+    deadline: Option<Instant>,
 }
 
 /// Those that are not answered.
@@ -27,6 +31,9 @@ pub(super) struct SentCalls {
     calls: HashMap<u32, Sent, BuildHasherDefault<NumberHasher>>,
     order: u64,
     newest: u32,
+    /// When streams end whose callers may not look: the others' callers see to that themselves.
+    /// Those of streams that have a caller, and no others.
+    deadlines: BTreeSet<(Instant, u32)>,
 }
 
 impl SentCalls {
@@ -42,7 +49,11 @@ impl SentCalls {
         }
         self.newest = stream;
         self.order += 1;
-        let sent = Sent { stream, order: self.order, ticket: call.ticket, call: Some(call) };
+        let deadline = call.options.deadline.instant().filter(|_| call.is_stream());
+        let deadline = deadline.map(Instant::from);
+        self.deadlines.extend(deadline.map(|at| (at, stream)));
+        let (order, ticket) = (self.order, call.ticket);
+        let sent = Sent { stream, order, ticket, call: Some(call), deadline };
         self.calls.insert(stream, sent);
         stream
     }
@@ -57,12 +68,26 @@ impl SentCalls {
         self.calls.values().find(|sent| sent.ticket == ticket).map(|sent| sent.stream)
     }
 
-    pub(super) fn get_mut(&mut self, stream: u32) -> Option<&mut Sent> {
-        self.calls.get_mut(&stream)
+    /// The caller is gone: takes the call, unless that was done before.
+    pub(super) fn take_call(&mut self, stream: u32) -> Option<Call> {
+        let sent = self.calls.get_mut(&stream)?;
+        if let Some(at) = sent.deadline.take() {
+            self.deadlines.remove(&(at, stream));
+        }
+        sent.call.take()
     }
 
     pub(super) fn remove(&mut self, stream: u32) -> Option<Sent> {
-        self.calls.remove(&stream)
+        let sent = self.calls.remove(&stream)?;
+        if let Some(at) = sent.deadline {
+            self.deadlines.remove(&(at, stream));
+        }
+        Some(sent)
+    }
+
+    /// When the next stream ends by itself, and which.
+    pub(super) fn next_deadline(&self) -> Option<(Instant, u32)> {
+        self.deadlines.first().copied()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -76,6 +101,7 @@ impl SentCalls {
 
     /// All of them, in the order in which they were sent.
     pub(super) fn take_all(&mut self) -> Vec<Sent> {
+        self.deadlines.clear();
         let mut all: Vec<_> = self.calls.drain().map(|(_, sent)| sent).collect();
         all.sort_unstable_by_key(|sent| sent.order);
         all
@@ -162,6 +188,22 @@ mod tests {
         let left: Vec<_> = sent.take_all().into_iter().map(|sent| sent.ticket.id).collect();
         assert_eq!(left, [8, 9]);
         assert!(sent.is_empty());
+    }
+
+    #[test]
+    fn only_streams_with_a_caller_have_a_deadline_here() {
+        let mut sent = SentCalls::default();
+        sent.add(call(1));
+        assert_eq!(sent.next_deadline(), None, "its caller sees to it");
+        let stream = |id| Call { stream: true, ..call(id) };
+        let [answered, cancelled] = [sent.add(stream(2)), sent.add(stream(3))];
+        assert_eq!(sent.deadlines.len(), 2);
+        assert_eq!(sent.next_deadline().map(|(_, stream)| stream), Some(answered));
+        assert!(sent.take_call(cancelled).is_some());
+        assert!(sent.take_call(cancelled).is_none());
+        assert_eq!(sent.deadlines.len(), 1);
+        assert!(sent.remove(answered).is_some() && sent.remove(cancelled).is_some());
+        assert!(sent.deadlines.is_empty());
     }
 
     #[test]
