@@ -35,8 +35,7 @@ pub(crate) async fn call_bytes(
         shared.tally.repeated();
         tracing::debug!(tool, %error, "idempotent call is repeated");
         match guarded(shared, None, tool, body, options, Instant::now()).await {
-            // The first attempt is the one that may have had an effect.
-            Err(error) if error.is_without_effect() => {}
+            Err(error) if says_less(&error) => {}
             second => outcome = second,
         }
     }
@@ -97,6 +96,12 @@ fn may_have_run(error: &CallError) -> bool {
     matches!(error, CallError::WorkerDied { started: true, .. } | CallError::OutcomeUnknown { .. })
 }
 
+/// Whether the error of the second attempt tells the caller less than that of the first, which may
+/// have had an effect.
+fn says_less(second: &CallError) -> bool {
+    second.is_without_effect() || *second == CallError::Stopped
+}
+
 #[cfg(test)]
 mod tests {
     use snakehouse_base::id::{Incarnation, WorkerId};
@@ -125,6 +130,14 @@ mod tests {
         ] {
             assert_eq!(verdict(neutral), Verdict::Ignored);
         }
+    }
+
+    #[test]
+    fn a_second_attempt_that_did_nothing_does_not_hide_the_first() {
+        assert!(says_less(&CallError::Stopped), "that something ran is to be told");
+        assert!(says_less(&CallError::Deadline { at: Where::Queue }));
+        assert!(!says_less(&CallError::Deadline { at: Where::Worker }));
+        assert!(!says_less(&died(true, Death::Exited { code: 1 })));
     }
 
     #[test]

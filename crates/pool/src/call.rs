@@ -401,11 +401,12 @@ impl Call {
         }
     }
 
-    /// What an error frame means for this call.
+    /// What an error frame means for this call. A tool of a program chooses kind and code: only both
+    /// together are the call's own end, and a kind alone may be about something that the tool did.
     pub(crate) fn failed(self, failure: Failure) {
-        let error = match failure.kind {
-            Kind::Deadline => CallError::Deadline { at: Where::Worker },
-            Kind::Cancelled => CallError::Cancelled,
+        let error = match (failure.kind, failure.code.as_str()) {
+            (Kind::Deadline, "deadline") => CallError::Deadline { at: Where::Worker },
+            (Kind::Cancelled, "cancelled") => CallError::Cancelled,
             _ => CallError::Tool { tool: self.tool.clone(), failure: Box::new(failure) },
         };
         self.finish(Err(error));

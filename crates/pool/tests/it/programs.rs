@@ -16,7 +16,9 @@ struct Counter(u64);
 
 impl Handler for Counter {
     fn tools(&self) -> Vec<String> {
-        ["echo", "count", "fail", "panic", "abort", "until_cancelled"].map(str::to_owned).into()
+        let names =
+            ["echo", "count", "fail", "late", "gave_up", "panic", "abort", "until_cancelled"];
+        names.map(str::to_owned).into()
     }
 
     fn call(&mut self, tool: &str, body: Bytes, context: &CallContext) -> Result<Bytes, Failure> {
@@ -29,6 +31,8 @@ impl Handler for Counter {
             "fail" => {
                 Err(Failure::new(Kind::InvalidInput, "no_good", "not this").with_hint("that"))
             }
+            "late" => Err(Failure::new(Kind::Deadline, "upstream_slow", "it did not answer")),
+            "gave_up" => Err(Failure::new(Kind::Cancelled, "upstream_gave_up", "it stopped")),
             "panic" => panic!("a bug"),
             "until_cancelled" => {
                 while !context.is_cancelled() {
@@ -92,6 +96,26 @@ fn a_failure_a_panic_and_an_abort_are_three_things() {
             other => panic!("{other:?}"),
         }
         assert_eq!(call(&pool, "count", b"").await.unwrap(), "1", "a new one");
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_handler_s_own_deadline_is_not_the_call_s() {
+    run(async {
+        let rig = Rig::new().await;
+        let pool = rig.pool_of(spec(), workers(1)).await;
+        for (tool, kind, code) in [
+            ("late", Kind::Deadline, "upstream_slow"),
+            ("gave_up", Kind::Cancelled, "upstream_gave_up"),
+        ] {
+            let error = call(&pool, tool, b"").await.unwrap_err();
+            assert_eq!(error.kind(), kind);
+            match error {
+                CallError::Tool { failure, .. } => assert_eq!(failure.code, code),
+                other => panic!("{other:?}"),
+            }
+        }
         rig.end().await;
     });
 }
