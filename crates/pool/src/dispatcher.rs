@@ -167,7 +167,7 @@ impl Dispatcher {
         };
         self.next_call += 1;
         self.counters.accepted += 1;
-        self.hand_out(after);
+        self.hand_out(now, after);
         if !self.waiting.is_empty() {
             self.miss_workers(now, after);
         }
@@ -203,7 +203,7 @@ impl Dispatcher {
         }
         self.counters.cancelled += 1;
         // It may have stood in the way of others.
-        self.hand_out(after);
+        self.hand_out(now, after);
         Where::Queue
     }
 

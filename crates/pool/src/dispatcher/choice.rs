@@ -55,7 +55,7 @@ impl Dispatcher {
         self.counters.late_items += report.late_items;
         if !report.answered.is_empty() {
             self.answered(place, report, now, after);
-            self.hand_out(after);
+            self.hand_out(now, after);
             self.rest(place, now, after);
             // The one who asks need not be woken.
             after.ring.retain(|&rung| rung != place);
@@ -86,7 +86,7 @@ impl Dispatcher {
     }
 
     /// Gives out calls for as long as a worker has room.
-    pub(super) fn hand_out(&mut self, after: &mut After) {
+    pub(super) fn hand_out(&mut self, now: Instant, after: &mut After) {
         loop {
             let first = self.ledger.first(&self.waiting);
             let choice = first.and_then(|first| self.choose(first));
@@ -96,10 +96,10 @@ impl Dispatcher {
             };
             match (first.zip(choice), pinned) {
                 (Some((call, _)), Some((pinned, place))) if pinned.id < call.id => {
-                    self.give(pinned, place, From::Pinned, after);
+                    self.give(pinned, place, From::Pinned, now, after);
                 }
-                (Some((call, place)), _) => self.give(call, place, From::Waiting, after),
-                (None, Some((pinned, place))) => self.give(pinned, place, From::Pinned, after),
+                (Some((call, place)), _) => self.give(call, place, From::Waiting, now, after),
+                (None, Some((pinned, place))) => self.give(pinned, place, From::Pinned, now, after),
                 (None, None) => return,
             }
         }
@@ -136,7 +136,7 @@ impl Dispatcher {
         heads.min_by_key(|(head, _)| head.id)
     }
 
-    fn give(&mut self, ticket: Ticket, place: usize, from: From, after: &mut After) {
+    fn give(&mut self, ticket: Ticket, place: usize, from: From, now: Instant, after: &mut After) {
         let seat = &mut self.seats[place];
         let list = match from {
             From::Waiting => &mut self.waiting,
@@ -148,6 +148,7 @@ impl Dispatcher {
         let Some(call) = self.ledger.call(ticket).filter(|call| !call.is_abandoned()) else {
             self.ledger.remove(ticket, list);
             self.counters.cancelled += 1;
+            self.rest_without(from, place, now, after);
             return;
         };
         let Some(&number) = seat.numbers.get(&call.tool) else {
@@ -155,6 +156,7 @@ impl Dispatcher {
             let error = CallError::UnknownTool { tool: call.tool.clone(), known };
             let call = self.ledger.remove(ticket, list);
             self.fail(call, error, after);
+            self.rest_without(from, place, now, after);
             return;
         };
         self.ledger.number(ticket, number);
@@ -162,6 +164,15 @@ impl Dispatcher {
         seat.streams += usize::from(self.ledger.is_stream(ticket));
         seat.idle_since = None;
         after.ring(place);
+    }
+
+    /// A call that waited is not given out after all. If it was bound to the worker, it may have been
+    /// the last thing that kept it.
+    fn rest_without(&mut self, from: From, place: usize, now: Instant, after: &mut After) {
+        match from {
+            From::Waiting => {}
+            From::Pinned => self.rest(place, now, after),
+        }
     }
 
     /// A worker may have nothing to do now: it can be let go if it is one too many, and is told to

@@ -435,7 +435,7 @@ impl Dispatcher {
             self.furnish(now, after);
             self.fit_places(now, after);
         }
-        self.hand_out(after);
+        self.hand_out(now, after);
         if let Some(at) = self.grows_at() {
             self.arm(at, after);
         }

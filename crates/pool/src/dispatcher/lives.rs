@@ -217,6 +217,32 @@ fn a_drain_ends_with_its_last_session() {
 }
 
 #[test]
+fn a_drain_ends_with_a_call_that_is_not_given_out_after_all() {
+    for (tool, goes) in [("t", true), ("x", false)] {
+        let recycle = Recycle { age: Some(AGE), ..Recycle::default() };
+        let mut rig = Rig::of(recycled(1, recycle), 1);
+        let (session, life) = rig.session().unwrap();
+        rig.pass(AGE);
+        rig.start_all();
+        // The first is about to be fetched by the worker's connection, the second waits behind it.
+        let mut submit = |tool| {
+            let (call, outcome) = Rig::call(tool, session, true);
+            let mut after = After::default();
+            (rig.dispatcher.submit(call, Some(&life), rig.now, &mut after).unwrap(), outcome)
+        };
+        let (first, _first_outcome) = submit("t");
+        let (_, outcome) = submit(tool);
+        let _outcome = (!goes).then_some(outcome);
+        rig.end_session(&life);
+        assert!(!rig.workers[0].stop.is_cancelled());
+        let mut after = After::default();
+        assert_eq!(rig.dispatcher.cancel(first, rig.now, &mut after), Where::Queue);
+        rig.settle(after);
+        assert!(rig.workers[0].stop.is_cancelled(), "{tool}");
+    }
+}
+
+#[test]
 fn no_more_than_a_quarter_is_replaced_at_once() {
     let mut rig = Rig::of(recycled(8, Recycle { age: Some(AGE), ..Recycle::default() }), 1);
     rig.pass(AGE);

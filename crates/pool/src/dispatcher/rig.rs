@@ -169,12 +169,8 @@ impl Rig {
         self.submit_as("t", pin, true)
     }
 
-    fn submit_as(
-        &mut self,
-        tool: &str,
-        pin: Option<(&Life, u64)>,
-        stream: bool,
-    ) -> Result<u64, CallError> {
+    /// A call that nobody has yet, and its outcome.
+    pub(super) fn call(tool: &str, session: u64, stream: bool) -> (Call, Outcome) {
         let (reply, outcome) = oneshot::channel();
         let call = Call {
             ticket: Ticket::default(),
@@ -182,11 +178,21 @@ impl Rig {
             number: 0,
             body: Bytes::new().into(),
             options: CallOptions::default(),
-            session: pin.map_or(0, |(_, session)| session),
+            session,
             stream,
             deaths: 0,
             reply: reply.into(),
         };
+        (call, outcome)
+    }
+
+    fn submit_as(
+        &mut self,
+        tool: &str,
+        pin: Option<(&Life, u64)>,
+        stream: bool,
+    ) -> Result<u64, CallError> {
+        let (call, outcome) = Self::call(tool, pin.map_or(0, |(_, session)| session), stream);
         let mut after = After::default();
         let life = pin.map(|(life, _)| life);
         let ticket = self.dispatcher.submit(call, life, self.now, &mut after)?;
