@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use snakehouse_wire::{BUFFER_FD_VARIABLE, FD_VARIABLE, PAGE_FD_VARIABLE};
+use snakehouse_wire::{
+    BUFFER_FD_VARIABLE, CAPACITY_VARIABLE, FD_VARIABLE, MODE_VARIABLE, PAGE_FD_VARIABLE,
+};
 
 use crate::devices::Devices;
 use crate::environment;
@@ -18,10 +20,6 @@ const CONTROL_FD: &str = "0";
 const PAGE_FD: &str = "3";
 /// The first number behind those that every worker is given.
 const BUFFER_FD: &str = "5";
-
-/// How many calls the worker runs at once, and how.
-const CAPACITY_ENV: &str = "SNAKEHOUSE_CAPACITY";
-const MODE_ENV: &str = "SNAKEHOUSE_MODE";
 
 impl Mode {
     const fn name(self) -> &'static str {
@@ -290,8 +288,8 @@ impl WorkerSpec {
         };
         env.extend(self.env.iter().map(|(k, v)| (k.clone(), v.clone())));
         if let Some((calls, mode)) = self.capacity {
-            env.insert(CAPACITY_ENV.to_owned(), calls.to_string());
-            env.insert(MODE_ENV.to_owned(), mode.name().to_owned());
+            env.insert(CAPACITY_VARIABLE.to_owned(), calls.to_string());
+            env.insert(MODE_VARIABLE.to_owned(), mode.name().to_owned());
         }
         env.insert(FD_VARIABLE.to_owned(), CONTROL_FD.to_owned());
         env.insert(PAGE_FD_VARIABLE.to_owned(), PAGE_FD.to_owned());
