@@ -48,7 +48,14 @@ def given_up() -> bytes:
 
 
 def failed(tool: Tool, error: BaseException) -> bytes:
-    """A tool raised, or gave what does not travel."""
+    """A tool raised, or gave what does not travel. Never raises: every call is answered."""
+    try:
+        return _failure.encode(_failed(tool, error))
+    except BaseException:
+        return _failure.encode(_failure.unspeakable(error))
+
+
+def _failed(tool: Tool, error: BaseException) -> dict[str, Any]:
     outer, inner = _own_frames(error.__traceback__)
     if type(error) is TypeError and not inner:
         # Raised by the call itself: the arguments do not fit the parameters.
@@ -75,11 +82,18 @@ def failed(tool: Tool, error: BaseException) -> bytes:
         )
     else:
         content = _failure.from_exception(error, skip=outer)
-    return _failure.encode(content)
+    return content
 
 
 def not_decoded(error: BaseException) -> bytes:
-    """The failure of a call whose tool never ran."""
+    """The failure of a call whose tool never ran. Never raises."""
+    try:
+        return _failure.encode(_not_decoded(error))
+    except BaseException:
+        return _failure.encode(_failure.unspeakable(error))
+
+
+def _not_decoded(error: BaseException) -> dict[str, Any]:
     if isinstance(error, Cancelled):
         content = _failure.from_exception(error, skip=_own_frames(error.__traceback__)[0])
     elif isinstance(error, (MalformedValue, TypeError, ValueError)):
@@ -89,7 +103,7 @@ def not_decoded(error: BaseException) -> bytes:
         if said := _failure.message_of(error):
             message = f"{message}: {said}"
         content = _failure.failure("invalid_input", "body_not_decoded", message)
-    return _failure.encode(content)
+    return content
 
 
 def _own_frames(traceback: TracebackType | None) -> tuple[int, int]:

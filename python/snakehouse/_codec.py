@@ -39,6 +39,8 @@ _REFUSALS = (
     BufferError,
     RecursionError,
 )
+# A packer that wrote more bytes is not kept.
+_KEPT = 1 << 20
 # The C unpacker puts 40 KiB on the stack for each nested call, that is for each tuple in a tuple.
 _MAX_NESTED_UNPACK = 16
 
@@ -153,8 +155,15 @@ def _c_encode(
             raise ValueError("too deep")
         packs.append(packer_type(default=convert, strict_types=True, buf_size=buf_size).pack)
 
-    add_packer(1 << 18)
-    pack = packs[0]
+    def renew() -> None:
+        """Begin with new packers: one never gives back the room of its longest value."""
+        nonlocal pack
+        packs.clear()
+        add_packer(1 << 18)
+        pack = packs[0]
+
+    pack: Callable[[object], bytes]
+    renew()
 
     def again(value: object) -> bytes:
         """Encode with ours what the C packer does not, or otherwise."""
@@ -169,14 +178,17 @@ def _c_encode(
         try:
             packed = pack(value)
         except _REFUSALS:
+            renew()
             return again(value)
         except BaseException:
+            renew()
             level = 0
             raise
-        if (
-            len(packed) > MAX_DEPTH or 0xC4 in packed or 0xC5 in packed or 0xC6 in packed
-        ) and not is_ours(value, packed):
-            return again(value)
+        if len(packed) > MAX_DEPTH or 0xC4 in packed or 0xC5 in packed or 0xC6 in packed:
+            if len(packed) > _KEPT:
+                renew()
+            if not is_ours(value, packed):
+                return again(value)
         return packed
 
     if lender is None:
@@ -190,15 +202,18 @@ def _c_encode(
         try:
             packed = pack(value)
         except _REFUSALS:
+            renew()
             return again(value)
         except BaseException:
+            renew()
             level = 0
             lender.drop()
             raise
-        if (
-            len(packed) > MAX_DEPTH or 0xC4 in packed or 0xC5 in packed or 0xC6 in packed
-        ) and not is_ours(value, packed):
-            return again(value)
+        if len(packed) > MAX_DEPTH or 0xC4 in packed or 0xC5 in packed or 0xC6 in packed:
+            if len(packed) > _KEPT:
+                renew()
+            if not is_ours(value, packed):
+                return again(value)
         return finish(packed) if leases else packed
 
     return encode_result

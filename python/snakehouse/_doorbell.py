@@ -82,20 +82,6 @@ class Doorbell:
         """Let SIGURG interrupt the running call."""
         signal.signal(signal.SIGURG, self._ring)
 
-    def begin(self, stream: int) -> None:
-        """Publish that a call starts; from here on it can be interrupted.
-
-        Raises ``Cancelled`` if it is already given up. Must be called where that is caught.
-        """
-        self.running = stream
-        words = self.words
-        words[WORD_STARTED] = stream
-        if self._seen != words[_WORD_CANCELS]:
-            self.look()
-        if self.wanted and stream in self.wanted:
-            self.wanted.discard(stream)
-            raise Cancelled
-
     def ask(self, stream: int) -> None:
         """A cancel arrived on another way. Ignored if the call is over."""
         if self.route is not None:

@@ -40,7 +40,11 @@ class DeviceFault(SystemExit):
 
     def __init__(self, message: str) -> None:
         super().__init__(EXIT_DEVICE_FAULT)
-        print(f"snakehouse worker: device fault: {message}", file=sys.stderr, flush=True)
+        try:
+            print(f"snakehouse worker: device fault: {message}", file=sys.stderr, flush=True)
+        except (AttributeError, OSError, ValueError):
+            # There is no standard error, or nobody reads it: the exit status says what matters.
+            pass
 
 
 class SnakehouseError(Exception):
@@ -52,6 +56,10 @@ class ToolError(SnakehouseError):
 
     ``code`` is a stable name for programs, ``hint`` says what a person can do about it.
     """
+
+    # Also of a subclass that does not call ``__init__``.
+    code: str = "tool_error"
+    hint: str | None = None
 
     def __init__(self, message: str, *, code: str = "tool_error", hint: str | None = None) -> None:
         super().__init__(message)

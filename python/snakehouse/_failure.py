@@ -20,7 +20,8 @@ MAX_ERRORS = 64
 _MAX_TEXT = 64 << 10
 _MAX_NOTES = 16
 _OUTER_FRAMES, _INNER_FRAMES = 16, 48
-_MAX_ENCODED = 1 << 20
+# The longest frame that a failure, or a hello, is put into.
+MAX_ENCODED = 1 << 20
 
 
 def failure(
@@ -42,12 +43,26 @@ def failure(
 
 
 def from_exception(error: BaseException, *, skip: int = 0) -> dict[str, Any]:
-    """The failure of a tool that raised ``error``."""
-    kind, code, hint = _kind_of(error)
-    message = message_of(error)
-    if isinstance(error, Cancelled):
-        message = message or "the caller gave up"
-    return failure(kind, code, message, hint=hint, error=error, skip=skip)
+    """The failure of a tool that raised ``error``. Never raises."""
+    try:
+        kind, code, hint = _kind_of(error)
+        message = message_of(error)
+        if isinstance(error, Cancelled):
+            message = message or "the caller gave up"
+        return failure(kind, code, message, hint=hint, error=error, skip=skip)
+    except BaseException:
+        return unspeakable(error)
+
+
+def unspeakable(error: BaseException) -> dict[str, Any]:
+    """What is left to say of an exception that breaks whoever looks at it: its type's name."""
+    # Its class may lie about itself: only what ``type`` knows is asked for.
+    kind = type(error)
+    name = str.__str__(type.__dict__["__name__"].__get__(kind))
+    message = f"<{name} that cannot be looked at>"
+    if issubclass(kind, Cancelled):
+        return _map("cancelled", "cancelled", name, message, None)
+    return _map("tool", "tool_raised", name, message, None)
 
 
 def _kind_of(error: BaseException) -> tuple[str, str, str | None]:
@@ -65,18 +80,26 @@ def _kind_of(error: BaseException) -> tuple[str, str, str | None]:
 
 def encode(content: dict[str, Any]) -> bytes:
     """The payload of an error frame; parts are left out until it fits."""
-    body = _msgpack.encode(_sendable(content))
-    if len(body) <= _MAX_ENCODED:
-        return body
+    body = encode_plain(content)
+    return body if len(body) <= MAX_ENCODED else encode_plain(shortened(content))
+
+
+def shortened(content: dict[str, Any]) -> dict[str, Any]:
+    """A failure without its places and causes, and with short texts."""
     kept = (content["kind"], content["code"][:10_000], content["type"][:10_000])
-    short = _map(*kept, content["message"][:10_000], content["hint"] and content["hint"][:10_000])
-    return _msgpack.encode(_sendable(short))
+    return _map(*kept, content["message"][:10_000], content["hint"] and content["hint"][:10_000])
+
+
+def encode_plain(content: dict[str, Any]) -> bytes:
+    """The bytes of any map of texts, however long."""
+    return _msgpack.encode(_sendable(content))
 
 
 def _sendable(value: Any) -> Any:
     """The same content without lone surrogates, which source lines and messages may hold."""
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+        # A subclass of the tool's own may do anything.
+        return str.encode(value, "utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, list):
         return [_sendable(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, dict):
@@ -95,7 +118,7 @@ def message_of(error: BaseException) -> str:
     """What an exception says, whatever its ``__str__`` does."""
     try:
         return str(error)[:_MAX_TEXT]
-    except Exception as broken:
+    except BaseException as broken:
         return f"<{_type_name(error)} whose message raised {_type_name(broken)}>"
 
 
@@ -103,7 +126,7 @@ def _notes_of(error: BaseException) -> list[str]:
     try:
         notes = [str(note)[:_MAX_TEXT] for note in getattr(error, "__notes__", ())]
         return notes[:_MAX_NOTES]
-    except Exception as broken:
+    except BaseException as broken:
         return [f"<notes that raised {_type_name(broken)}>"]
 
 

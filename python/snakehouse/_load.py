@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 
-from snakehouse._tool import FUNCTION, find_tools
+from snakehouse._tool import FUNCTION, Hidden, find_tools
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def load(names: list[str]) -> list[Tool]:
     """
     tools: list[Tool] = []
     for name in names:
-        for tool in find_tools(vars(import_module(name))):
+        for tool in _tools_of(import_module(name)):
             same = next((other for other in tools if other.name == tool.name), None)
             if same is None:
                 tools.append(tool)
@@ -52,6 +52,17 @@ def load(names: list[str]) -> list[Tool]:
         raise LoadError("there are more than 65535 tools", code="too_many_tools")
     # What a tool is shows in its number: the loop has no time to look it up.
     return sorted(tools, key=lambda tool: tool.kind != FUNCTION)
+
+
+def _tools_of(module: ModuleType) -> list[Tool]:
+    try:
+        return find_tools(vars(module))
+    except Hidden as hidden:
+        raise LoadError(
+            f"{hidden} is a tool within another decorator, which calls would not go through",
+            code="decorated_tool",
+            hint="put @snakehouse.tool above all other decorators",
+        ) from None
 
 
 def import_module(name: str) -> ModuleType:

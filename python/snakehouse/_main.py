@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import faulthandler
 import gc
 import io
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from snakehouse._tool import Tool
 
+# Where the lifeline is, as ``_birth`` has it, which a worker need not import.
+LIFELINE = 4
 EXIT_NOT_LOADED = 69
 EXIT_PROTOCOL = 76
 EXIT_ENVIRONMENT = 78
@@ -45,7 +48,7 @@ def main(
     except SystemExit as end:
         status = _status(end.code)
     except BaseException:
-        traceback.print_exc()
+        _say(None)
         status = 1
     _leave(control, status)
 
@@ -91,15 +94,16 @@ def _serve(
         except BaseException as error:
             failure = _not_loaded(error)
     try:
-        control.sendall(_hello(tools, codec.name, has_page, mode, failure))
-        if failure is not None or server is None:
+        hello, is_served = _hello(tools, codec.name, has_page, mode, failure)
+        control.sendall(frame(KIND_HELLO, 0, hello))
+        if not is_served or server is None:
             return EXIT_NOT_LOADED
         doorbell.install()
         # What is there now stays: the collector need not look at it again.
         gc.freeze()
         server.run()
     except ProtocolError as error:
-        print(f"snakehouse worker: host broke the protocol: {error}", file=sys.stderr)
+        _say(f"snakehouse worker: host broke the protocol: {error}")
         _say_goodbye(control, str(error))
         return EXIT_PROTOCOL
     except (BrokenPipeError, ConnectionResetError):
@@ -109,12 +113,21 @@ def _serve(
 
 def _take() -> tuple[socket.socket, Doorbell, bool, Mode]:
     try:
+        _keep_lifeline()
         _buffers.take()
         return _take_socket(), *_take_page(), Mode.take()
     except (ValueError, OSError, KeyError) as error:
-        message = f"snakehouse worker: this program is started by a Snakehouse host: {error}"
-        print(message, file=sys.stderr)
+        _say(f"snakehouse worker: this program is started by a Snakehouse host: {error}")
         raise SystemExit(EXIT_ENVIRONMENT) from error
+
+
+def _keep_lifeline() -> None:
+    """It comes through exec, and goes no further."""
+    try:
+        os.set_inheritable(LIFELINE, False)
+    except OSError:
+        # Whoever started this worker gave it none.
+        pass
 
 
 def _take_socket() -> socket.socket:
@@ -147,6 +160,33 @@ def _take_page() -> tuple[Doorbell, bool]:
 
 def _hello(
     tools: list[Tool], codec: str, has_page: bool, mode: Mode, failure: dict[str, Any] | None
+) -> tuple[bytes, bool]:
+    """A hello that fits into a frame, and whether it says that the tools are served."""
+    announced = [_announce(tool, number) for number, tool in enumerate(tools)]
+    hello = _said(announced, codec, has_page, mode, failure)
+    if len(hello) > _failure.MAX_ENCODED:
+        # Calls need none of these.
+        bare = {"doc": "", "parameters": None, "result": None}
+        hello = _said([tool | bare for tool in announced], codec, has_page, mode, failure)
+    if len(hello) > _failure.MAX_ENCODED:
+        if failure is None:
+            failure = _not_loaded(
+                _load.LoadError(
+                    f"the names and signatures of {len(tools)} tools do not fit into a hello",
+                    code="hello_too_large",
+                    hint="serve them from several pools, or give them shorter signatures",
+                )
+            )
+        hello = _said([], codec, has_page, mode, _failure.shortened(failure))
+    return hello, failure is None
+
+
+def _said(
+    tools: list[dict[str, Any]],
+    codec: str,
+    has_page: bool,
+    mode: Mode,
+    failure: dict[str, Any] | None,
 ) -> bytes:
     version = ".".join(str(part) for part in sys.version_info[:3])
     content: dict[str, Any] = {
@@ -158,10 +198,10 @@ def _hello(
         "codec": codec,
         "capabilities": ["cancel", "started", "streams"] if has_page else ["streams"],
         "capacity": mode.capacity,
-        "tools": [_announce(tool, number) for number, tool in enumerate(tools)],
+        "tools": tools,
         "failure": failure,
     }
-    return frame(KIND_HELLO, 0, _failure.encode(content))
+    return _failure.encode_plain(content)
 
 
 def _announce(tool: Tool, number: int) -> dict[str, Any]:
@@ -197,8 +237,15 @@ def _status(code: object) -> int:
         return 0
     if isinstance(code, int):
         return code & 0xFF
-    print(code, file=sys.stderr)
+    _say(code)
     return 1
+
+
+def _say(what: object) -> None:
+    """To standard error, if there is one that takes it; None is the exception that is handled."""
+    # A tool may have closed it, or the thing cannot be shown. Whoever says it is on the way out.
+    with contextlib.suppress(BaseException):
+        print(traceback.format_exc().rstrip() if what is None else what, file=sys.stderr)
 
 
 def _leave(control: socket.socket | None, status: int) -> NoReturn:
@@ -216,13 +263,11 @@ def _leave(control: socket.socket | None, status: int) -> NoReturn:
     try:
         atexit._run_exitfuncs()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     except BaseException:
-        traceback.print_exc()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, OSError, ValueError):
-            # There is none, or nobody reads it.
-            pass
+        _say(None)
+    for name in ("stdout", "stderr"):
+        # There may be none, or nobody reads it, or it is a tool's own and broken.
+        with contextlib.suppress(BaseException):
+            getattr(sys, name).flush()
     os._exit(status)
 
 

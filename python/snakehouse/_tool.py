@@ -81,6 +81,37 @@ def tool(
 
 
 def find_tools(namespace: dict[str, Any]) -> list[Tool]:
-    """The tools among the values of a module, in the order of their definition."""
-    marks = [getattr(value, _MARK, None) for value in namespace.values() if callable(value)]
-    return [mark for mark in marks if isinstance(mark, Tool)]
+    """The tools among the values of a module, in the order of their definition.
+
+    Raises ``Hidden`` for a tool that is here only behind another decorator, which took the mark
+    along: whether to call what is behind it or what is before it is not for us to guess.
+    """
+    tools: list[Tool] = []
+    hidden: list[tuple[str, Tool]] = []
+    for name, value in namespace.items():
+        mark = _mark_of(value)
+        if mark is not None and mark.function is value:
+            tools.append(mark)
+        elif mark is not None:
+            hidden.append((name, mark))
+    for name, mark in hidden:
+        if mark not in tools:
+            raise Hidden(name)
+    return tools
+
+
+class Hidden(Exception):
+    """Something decorated is not the tool that it holds; its name is all that this says."""
+
+
+def _mark_of(value: object) -> Tool | None:
+    """The mark of what can be called.
+
+    It is not asked for it: a stand-in for something else may raise at any question, or import.
+    """
+    try:
+        mark = object.__getattribute__(value, "__dict__").get(_MARK) if callable(value) else None
+    except Exception:
+        # It has no attributes of its own.
+        return None
+    return mark if type(mark) is Tool else None

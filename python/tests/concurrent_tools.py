@@ -90,3 +90,17 @@ async def stop_the_loop() -> str:
     asyncio.get_running_loop().stop()
     await asyncio.sleep(0)
     return "stopped"
+
+
+class Uninitialised(snakehouse.ToolError):
+    """Does not call its base's ``__init__``, and cannot be printed."""
+
+    def __init__(self) -> None: ...
+
+    def __str__(self) -> str:
+        raise SystemExit(9)
+
+
+@snakehouse.tool
+async def raise_what_breaks() -> None:
+    raise Uninitialised

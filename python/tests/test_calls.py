@@ -188,6 +188,12 @@ def test_failures_have_codes(host: Host, how: str, kind: str, code: str, message
     assert (failure["hint"] == "try Bern") == (how == "coded")
 
 
+def test_an_exception_that_breaks_when_looked_at_is_an_answer(host: Host) -> None:
+    failure = host.fail("raise_what_breaks")
+    assert (failure["kind"], failure["code"]) == ("tool", "tool_error")
+    assert host.call("echo", 1) == 1
+
+
 def test_huge_failures_are_cut(host: Host) -> None:
     assert len(host.fail("fail", "long")["message"]) == 64 << 10
     deep = host.fail("fail", "deep")

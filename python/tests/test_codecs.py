@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import enum
 import os
 import random
 from datetime import datetime, time, timedelta, timezone
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -268,3 +270,20 @@ def test_an_old_or_pure_msgpack_package_is_not_used(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setitem(sys.modules, "msgpack._cmsgpack", None)
     assert _codec.choose().name == "python"
+
+
+def test_a_packer_does_not_keep_the_room_of_a_large_value() -> None:
+    codec = _codec.choose()
+    if codec.name != "msgpack":
+        pytest.skip("our own keeps nothing")
+
+    def mapped() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    codec.encode({"a": 1})
+    before = mapped()
+    for value in ({"a": bytes(64 << 20)}, ({"a": bytes(64 << 20)},), [bytes(64 << 20), object()]):
+        with contextlib.suppress(UnsupportedValue):
+            codec.encode(value)
+        del value
+    assert mapped() - before < 32 << 20

@@ -195,6 +195,12 @@ def test_a_forked_child_never_speaks_for_the_worker(host: Host) -> None:
     assert host.call("echo", 1) == 1
 
 
+def test_an_exception_that_breaks_when_looked_at_is_an_answer(host: Host) -> None:
+    # As often as there are seats: none is lost.
+    for _ in range(8):
+        assert host.fail("raise_what_breaks")["code"] == "tool_error"
+
+
 def test_a_late_call_does_not_run(host: Host) -> None:
     assert host.fail("echo", 1, micros=0)["code"] == "deadline"
     assert host.fail(999)["code"] == "unknown_tool"

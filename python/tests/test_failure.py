@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from snakehouse import ToolError, UnsupportedValue, _failure, _msgpack
+from snakehouse import ToolError, UnsupportedValue, _answer, _failure, _msgpack
 from snakehouse._errors import Cancelled
+from snakehouse._tool import Tool
 
 
 def told(error: BaseException) -> dict[str, Any]:
@@ -118,6 +119,49 @@ class Hostile(Exception):
     @property
     def __notes__(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         raise OSError
+
+
+class Bare(ToolError):
+    """Does not call its base's ``__init__``."""
+
+    def __init__(self) -> None: ...
+
+
+class Ends(BaseException):
+    """What no broad ``except`` catches."""
+
+
+class Unspeakable(ToolError):
+    """Its code raises."""
+
+    @property
+    def code(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        raise Ends
+
+
+class Ending(Exception):
+    """Its message ends more than itself."""
+
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (Bare(), "tool_error", ""),
+        (Unspeakable.__new__(Unspeakable), "tool_raised", "<Unspeakable that cannot be looked at>"),
+        (Ending(), "tool_raised", "<test_failure.Ending whose message raised SystemExit>"),
+    ],
+)
+def test_whatever_is_raised_is_told(error: BaseException, code: str, message: str) -> None:
+    content = told(error)
+    assert (content["kind"], content["code"], content["message"]) == ("tool", code, message)
+    tool = Tool(told, "function", "told", "")
+    assert _msgpack.decode(_answer.failed(tool, error)) == content
+    # Whose texts are those of what they were made of.
+    assert _msgpack.decode(_answer.failed(tool, TypeError(error)))["code"]
+    assert _msgpack.decode(_answer.not_decoded(ValueError(error)))["code"]
 
 
 def test_an_exception_that_breaks_when_looked_at_is_still_told() -> None:

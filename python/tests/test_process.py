@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import TOOLS, Host
+from conftest import TOOLS, WORKER, Host
 from golden import VECTORS
-from snakehouse import _frames, _msgpack
+from snakehouse import _birth, _frames, _main, _msgpack
 
 Start = Callable[..., Host]
 
@@ -65,6 +65,14 @@ def test_no_thread_of_a_tool_holds_up_the_end(host: Host) -> None:
     assert host.end() == (0, "", "")
 
 
+def test_an_exit_with_a_text_needs_no_standard_error(host: Host) -> None:
+    # The way out that waits for threads would wait for this one.
+    host.call("go_on_in_a_thread")
+    host.start("leave_without_standard_error")
+    assert host.eof()
+    assert host.outcome() == (1, "", "")
+
+
 def test_a_crash_is_seen_and_explained(host: Host) -> None:
     stream = host.start("crash")
     assert host.eof()
@@ -84,6 +92,17 @@ def test_children_get_neither_socket_nor_page(host: Host) -> None:
     kinds = host.call("open_descriptors_of_a_child")
     assert not [kind for kind in kinds if kind.startswith("socket:") or "memfd" in kind]
     assert host.call("environment") == []
+
+
+def test_children_do_not_get_the_lifeline(start_host: Start) -> None:
+    assert _main.LIFELINE == _birth.LIFELINE
+    package = str(WORKER.parents[1])
+    code = "import os, sys; os.dup2(os.memfd_create('lifeline'), 4); os.set_inheritable(4, True); "
+    code += f"sys.path.insert(0, {package!r}); import runpy; sys.argv = sys.argv[1:]; "
+    code += "runpy.run_module('snakehouse.worker', run_name='__main__')"
+    host = start_host(TOOLS, flags=("-c", code), page=False).greet()
+    kinds = host.call("open_descriptors_of_a_child")
+    assert not [kind for kind in kinds if "lifeline" in kind]
 
 
 @pytest.mark.parametrize("bad", VECTORS["bad_frames"], ids=lambda v: v["name"])
@@ -129,6 +148,12 @@ def test_a_body_over_the_cap_fails_one_call(start_host: Start, tmp_path: Path) -
             "two tools have the name 'a'",
         ),
         (
+            "import functools, snakehouse\n@functools.cache\n@snakehouse.tool\ndef a(): ...",
+            "environment",
+            "decorated_tool",
+            "a is a tool within another decorator, which calls would not go through",
+        ),
+        (
             "import snakehouse\n@snakehouse.tool\nclass A: ...",
             "tool",
             "import_failed",
@@ -148,6 +173,49 @@ def test_tools_that_cannot_be_loaded_are_reported_in_the_hello(
     assert failure["hint"]
     assert host.eof()
     assert host.outcome()[0] == 69
+
+
+@pytest.mark.parametrize("over", ["doc", "names"])
+def test_a_hello_that_is_too_long_leaves_out_what_calls_do_not_need(
+    start_host: Start, tmp_path: Path, over: str
+) -> None:
+    file = tmp_path / "tools.py"
+    text = "'x' * (2 << 20)"
+    options = f"doc={text}" if over == "doc" else f"name={text}"
+    file.write_text(f"import snakehouse\n@snakehouse.tool({options})\ndef a(): return 1\n")
+    host = start_host(file).greet()
+    failure = host.hello["failure"]
+    if over == "doc":
+        assert (failure, host.call("a")) == (None, 1)
+        assert host.hello["tools"][0]["doc"] == ""
+        return
+    assert (failure["kind"], failure["code"]) == ("environment", "hello_too_large")
+    assert failure["hint"]
+    assert host.eof()
+    assert host.outcome()[0] == 69
+
+
+def test_an_import_that_fails_at_length_is_told(start_host: Start, tmp_path: Path) -> None:
+    file = tmp_path / "tools.py"
+    file.write_text("raise ExceptionGroup('many', [ValueError('x' * 100_000)] * 60)")
+    assert start_host(file).greet().hello["failure"]["code"] == "import_failed"
+
+
+def test_globals_that_raise_when_asked_are_no_tools(start_host: Start, tmp_path: Path) -> None:
+    file = tmp_path / "tools.py"
+    file.write_text(
+        "import functools, snakehouse\n"
+        "class StandIn:\n"
+        "    def __call__(self): ...\n"
+        "    def __getattr__(self, name): raise RuntimeError\n"
+        "    def __eq__(self, other): raise RuntimeError\n"
+        "request = StandIn()\n"
+        "@snakehouse.tool\ndef a(): return 1\n"
+        "cached = functools.cache(a)\n"
+    )
+    host = start_host(file).greet()
+    assert host.call("a") == 1
+    assert [tool["name"] for tool in host.hello["tools"]] == ["a"]
 
 
 def test_the_place_of_a_failed_import_is_named(start_host: Start, tmp_path: Path) -> None:

@@ -480,3 +480,23 @@ async def stop_the_loop() -> str:
     await asyncio.sleep(0.01)
     asyncio.get_running_loop().stop()
     return "stopped"
+
+
+class Uninitialised(snakehouse.ToolError):
+    """Does not call its base's ``__init__``, and cannot be printed."""
+
+    def __init__(self) -> None: ...
+
+    def __str__(self) -> str:
+        raise SystemExit(9)
+
+
+@snakehouse.tool
+def raise_what_breaks() -> None:
+    raise Uninitialised
+
+
+@snakehouse.tool
+def leave_without_standard_error() -> None:
+    sys.stderr.close()
+    sys.exit("nobody reads this")
