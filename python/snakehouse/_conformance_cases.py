@@ -319,7 +319,11 @@ def items_that_cross_with_the_answer_are_dropped(peer: Peer) -> None:
 @_case
 def items_beyond_the_credit_end_the_connection(peer: Peer) -> None:
     _needs_generator(peer, "forward")
+    if not peer.can("started"):
+        raise NotApplicable("the hello does not claim 'started'")
     stream = peer.start("wait", stream=True)
+    # Of a call that was cancelled before it started, they would only be late.
+    peer.wait_started(stream)
     item = frame(KIND_ITEM, stream, _msgpack.encode(0))
     _breaks(peer, item * (START_CREDIT + 1), runs=stream)
 
