@@ -281,7 +281,10 @@ def test_a_generator_that_waits_for_credit_is_closed(
         host.ring(stream, frame=False)
     items, kind, failure = host.items(stream)
     assert (items, kind, failure["code"]) == ([], ERROR, "cancelled")
-    assert lines(log) == ["closed", "finally"]
+    ended, last = lines(log)
+    # It may still be on its way to the item that has no credit; then it is cancelled there.
+    assert ended in ("closed", "Cancelled", "CancelledError")
+    assert last == "finally"
     assert host.call("echo", "next") == "next"
 
 
