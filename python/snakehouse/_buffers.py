@@ -19,6 +19,7 @@ from _thread import allocate_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 # Shorter ones are as quick inline.
@@ -34,6 +35,10 @@ _RING = struct.Struct("<BII")
 _DESCRIPTORS = socket.CMSG_SPACE(array.array("i").itemsize)
 
 
+def _run(function: Callable[[], None]) -> None:
+    function()
+
+
 class Buffers:
     """The worker's end of the socket for descriptors."""
 
@@ -46,6 +51,10 @@ class Buffers:
         self._words = memoryview(b"")
         # Threads look for slots at once. What is seen in between only ever makes one seem in use.
         self._lock = allocate_lock()
+        # Between a packet's arrival and its entry in the table nobody else may look for it.
+        self._receiving = allocate_lock()
+        # Runs a function in which no cancel is raised: one would lose the packet just received.
+        self.shield: Callable[[Callable[[], None]], None] = _run
         if talk is not None:
             # What a child that a tool forked would lend is the parent's.
             os.register_at_fork(after_in_child=self.close)
@@ -56,14 +65,18 @@ class Buffers:
         Raises ``ValueError`` if the host has not sent it.
         """
         if number not in self._shared:
-            self._receive()
+            self.shield(self.receive)
         view = self._shared.get(number)
         if view is None or len(view) != length:
             raise ValueError("a shared buffer did not arrive")
         return view
 
-    def _receive(self) -> None:
-        """Take what the host has sent so far."""
+    def receive(self) -> None:
+        """Take what the host has sent so far. Where a cancel may be raised, call it shielded."""
+        with self._receiving:
+            self._receive_all()
+
+    def _receive_all(self) -> None:
         while self._talk is not None:
             try:
                 packet, ancillary, _, _ = self._talk.recvmsg(
@@ -85,6 +98,9 @@ class Buffers:
                     self._shared[number] = memoryview(mapped)[:length]
                 elif packet[0] == 2 and len(packet) == _FORGET.size:
                     self._shared.pop(_FORGET.unpack(packet)[1], None)
+            except (OSError, ValueError):
+                # It cannot be mapped: whoever asks for it hears that it did not arrive.
+                pass
             finally:
                 for fd in fds:
                     os.close(fd)

@@ -101,6 +101,17 @@ class Doorbell:
         if not self.is_muffled:
             self.look()
 
+    def shield(self, function: Callable[[], None]) -> None:
+        """Run a function that the bell does not interrupt; then look, as ``look`` does."""
+        was_muffled = self.is_muffled
+        self.is_muffled = True
+        try:
+            function()
+        finally:
+            self.is_muffled = was_muffled
+        if not was_muffled:
+            self.look()
+
     def look(self) -> None:
         """Take note of the cancels in the page; raises ``Cancelled`` if one is for this call."""
         # May be entered again by a second signal at any point: then entries are looked at twice,

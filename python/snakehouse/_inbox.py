@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from snakehouse import _frames
+from snakehouse import _buffers, _frames
 from snakehouse._channel import Channel
 from snakehouse._frames import (
     FLAG_MORE,
@@ -119,6 +119,8 @@ class Inbox:
         elif kind == KIND_CANCEL and not payload and stream:
             self._cancel(stream)
         elif kind == KIND_PING and len(payload) == 8 and not stream:
+            # The host may have filled the socket for descriptors with what no call reads any more.
+            _buffers.current.receive()
             self._send(_frames.frame(KIND_PONG, 0, bytes(payload)))
         elif kind == KIND_GOAWAY and not stream:
             self.is_over = True

@@ -392,6 +392,7 @@ class Loop:
             return
         # A cancel must not hit the write: half a frame would be the end of the connection.
         doorbell = self._doorbell
+        was_muffled = doorbell.is_muffled
         doorbell.is_muffled = True
         try:
             self._flush()
@@ -403,8 +404,9 @@ class Loop:
             self._control.shutdown(socket.SHUT_RDWR)
             raise
         finally:
-            doorbell.is_muffled = False
-        doorbell.look()
+            doorbell.is_muffled = was_muffled
+        if not was_muffled:
+            doorbell.look()
 
     def _send_large(self, stream: int, payload: bytes) -> None:
         self._flush()

@@ -84,6 +84,7 @@ def _serve(
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A line is worth more in the log now than in a buffer that dies with the process.
         sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportUnknownMemberType]
+    _buffers.current.shield = doorbell.shield
     codec = _codec.choose(_buffers.current)
     tools: list[Tool] = []
     server = None

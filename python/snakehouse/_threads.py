@@ -92,6 +92,8 @@ class ThreadServer:
         self._writing = threading.Lock()
         self._exit: SystemExit | None = None
         doorbell.route = self.running.cancel
+        self.seats: dict[int, ThreadSeat] = {}
+        _buffers.current.shield = self._shield
         os.register_at_fork(after_in_child=control.close)
 
     def run(self) -> None:
@@ -150,6 +152,15 @@ class ThreadServer:
             self.inbox.end(request.channel)
         if self.inbox.is_over and self.running.is_idle():
             self._stop_reading()
+
+    def _shield(self, function: Callable[[], None]) -> None:
+        """Run a function in which the calling thread's call is not interrupted."""
+        seat = self.seats[threading.get_ident()]
+        seat.pause()
+        try:
+            function()
+        finally:
+            seat.resume()
 
     def exit(self, error: SystemExit) -> None:
         """A tool ends the worker."""
@@ -222,6 +233,7 @@ class ThreadSeat:
         """Run calls for ever."""
         self.ident = threading.get_ident()
         server = self._server
+        server.seats[self.ident] = self
         # A codec keeps state while it works.
         codec = _codec.choose(_buffers.current)
         while True:

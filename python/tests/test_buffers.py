@@ -9,13 +9,24 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 import snakehouse
-from snakehouse import Array, Arrow, MalformedValue, UnsupportedValue, _buffers, _codec
+from conftest import BOUND
+from snakehouse import (
+    Array,
+    Arrow,
+    Cancelled,
+    MalformedValue,
+    UnsupportedValue,
+    _buffers,
+    _codec,
+    _threads,
+)
+from snakehouse._doorbell import Doorbell
 
 LARGE = _buffers.LEND_FROM
 
@@ -258,3 +269,100 @@ def test_threads_never_get_the_same_slot(host: Host) -> None:
     assert len(got) == 400
     assert sum(1 for view in got if type(view.obj) is mmap.mmap) == _buffers.SLOTS
     assert len({bytes(view[:8]) for view in got}) == 400
+
+
+class Talk:
+    """A worker's end that does something right after it has received, or found nothing."""
+
+    def __init__(
+        self, inner: Any, received: Callable[[], None], empty: Callable[[], object] = bool
+    ) -> None:
+        self._inner = inner
+        self._received = received
+        self._empty = empty
+        self.close = inner.close
+
+    def recvmsg(self, *args: int) -> Any:
+        try:
+            packet = self._inner.recvmsg(*args)
+        except BlockingIOError:
+            self._empty()
+            raise
+        self._received()
+        return packet
+
+
+def listen(host: Host, received: Callable[[], None], empty: Callable[[], object] = bool) -> None:
+    buffers: Any = host.buffers
+    buffers._talk = Talk(buffers._talk, received, empty)
+
+
+def test_a_cancel_of_the_only_call_loses_no_buffer(host: Host) -> None:
+    doorbell = Doorbell(None)
+    bell: Any = doorbell
+
+    def ring() -> None:
+        doorbell.words[48 + doorbell.words[32]] = 5
+        doorbell.words[32] += 1
+        bell._ring(0, None)
+
+    host.buffers.shield = doorbell.shield
+    listen(host, ring)
+    host.share(7, b"seven")
+    doorbell.running = 5
+    with pytest.raises(Cancelled):
+        host.buffers.shared(7, 5)
+    assert bytes(host.buffers.shared(7, 5)) == b"seven"
+
+
+def test_a_cancel_in_a_thread_loses_no_buffer(host: Host) -> None:
+    ours, theirs = socket.socketpair()
+    server = _threads.ThreadServer(ours, Doorbell(None), [], 2)
+    seat = _threads.ThreadSeat(server)
+    seat.ident = threading.get_ident()
+    server.seats[seat.ident] = seat
+    seat.work = _threads._Work(server, seat.ident)  # pyright: ignore[reportPrivateUsage]
+    listen(host, seat.work.cancel)
+    host.share(7, b"seven")
+    with pytest.raises(Cancelled):
+        seat.guard(host.buffers.shared, 7, 5)
+    assert bytes(host.buffers.shared(7, 5)) == b"seven"
+    ours.close()
+    theirs.close()
+
+
+def test_a_thread_waits_for_what_another_has_received_for_it(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_here = threading.Event()
+    lock = threading.Lock()
+    found: list[bytes] = []
+
+    class Watched:
+        """A lock that tells when somebody waits for it."""
+
+        def __enter__(self) -> None:
+            if lock.locked():
+                is_here.set()
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+
+    def second() -> None:
+        found.append(bytes(host.buffers.shared(7, 5)))
+
+    thread = threading.Thread(target=second)
+
+    def received() -> None:
+        if not thread.ident:
+            thread.start()
+            assert is_here.wait(BOUND)
+
+    listen(host, received, is_here.set)
+    monkeypatch.setattr(host.buffers, "_receiving", Watched())
+    host.share(7, b"seven")
+    host.share(8, b"eight")
+    assert bytes(host.buffers.shared(8, 5)) == b"eight"
+    thread.join(BOUND)
+    assert found == [b"seven"]

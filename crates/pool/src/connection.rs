@@ -364,7 +364,10 @@ impl<'a> Connection<'a> {
             self.answered.push(ticket);
             return;
         }
-        if let Err(error) = self.buffers.announce(&call.body.shared) {
+        if let Err(error) = self.buffers.announce(&call.body.shared, &self.sent) {
+            if self.buffers.must_ask(&error) {
+                self.output.put(Message::Ping { token: 0 });
+            }
             let ticket = call.ticket;
             let message = format!("the worker does not get the shared buffer: {error}");
             call.failed(Failure::new(Kind::Unavailable, "buffer_not_sent", message));

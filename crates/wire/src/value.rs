@@ -103,6 +103,9 @@ pub enum ValueError {
     /// More than [`Value::MAX_ITEMS`] values inside of one.
     #[error("value has more than {} items", Value::MAX_ITEMS)]
     TooManyItems,
+    /// It names more shared buffers than [`Value::MAX_BUFFERS`].
+    #[error("value has more than {} shared buffers", Value::MAX_BUFFERS)]
+    TooManyBuffers,
     /// A dict has two keys that are one in Python, or a set two such items.
     #[error("dict or set has the key {0} twice")]
     DuplicateKey(String),
@@ -144,6 +147,7 @@ impl Coded for ValueError {
             Self::TooDeep
             | Self::TooLarge
             | Self::TooManyItems
+            | Self::TooManyBuffers
             | Self::DuplicateKey(_)
             | Self::UnhashableKey(_)
             | Self::BadArray(_)
@@ -158,6 +162,7 @@ impl Coded for ValueError {
             Self::TooDeep => "value_too_deep",
             Self::TooLarge => "value_too_large",
             Self::TooManyItems => "value_too_many_items",
+            Self::TooManyBuffers => "value_too_many_buffers",
             Self::DuplicateKey(_) => "value_duplicate_key",
             Self::UnhashableKey(_) => "value_unhashable_key",
             Self::BadArray(_) => "value_bad_array",
@@ -172,6 +177,9 @@ impl Coded for ValueError {
             Self::TooLarge | Self::TooManyItems => {
                 Some("pass large data as bytes, or in several calls".to_owned())
             }
+            Self::TooManyBuffers => {
+                Some("put more into each buffer, or pass them in several calls".to_owned())
+            }
             _ => None,
         }
     }
@@ -184,6 +192,8 @@ impl Value {
     pub const MAX_BYTES: usize = 256 << 20;
     /// Most values inside of one value, at all levels together.
     pub const MAX_ITEMS: usize = 1 << 24;
+    /// Most shared buffers that one value names, each counted once. Copied ones do not count.
+    pub const MAX_BUFFERS: usize = 64;
 
     /// The name of the value's type in Python.
     pub const fn type_name(&self) -> &'static str {
@@ -268,11 +278,14 @@ impl Value {
     /// them must have got the buffers.
     ///
     /// # Errors
-    /// As [`encode`](Self::encode).
+    /// As [`encode`](Self::encode), and if it names more than [`Value::MAX_BUFFERS`].
     pub fn encode_by_name(&self) -> Result<(Bytes, Vec<SharedBuffer>), ValueError> {
         let bytes = codec::encode(self, true)?;
         let mut buffers = Vec::new();
         self.collect(&mut buffers);
+        if buffers.len() > Self::MAX_BUFFERS {
+            return Err(ValueError::TooManyBuffers);
+        }
         Ok((bytes.into(), buffers))
     }
 

@@ -9,6 +9,7 @@ fn every_error_of_a_value_has_its_kind_and_its_code() {
         (ValueError::TooDeep, Kind::InvalidInput, "value_too_deep"),
         (ValueError::TooLarge, Kind::InvalidInput, "value_too_large"),
         (ValueError::TooManyItems, Kind::InvalidInput, "value_too_many_items"),
+        (ValueError::TooManyBuffers, Kind::InvalidInput, "value_too_many_buffers"),
         (ValueError::DuplicateKey("k".into()), Kind::InvalidInput, "value_duplicate_key"),
         (ValueError::UnhashableKey("list"), Kind::InvalidInput, "value_unhashable_key"),
         (ValueError::BadArray("x"), Kind::InvalidInput, "value_bad_array"),

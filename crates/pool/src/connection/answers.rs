@@ -100,8 +100,12 @@ impl Connection<'_> {
                 self.output.put(Message::Pong { token });
                 Ok(())
             }
-            // Answers to what this host does not ask, and a goaway that the exit follows.
-            Message::Pong { .. } | Message::Goaway { .. } => Ok(()),
+            Message::Pong { .. } => {
+                self.buffers.answered();
+                Ok(())
+            }
+            // The exit follows.
+            Message::Goaway { .. } => Ok(()),
             Message::Hello(_) => Err("it said hello twice".to_owned()),
             other => Err(format!("{other:?} is not for a host")),
         }

@@ -2,20 +2,23 @@
 //!
 //! Owns the socket on which descriptors travel, the list of the shared buffers that the worker was
 //! given, and the worker's ring. All of it ends with the connection, so nothing of a dead worker stays
-//! lent. Nothing here waits: a packet either fits into the socket or the call fails, and the worker
-//! sends its ring before it lends from it. Tested with real workers in `tests/it/buffers.rs`.
+//! lent. Nothing here waits: a packet either fits into the socket or the call fails and the
+//! worker is asked to read, and the worker sends its ring before it lends from it. Tested with real
+//! workers in `tests/it/buffers.rs`.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use bytes::Bytes;
+use snakehouse_wire::Value;
 use snakehouse_wire::buffer::{HostRing, SharedBuffer, SharedWatch, forget_packet, is_lent};
 
+use super::sent::SentCalls;
 use crate::os;
 
-/// Shared buffers that a worker keeps mapped at most; the oldest goes first.
-const MAX_KNOWN: usize = 64;
+/// Shared buffers that a worker keeps mapped, beside those that its calls need; the oldest goes first.
+const MAX_KNOWN: usize = Value::MAX_BUFFERS;
 
 /// The host's end of a worker's buffers; of none, if the worker has no socket for them.
 #[derive(Debug, Default)]
@@ -23,6 +26,8 @@ pub(super) struct Buffers {
     socket: Option<OwnedFd>,
     known: VecDeque<SharedWatch>,
     ring: Option<HostRing>,
+    /// Whether a ping for the socket's sake is on its way.
+    is_asked: bool,
 }
 
 impl Buffers {
@@ -30,38 +35,58 @@ impl Buffers {
         Self { socket, ..Self::default() }
     }
 
-    /// Sees to it that the worker has, or is about to get, these buffers.
+    /// Sees to it that the worker has, or is about to get, these buffers. Those that a call among
+    /// `sent` names stay, however many that are.
     ///
     /// # Errors
-    /// The worker has no socket for them, or reads nothing from it.
-    pub(super) fn announce(&mut self, buffers: &[SharedBuffer]) -> io::Result<()> {
+    /// The worker has no socket for them, or reads nothing from it: then it is to be
+    /// [asked](Self::must_ask) to.
+    pub(super) fn announce(
+        &mut self,
+        buffers: &[SharedBuffer],
+        sent: &SentCalls,
+    ) -> io::Result<()> {
         if buffers.is_empty() {
             return Ok(());
         }
         let socket = self.socket.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-        let is_asked_for = |number| buffers.iter().any(|buffer| buffer.number() == number);
+        let known: HashSet<_> = self.known.iter().map(SharedWatch::number).collect();
+        let fresh = buffers.iter().filter(|buffer| !known.contains(&buffer.number()));
+        let fresh: Vec<_> = fresh.collect();
         // Those that nobody else holds any more, and the oldest if there are too many.
-        let mut spare = (self.known.len() + buffers.len()).saturating_sub(MAX_KNOWN);
-        let mut dropped = Vec::new();
+        let mut spare = (self.known.len() + fresh.len()).saturating_sub(MAX_KNOWN);
+        let needed: HashSet<_> = match spare {
+            0 => HashSet::new(),
+            _ => sent.buffers().chain(buffers).map(SharedBuffer::number).collect(),
+        };
+        let mut takes_packets = true;
         self.known.retain(|known| {
-            let is_old = spare > 0 && !is_asked_for(known.number());
-            spare -= usize::from(is_old);
-            let goes = is_old || known.is_gone();
-            if goes {
-                dropped.push(known.number());
+            let is_old = spare > 0 && !needed.contains(&known.number());
+            if !takes_packets || !(is_old || known.is_gone()) {
+                return true;
             }
-            !goes
+            // One that it does not hear of is still to be forgotten, the next time.
+            takes_packets = os::send_packet(socket, &forget_packet(known.number()), &[]).is_ok();
+            spare -= usize::from(takes_packets && spare > 0);
+            !takes_packets
         });
-        for number in dropped {
-            os::send_packet(socket, &forget_packet(number), &[])?;
-        }
-        for buffer in buffers {
-            if self.known.iter().all(|known| known.number() != buffer.number()) {
-                os::send_packet(socket, &buffer.packet(), &[buffer.as_fd()])?;
-                self.known.push_back(buffer.watch());
-            }
+        for buffer in fresh {
+            os::send_packet(socket, &buffer.packet(), &[buffer.as_fd()])?;
+            self.known.push_back(buffer.watch());
         }
         Ok(())
+    }
+
+    /// Whether the worker is to be asked, by a ping, to read what is in the socket: its calls that
+    /// would have read it may all have been given up. Asked once until it has
+    /// [answered](Self::answered).
+    pub(super) fn must_ask(&mut self, error: &io::Error) -> bool {
+        error.kind() == io::ErrorKind::WouldBlock && !std::mem::replace(&mut self.is_asked, true)
+    }
+
+    /// The worker has read it.
+    pub(super) fn answered(&mut self) {
+        self.is_asked = false;
     }
 
     /// The whole body of one that may be lent; the slots are free again.

@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
+use snakehouse_wire::buffer::SharedBuffer;
 use tokio::time::Instant;
 
 use crate::call::Call;
@@ -88,6 +89,11 @@ impl SentCalls {
     /// When the next stream ends by itself, and which.
     pub(super) fn next_deadline(&self) -> Option<(Instant, u32)> {
         self.deadlines.first().copied()
+    }
+
+    /// The shared buffers that calls name whose callers still wait.
+    pub(super) fn buffers(&self) -> impl Iterator<Item = &SharedBuffer> {
+        self.calls.values().filter_map(|sent| sent.call.as_ref()).flat_map(|call| &call.body.shared)
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -96,6 +96,15 @@ def length(value):
 
 
 @tool
+def hold(path):
+    """Says that it runs, and comes back when the file says something else."""
+    with open(path, "w") as file:
+        file.write("runs\n")
+    while open(path).read() != "go":
+        time.sleep(0.001)
+
+
+@tool
 def fill(size, how):
     """So many bytes, filled into a slot, lent from ordinary memory, or written into the socket."""
     data = _much.setdefault(size, bytes(range(256)) * (size // 256))

@@ -1,9 +1,9 @@
 //! Large bytes beside the socket: shared with workers, and lent by them.
 
-use snakehouse_base::Coded;
+use snakehouse_base::{Coded, Kind};
 use snakehouse_pool::{Args, CallError, Order, Pool, SharedBuffer, Value, WorkerSpec};
 
-use crate::support::{Rig, Trace, call, python, run, soon, tools, wait_until, workers};
+use crate::support::{BOUND, Rig, Trace, call, python, run, soon, tools, wait_until, workers};
 
 fn spec() -> WorkerSpec {
     let module = tools().with_file_name("buffer_tools.py");
@@ -194,6 +194,104 @@ fn what_cannot_be_named_is_copied() {
         let set = Args::none().arg(Value::Set(vec![buffer.as_bytes()]));
         let error = pool.call("echo", set, soon()).await.unwrap_err();
         assert!(matches!(error, CallError::BadArguments(_)), "{error}");
+        rig.end().await;
+    });
+}
+
+/// So many buffers that no worker has.
+fn fresh(count: usize) -> Value {
+    Value::List((0..count).map(|_| SharedBuffer::new(&[7; 64]).unwrap().as_bytes()).collect())
+}
+
+/// A worker that takes so many calls ahead.
+async fn wide(rig: &Rig, window: usize) -> Pool {
+    let pool = one(rig).await;
+    let opening = async {
+        while pool.workers()[0].window < window {
+            let many = (0..window).map(|_| {
+                let pool = pool.clone();
+                let calling = async move { call(&pool, "length", Args::none().arg("x")).await };
+                rig.root.scope().task("quick", calling)
+            });
+            for quick in many.collect::<Vec<_>>() {
+                quick.await.unwrap().unwrap();
+            }
+        }
+    };
+    tokio::time::timeout(BOUND, opening).await.expect("calls are never short");
+    pool
+}
+
+#[test]
+fn buffers_of_calls_that_were_sent_ahead_are_not_forgotten() {
+    run(async {
+        let rig = Rig::new().await;
+        let pool = wide(&rig, 3).await;
+        let trace = Trace::new();
+        let path = trace.path();
+        let length = || call(&pool, "length", Args::none().arg(fresh(40)));
+        let ahead = async {
+            trace.wait_for("runs").await;
+            let both = async { tokio::join!(length(), length()) };
+            let release = async {
+                wait_until(&pool, |pool| pool.workers()[0].in_flight == 3).await;
+                trace.write("go");
+            };
+            tokio::join!(both, release).0
+        };
+        let (held, (a, b)) = tokio::join!(call(&pool, "hold", Args::none().arg(path)), ahead);
+        held.unwrap();
+        assert_eq!((a.unwrap(), b.unwrap()), (40.into(), 40.into()));
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_worker_that_read_no_descriptors_for_long_gets_new_ones_again() {
+    run(async {
+        let rig = Rig::new().await;
+        let pool = wide(&rig, 6).await;
+        let trace = Trace::new();
+        let spawn = |tool: &'static str, arg: Value| {
+            let pool = pool.clone();
+            let calling = async move { call(&pool, tool, Args::none().arg(arg)).await };
+            rig.root.scope().task("ahead", calling)
+        };
+        let held = spawn("hold", trace.path().into());
+        trace.wait_for("runs").await;
+        let ahead: Vec<_> = (0..4).map(|_| spawn("length", fresh(64))).collect();
+        wait_until(&pool, |pool| pool.workers()[0].in_flight == 5).await;
+        // The socket is full, and nobody reads what is in it: those calls are given up.
+        let error = call(&pool, "length", Args::none().arg(fresh(64))).await.unwrap_err();
+        assert_eq!((error.kind(), error.code()), (Kind::Unavailable, "tool_failed"), "{error}");
+        let CallError::Tool { failure, .. } = error else { panic!("{error}") };
+        assert_eq!(failure.code, "buffer_not_sent");
+        ahead.iter().for_each(|call| call.abort());
+        for call in ahead {
+            call.await.unwrap_err();
+        }
+        trace.write("go");
+        held.await.unwrap().unwrap();
+        let again =
+            async { while call(&pool, "length", Args::none().arg(fresh(1))).await.is_err() {} };
+        tokio::time::timeout(BOUND, again).await.expect("no buffer arrives any more");
+        assert_eq!(pool.workers()[0].restarts, 0);
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_call_with_too_many_buffers_is_refused_when_it_is_made() {
+    run(async {
+        let rig = Rig::new().await;
+        let pool = one(&rig).await;
+        let error = call(&pool, "length", Args::none().arg(fresh(65))).await.unwrap_err();
+        assert!(matches!(error, CallError::BadArguments(_)), "{error}");
+        assert_eq!((error.kind(), error.code()), (Kind::InvalidInput, "value_too_many_buffers"));
+        for _ in 0..8 {
+            let found = call(&pool, "length", Args::none().arg(fresh(64))).await;
+            assert_eq!(found.unwrap(), 64.into());
+        }
         rig.end().await;
     });
 }
