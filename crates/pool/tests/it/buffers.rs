@@ -2,6 +2,7 @@
 
 use snakehouse_base::{Coded, Kind};
 use snakehouse_pool::{Args, CallError, Order, Pool, SharedBuffer, Value, WorkerSpec};
+use snakehouse_testkit::in_own_process;
 
 use crate::support::{BOUND, Rig, Trace, call, python, run, soon, tools, wait_until, workers};
 
@@ -58,27 +59,31 @@ fn a_shared_buffer_is_read_by_many_calls_and_copied_by_none() {
 
 #[test]
 fn a_shared_buffer_that_nobody_holds_is_forgotten() {
-    run(async {
-        let rig = Rig::new().await;
-        let pool = one(&rig).await;
-        let before = descriptors();
-        for n in 0..200u32 {
-            let buffer = SharedBuffer::new(&n.to_le_bytes()).unwrap();
-            let args = Args::none().arg(buffer.as_bytes());
-            call(&pool, "describe", args).await.unwrap();
-        }
-        // The connection lets go of a call just after it has given it its outcome.
-        wait_until(&pool, |_| descriptors() == before).await;
-        // The worker hears of the last one with the next.
-        let mapped = call(&pool, "mapped", Args::none()).await.unwrap().as_i64().unwrap();
-        assert!(mapped <= 2, "{mapped} are still mapped");
-        let many: Vec<_> = (0..100u32).map(|_| SharedBuffer::new(&[7; 9]).unwrap()).collect();
-        for buffer in many.iter().chain(&many) {
-            call(&pool, "describe", Args::none().arg(buffer.as_bytes())).await.unwrap();
-        }
-        let mapped = call(&pool, "mapped", Args::none()).await.unwrap().as_i64().unwrap();
-        assert!(mapped <= 65, "{mapped} are mapped");
-        rig.end().await;
+    // It counts the descriptors of its process, to which other tests add.
+    let name = "buffers::a_shared_buffer_that_nobody_holds_is_forgotten";
+    in_own_process(name, || {
+        run(async {
+            let rig = Rig::new().await;
+            let pool = one(&rig).await;
+            let before = descriptors();
+            for n in 0..200u32 {
+                let buffer = SharedBuffer::new(&n.to_le_bytes()).unwrap();
+                let args = Args::none().arg(buffer.as_bytes());
+                call(&pool, "describe", args).await.unwrap();
+            }
+            // The connection lets go of a call just after it has given it its outcome.
+            wait_until(&pool, |_| descriptors() == before).await;
+            // The worker hears of the last one with the next.
+            let mapped = call(&pool, "mapped", Args::none()).await.unwrap().as_i64().unwrap();
+            assert!(mapped <= 2, "{mapped} are still mapped");
+            let many: Vec<_> = (0..100u32).map(|_| SharedBuffer::new(&[7; 9]).unwrap()).collect();
+            for buffer in many.iter().chain(&many) {
+                call(&pool, "describe", Args::none().arg(buffer.as_bytes())).await.unwrap();
+            }
+            let mapped = call(&pool, "mapped", Args::none()).await.unwrap().as_i64().unwrap();
+            assert!(mapped <= 65, "{mapped} are mapped");
+            rig.end().await;
+        })
     });
 }
 
@@ -157,26 +162,30 @@ fn a_result_that_comes_too_late_gives_its_slot_back() {
 
 #[test]
 fn a_worker_that_dies_takes_its_leases_with_it() {
-    run(async {
-        let rig = Rig::new().await;
-        let pool = one(&rig).await;
-        let buffer = SharedBuffer::new(&pattern(1 << 16)).unwrap();
-        let use_both = async || {
-            call(&pool, "describe", Args::none().arg(buffer.as_bytes())).await.unwrap();
-            call(&pool, "make", Args::none().arg("bytes").arg(1 << 20)).await.unwrap();
-        };
+    // It counts the descriptors of its process, to which other tests add.
+    let name = "buffers::a_worker_that_dies_takes_its_leases_with_it";
+    in_own_process(name, || run(leases_of_the_dead()));
+}
+
+async fn leases_of_the_dead() {
+    let rig = Rig::new().await;
+    let pool = one(&rig).await;
+    let buffer = SharedBuffer::new(&pattern(1 << 16)).unwrap();
+    let use_both = async || {
+        call(&pool, "describe", Args::none().arg(buffer.as_bytes())).await.unwrap();
+        call(&pool, "make", Args::none().arg("bytes").arg(1 << 20)).await.unwrap();
+    };
+    use_both().await;
+    let before = descriptors();
+    assert_eq!(before, 2, "one buffer, one ring");
+    for _ in 0..5 {
+        let error = call(&pool, "die_lending", Args::none().arg(1 << 20)).await.unwrap_err();
+        assert_eq!(error.code(), "worker_died");
         use_both().await;
-        let before = descriptors();
-        assert_eq!(before, 2, "one buffer, one ring");
-        for _ in 0..5 {
-            let error = call(&pool, "die_lending", Args::none().arg(1 << 20)).await.unwrap_err();
-            assert_eq!(error.code(), "worker_died");
-            use_both().await;
-            assert_eq!(slots(&pool).await, (0, 0));
-        }
-        assert_eq!(descriptors(), before, "descriptors of dead workers are left");
-        rig.end().await;
-    });
+        assert_eq!(slots(&pool).await, (0, 0));
+    }
+    assert_eq!(descriptors(), before, "descriptors of dead workers are left");
+    rig.end().await;
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use snakehouse_base::id::RunToken;
 use snakehouse_base::{Chance, Clock, SystemClock};
 use snakehouse_pool::{CallError, Pool, RUN_ENV, WorkerSpec, WorkerState, sweep};
+use snakehouse_testkit::in_own_process;
 use tempfile::TempDir;
 
 use crate::support::{
@@ -231,59 +232,63 @@ fn descriptors() -> usize {
 
 #[test]
 fn kills_under_load_cost_the_calls_that_ran_and_nothing_else() {
-    run(async {
-        let (chance, trace) = (chance(), Arc::new(Trace::new()));
-        let rig = Rig::new().await;
-        let pool = rig.pool_of(spec().preload([tools().to_str().unwrap()]), workers(2)).await;
-        call_pid(&pool).await;
-        let all_ready = |pool: &Pool| {
-            let workers = pool.workers();
-            workers.len() == 2 && workers.iter().all(|info| info.state == WorkerState::Ready)
-        };
-        wait_until(&pool, all_ready).await;
-        let descriptors_before = descriptors();
-
-        let (seen, over) = (Arc::new(Seen::default()), Arc::default());
-        let callers: Vec<_> = (0..8)
-            .map(|caller| {
-                let (pool, trace) = (pool.clone(), trace.clone());
-                let (seen, over) = (seen.clone(), Arc::clone(&over));
-                rig.root.scope().task("caller", keep_calling(pool, trace, caller, seen, over))
-            })
-            .collect();
-        let mut counts = BTreeMap::<String, u64>::new();
-        while counts.values().sum::<u64>() < kills() {
-            let enough = seen.answered.load(Ordering::Relaxed) + chance.next_u64() % 20;
-            wait_until(&pool, |_| seen.answered.load(Ordering::Relaxed) >= enough).await;
-            let victim = match chance.next_u64() % 10 {
-                0 => Victim::Reaper,
-                1 | 2 => Victim::Zygote,
-                3 => Victim::Between,
-                _ => Victim::Worker,
+    // It counts the descriptors of its process, to which other tests add.
+    let name = "tree_kills::kills_under_load_cost_the_calls_that_ran_and_nothing_else";
+    in_own_process(name, || {
+        run(async {
+            let (chance, trace) = (chance(), Arc::new(Trace::new()));
+            let rig = Rig::new().await;
+            let pool = rig.pool_of(spec().preload([tools().to_str().unwrap()]), workers(2)).await;
+            call_pid(&pool).await;
+            let all_ready = |pool: &Pool| {
+                let workers = pool.workers();
+                workers.len() == 2 && workers.iter().all(|info| info.state == WorkerState::Ready)
             };
-            if let Some(process) = victim.find(&rig, Some(&pool)) {
-                process.kill();
-                *counts.entry(format!("{victim:?}")).or_default() += 1;
-            }
-        }
-        over.store(true, Ordering::Relaxed);
-        for caller in callers {
-            caller.await.unwrap();
-        }
-        println!("{counts:?} killed, {} calls", seen.answered.load(Ordering::Relaxed));
+            wait_until(&pool, all_ready).await;
+            let descriptors_before = descriptors();
 
-        let lines = trace.lines();
-        let ran = |name: &str| lines.iter().filter(|line| *line == name).count();
-        for (name, answered) in &*seen.outcomes.lock().unwrap() {
-            match answered {
-                true => assert_eq!(ran(name), 1, "{name} was answered"),
-                false => assert!(ran(name) <= 1, "{name} failed"),
+            let (seen, over) = (Arc::new(Seen::default()), Arc::default());
+            let callers: Vec<_> = (0..8)
+                .map(|caller| {
+                    let (pool, trace) = (pool.clone(), trace.clone());
+                    let (seen, over) = (seen.clone(), Arc::clone(&over));
+                    rig.root.scope().task("caller", keep_calling(pool, trace, caller, seen, over))
+                })
+                .collect();
+            let mut counts = BTreeMap::<String, u64>::new();
+            while counts.values().sum::<u64>() < kills() {
+                let enough = seen.answered.load(Ordering::Relaxed) + chance.next_u64() % 20;
+                wait_until(&pool, |_| seen.answered.load(Ordering::Relaxed) >= enough).await;
+                let victim = match chance.next_u64() % 10 {
+                    0 => Victim::Reaper,
+                    1 | 2 => Victim::Zygote,
+                    3 => Victim::Between,
+                    _ => Victim::Worker,
+                };
+                if let Some(process) = victim.find(&rig, Some(&pool)) {
+                    process.kill();
+                    *counts.entry(format!("{victim:?}")).or_default() += 1;
+                }
             }
-        }
-        wait_until(&pool, all_ready).await;
-        // A death is told before everything of it is closed.
-        wait_until(&pool, |_| descriptors() <= descriptors_before).await;
-        rig.end().await;
+            over.store(true, Ordering::Relaxed);
+            for caller in callers {
+                caller.await.unwrap();
+            }
+            println!("{counts:?} killed, {} calls", seen.answered.load(Ordering::Relaxed));
+
+            let lines = trace.lines();
+            let ran = |name: &str| lines.iter().filter(|line| *line == name).count();
+            for (name, answered) in &*seen.outcomes.lock().unwrap() {
+                match answered {
+                    true => assert_eq!(ran(name), 1, "{name} was answered"),
+                    false => assert!(ran(name) <= 1, "{name} failed"),
+                }
+            }
+            wait_until(&pool, all_ready).await;
+            // A death is told before everything of it is closed.
+            wait_until(&pool, |_| descriptors() <= descriptors_before).await;
+            rig.end().await;
+        })
     });
 }
 
