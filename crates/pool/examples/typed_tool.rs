@@ -9,12 +9,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use snakehouse_base::id::RunToken;
-use snakehouse_pool::{
-    Args, CallError, CallOptions, Interpreter, Pool, PoolConfig, Reaper, ReaperConfig, Value,
-    WorkerSpec,
-};
-use snakehouse_supervise::{Root, Scope};
+use snakehouse_pool::{Args, CallError, CallOptions, Host, PoolConfig, Value, WorkerSpec, script};
 
 const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/tools/text.py");
 
@@ -28,22 +23,14 @@ snakehouse_pool::tools! {
 }
 
 pub(crate) fn main() -> Result<(), Box<dyn Error>> {
-    // SNAKEHOUSE_PYTHON, else python3 on PATH; 3.11 or newer.
-    let python = Interpreter::find(None)?;
-    snakehouse_supervise::run(async {
-        let root = Root::new("example");
-        let outcome = calls(root.scope(), python).await;
-        // Ends the worker and everything it may have started, whatever happened.
-        root.stop().await;
-        outcome
-    })
+    // Ends the worker and everything it may have started, whatever happens.
+    script(calls)
 }
 
-async fn calls(scope: &Scope, python: Interpreter) -> Result<(), Box<dyn Error>> {
-    let config = ReaperConfig { python: python.clone(), run_token: RunToken::fresh(), cache: None };
-    let reaper = Reaper::start(scope, config).await?;
-    let spec = WorkerSpec::python("text", python).module(TOOLS);
-    let pool = Pool::start(scope, reaper, spec, PoolConfig::default()).await?;
+async fn calls(host: &Host) -> Result<(), Box<dyn Error>> {
+    // SNAKEHOUSE_PYTHON, else python3 on PATH; 3.11 or newer.
+    let spec = WorkerSpec::python("text", host.python()).module(TOOLS);
+    let pool = host.pool(spec, PoolConfig::default()).await?;
 
     // Fails here if the Python file has other functions than those above.
     let text = Text::bind(&pool).await?.within(Duration::from_secs(10));

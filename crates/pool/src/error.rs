@@ -112,6 +112,9 @@ pub enum PoolError {
         /// The rule.
         message: String,
     },
+    /// Ctrl-C or SIGTERM ended a [`script`](crate::script()).
+    #[error("interrupted")]
+    Interrupted,
     /// The pool was stopped, or the scope it lives in.
     #[error("the pool is stopped")]
     Stopped,
@@ -172,6 +175,7 @@ impl Coded for PoolError {
             | Self::Os { .. } => Kind::Environment,
             Self::BadConfig { .. } => Kind::InvalidInput,
             Self::Died { .. } => Kind::WorkerDied,
+            Self::Interrupted => Kind::Cancelled,
             Self::ReaperGone { .. } | Self::Stopped => Kind::Unavailable,
         }
     }
@@ -190,6 +194,7 @@ impl Coded for PoolError {
             Self::NotReady { .. } => "worker_not_ready",
             Self::Died { .. } => "worker_died",
             Self::BadConfig { .. } => "bad_pool_config",
+            Self::Interrupted => "interrupted",
             Self::Stopped => "pool_stopped",
             Self::Os { .. } => "os_call_failed",
         }
@@ -223,7 +228,7 @@ impl Coded for PoolError {
             Self::NotReady { .. } | Self::Died { .. } => {
                 "the worker's own output names the cause; it is kept in the log".to_owned()
             }
-            Self::BadConfig { .. } | Self::Stopped => return None,
+            Self::BadConfig { .. } | Self::Interrupted | Self::Stopped => return None,
             Self::Os { .. } => {
                 "the system may be out of descriptors, processes or memory".to_owned()
             }

@@ -15,25 +15,23 @@
 //! runs with real processes, which are killed at every place that matters.
 //!
 //! ```no_run
-//! use snakehouse_base::id::RunToken;
-//! use snakehouse_pool::{Args, CallOptions, Interpreter, Pool, PoolConfig, Reaper, ReaperConfig, WorkerSpec};
+//! use std::error::Error;
 //!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let python = Interpreter::find(None)?;
-//! snakehouse_supervise::run(async {
-//!     let root = snakehouse_supervise::Root::new("example");
-//!     let config =
-//!         ReaperConfig { python: python.clone(), run_token: RunToken::fresh(), cache: None };
-//!     let reaper = Reaper::start(root.scope(), config).await?;
-//!     let spec = WorkerSpec::python("tools", python).module("tools.py");
-//!     let pool = Pool::start(root.scope(), reaper, spec, PoolConfig::default()).await?;
-//!     let sum = pool.call("add", Args::none().arg(2).arg(40), CallOptions::default()).await?;
-//!     assert_eq!(sum.as_i64(), Some(42));
-//!     root.stop().await;
-//!     Ok(())
-//! })
-//! # }
+//! use snakehouse_pool::{Args, CallOptions, PoolConfig, WorkerSpec, script};
+//!
+//! fn main() -> Result<(), Box<dyn Error>> {
+//!     script(async |host| {
+//!         let spec = WorkerSpec::python("tools", host.python()).module("tools.py");
+//!         let pool = host.pool(spec, PoolConfig::default()).await?;
+//!         let sum = pool.call("add", Args::none().arg(2).arg(40), CallOptions::default()).await?;
+//!         assert_eq!(sum.as_i64(), Some(42));
+//!         Ok(())
+//!     })
+//! }
 //! ```
+//!
+//! [`script()`] owns a program. A library, or a program that is more than that, starts a [`Reaper`] and
+//! its pools in a supervision scope of its own with [`Reaper::start`] and [`Pool::start`].
 
 mod attempts;
 mod call;
@@ -58,6 +56,7 @@ mod phase;
 mod pool;
 mod reaper;
 mod run;
+mod script;
 mod session;
 mod slot;
 mod spec;
@@ -86,6 +85,7 @@ pub use output::{OutputCounts, OutputLine, Stream as OutputStream};
 pub use pool::Pool;
 pub use reaper::{Reaper, ReaperConfig, ZygoteInfo, ZygoteState};
 pub use run::Run;
+pub use script::{Host, script};
 pub use session::Session;
 pub use snakehouse_wire::buffer::SharedBuffer;
 pub use snakehouse_wire::{

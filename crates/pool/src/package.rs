@@ -88,14 +88,7 @@ impl Package {
     /// Extracts the package below the user's cache directory, unless it is there already.
     /// Blocks on the disk.
     pub(crate) fn extract() -> Result<Self, PoolError> {
-        let cache = cache_directory().ok_or_else(|| PoolError::Package {
-            path: PathBuf::from("$HOME/.cache/snakehouse"),
-            source: io::Error::new(
-                io::ErrorKind::NotFound,
-                "neither XDG_CACHE_HOME nor HOME is an absolute path",
-            ),
-        })?;
-        Self::extract_below(&cache)
+        Self::extract_below(&cache_directory()?)
     }
 
     /// As [`extract`](Self::extract), below a directory that is made if need be, with mode 0700.
@@ -140,12 +133,20 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> PoolError {
     move |source| PoolError::Package { path, source }
 }
 
-fn cache_directory() -> Option<PathBuf> {
+/// The directory of this user for what can be made again.
+pub(crate) fn cache_directory() -> Result<PathBuf, PoolError> {
     let absolute =
         |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute("XDG_CACHE_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
         .map(|cache| cache.join(NAME))
+        .ok_or_else(|| PoolError::Package {
+            path: PathBuf::from("$HOME/.cache/snakehouse"),
+            source: io::Error::new(
+                io::ErrorKind::NotFound,
+                "neither XDG_CACHE_HOME nor HOME is an absolute path",
+            ),
+        })
 }
 
 /// Makes the directory if need be and refuses one that others can write to.

@@ -35,6 +35,7 @@ mod reaper;
 mod recycle;
 mod runs;
 mod scripted;
+mod scripts;
 mod sessions;
 mod stats;
 mod streams;
