@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitCode, ExitStatus, Stdio, Termination};
 
 use rustix::process::{Pid, Signal, kill_process};
+use snakehouse_base::Coded;
 use snakehouse_pool::{Args, Host, PoolConfig, PoolError, script};
 
 use crate::support::{Watched, as_pid, call, spec};
@@ -18,6 +19,7 @@ const WAY: &str = "TEST_SCRIPT_WAY";
 
 #[test]
 #[ignore = "is started by the other tests here"]
+#[expect(clippy::exit, reason = "it stands for a program, whose status the other tests look at")]
 fn a_script() {
     let Ok(way) = std::env::var(WAY) else { return };
     let outcome: Result<(), Box<dyn Error>> = script(async |host| body(host, &way).await);
@@ -125,6 +127,7 @@ fn a_script_is_interrupted_in_the_middle_of_a_call() {
         let (status, said) = script.end(cache.path());
         assert_eq!((status.code(), records(cache.path())), (Some(1), 0), "{signal:?}: {said}");
         assert!(said.contains(&format!("{:?}", PoolError::Interrupted)), "{said}");
+        assert_eq!(PoolError::Interrupted.code(), "interrupted");
     }
 }
 
