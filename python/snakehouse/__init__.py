@@ -43,7 +43,7 @@ This package needs nothing but the standard library.
 """
 
 from snakehouse._buffers import buffer, empty
-from snakehouse._context import deadline, incoming, remaining, session
+from snakehouse._context import deadline, incoming, remaining, session, trace
 from snakehouse._errors import (
     Cancelled,
     DeviceFault,
@@ -62,6 +62,7 @@ from snakehouse._marks import (
     sendable,
 )
 from snakehouse._tool import tool
+from snakehouse._trace import TraceContext
 from snakehouse._version import __version__
 
 __all__ = [
@@ -74,6 +75,7 @@ __all__ = [
     "Reference",
     "SnakehouseError",
     "ToolError",
+    "TraceContext",
     "Unsupported",
     "UnsupportedValue",
     "__version__",
@@ -86,4 +88,5 @@ __all__ = [
     "sendable",
     "session",
     "tool",
+    "trace",
 ]

@@ -119,6 +119,14 @@ def every_value_comes_back_equal(peer: Peer) -> None:
 
 
 @_case
+def a_place_in_a_trace_changes_nothing(peer: Peer) -> None:
+    _needs(peer, "echo")
+    stream = peer.start("echo", "traced", place=bytes(range(16)) + b"\xff" * 12)
+    expect(peer.answer(stream) == (KIND_LAST, "traced"), "a traced call was not answered properly")
+    _lives(peer)
+
+
+@_case
 def calls_sent_together_are_answered_once_each(peer: Peer) -> None:
     _needs(peer, "echo")
     opened = [peer.open("echo", number) for number in range(200)]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from snakehouse._async import AsyncIncoming
     from snakehouse._stream import Incoming
+    from snakehouse._trace import TraceContext
 
     class Items(Protocol):
         """For ``for`` in synchronous tools, for ``async for`` in async ones."""
@@ -28,17 +29,23 @@ _NEVER = 0xFFFFFFFFFFFFFFFF
 class Call:
     """One call: when it arrived, how long its caller waits from then on, its session or 0.
 
-    ``arrived`` is on the clock of ``time.monotonic()``.
+    ``arrived`` is on the clock of ``time.monotonic()``; ``place`` is the end of the open head,
+    which says where the call stands in its trace.
     """
 
-    __slots__ = ("arrived", "incoming", "micros", "session")
+    __slots__ = ("arrived", "incoming", "micros", "place", "session")
 
-    def __init__(self, arrived: float, micros: int, session: int) -> None:
+    def __init__(self, arrived: float, micros: int, session: int, place: bytes) -> None:
         self.arrived = arrived
         self.micros = micros
         self.session = session
+        self.place = place
         # Of a stream only: what the host sends.
         self.incoming: Incoming | AsyncIncoming | None = None
+
+    def where(self) -> bytes:
+        """Where the call stands in its trace."""
+        return self.place
 
 
 current: ContextVar[Call | None] = ContextVar("snakehouse_call", default=None)
@@ -64,6 +71,20 @@ def session() -> int | None:
     """The number of the session the call belongs to; ``None`` if it belongs to none."""
     call = current.get()
     return None if call is None else call.session or None
+
+
+def trace() -> TraceContext | None:
+    """Where the running code stands in a trace; ``None`` if the call is part of none.
+
+    ``str()`` of it is a W3C ``traceparent``, for requests that the tool makes. Outside of a call it
+    is ``None`` as well.
+    """
+    call = current.get()
+    if call is None:
+        return None
+    from snakehouse._trace import TraceContext
+
+    return TraceContext.read(call.where())
 
 
 def incoming() -> Items:

@@ -16,9 +16,13 @@ MAX_CHUNK = 1 << 20
 MAX_BODY = 256 << 20
 
 HEAD = struct.Struct("<IBI")
-# Tool, flags, deadline, session; the trace's 16 bytes behind them are not looked at.
+# Tool, flags, deadline, session; behind them is where the call stands in its trace.
 OPEN = struct.Struct("<HHQQ")
-OPEN_LENGTH = 36
+# Trace, parent span, trace flags, depth, two bytes of nothing: looked at only when asked for.
+TRACE = struct.Struct("<16s8sBB2x")
+TRACE_AT = OPEN.size
+OPEN_LENGTH = TRACE_AT + TRACE.size
+TRACE_SAMPLED = 1
 # The head of a frame and that of a call in one.
 OPENING = struct.Struct("<IBIHHQQ")
 MAX_PAYLOAD = MAX_CHUNK + OPEN_LENGTH

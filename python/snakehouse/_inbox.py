@@ -30,6 +30,7 @@ from snakehouse._frames import (
     MAX_PAYLOAD,
     OPEN,
     OPEN_LENGTH,
+    TRACE_AT,
     ProtocolError,
 )
 
@@ -55,6 +56,7 @@ class Request:
         "is_refused",
         "micros",
         "number",
+        "place",
         "session",
         "stream",
     )
@@ -66,6 +68,7 @@ class Request:
         arrived: float,
         micros: int,
         session: int,
+        place: bytes,
         channel: Channel | None,
     ) -> None:
         self.stream = stream
@@ -73,6 +76,7 @@ class Request:
         self.arrived = arrived
         self.micros = micros
         self.session = session
+        self.place = place
         self.channel = channel
         self.body = bytearray()
         self.is_refused = False
@@ -148,7 +152,8 @@ class Inbox:
         if flags & FLAG_STREAM:
             channel = self.channels[stream] = Channel(stream)
             self._newest = stream
-        request = Request(stream, number, arrived, micros, session, channel)
+        place = bytes(payload[TRACE_AT:OPEN_LENGTH])
+        request = Request(stream, number, arrived, micros, session, place, channel)
         self.partial[stream] = request
         self.waiting.add(stream)
         self._piece(request, payload[OPEN_LENGTH:], not flags & FLAG_MORE)

@@ -27,6 +27,7 @@ from snakehouse._frames import (
     MAX_PAYLOAD,
     OPEN_LENGTH,
     OPENING,
+    TRACE_AT,
     ProtocolError,
     frame,
     in_pieces,
@@ -57,8 +58,9 @@ _HOLD = 1e-3
 _LOST = 10e-3
 # An open frame that is not longer has a body that cannot be nested too deep.
 _SMALL = OPEN_LENGTH + MAX_DEPTH
-# Where in its frame a call's body begins.
+# Where in its frame a call's body begins, and what says where it stands in its trace.
 _BODY = HEAD.size + OPEN_LENGTH
+_PLACE = HEAD.size + TRACE_AT
 
 
 class Loop:
@@ -77,9 +79,9 @@ class Loop:
         self._plain = sum(tool.kind == FUNCTION for tool in tools)
         self._out: list[bytes] = []
         # What a plain call is told about itself; changed for each, and the same object for all.
-        self._current = Call(0.0, 0, 0)
-        self._base = copy_context()
         self._reader = Reader(control)
+        self._current = _PlainCall(self._reader)
+        self._base = copy_context()
         self._inbox = Inbox(doorbell.ask, self._out.append)
         self._seat = MainSeat(control, doorbell, self._pump, self._write)
         doorbell.is_arriving = self._inbox.waiting.__contains__
@@ -163,6 +165,7 @@ class Loop:
                     continue
                 running.micros = micros
                 running.session = session
+                running.at = at
                 is_decoded = False
                 try:
                     try:
@@ -429,6 +432,21 @@ class Loop:
         self._armed = 0.0
         self._out.clear()
         self._control.close()
+
+
+class _PlainCall(Call):
+    """The call that runs, in one frame at ``at`` of what was read."""
+
+    __slots__ = ("_reader", "at")
+
+    def __init__(self, reader: Reader) -> None:
+        super().__init__(0.0, 0, 0, b"")
+        self._reader = reader
+        self.at = 0
+
+    def where(self) -> bytes:
+        """See ``Call``: read only if somebody asks."""
+        return bytes(self._reader.view[self.at + _PLACE : self.at + _BODY])
 
 
 class _Served:

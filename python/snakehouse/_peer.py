@@ -127,6 +127,7 @@ class Peer:
         body: bytes | None = None,
         micros: int = NEVER,
         stream: bool = False,
+        place: bytes = bytes(28),
     ) -> tuple[int, list[bytes]]:
         """The next stream's number and the frames that open it."""
         self._stream += 1
@@ -135,7 +136,7 @@ class Peer:
         whole = _msgpack.encode(call) if body is None else body
         pieces = [whole[at : at + MAX_CHUNK] for at in range(0, max(len(whole), 1), MAX_CHUNK)]
         flags = (FLAG_MORE if len(pieces) > 1 else 0) | (FLAG_STREAM if stream else 0)
-        head = struct.pack("<HHQQ", number, flags, micros, 0) + bytes(16)
+        head = struct.pack("<HHQQ", number, flags, micros, 0) + place
         frames = [frame(KIND_OPEN, self._stream, head + pieces[0])]
         for at, piece in enumerate(pieces[1:], 2):
             kind = KIND_LAST if at == len(pieces) else KIND_DATA

@@ -78,7 +78,7 @@ def _run(
 ) -> Any:
     """The call's result: of its function, or of its generator after the last item."""
     channel = request.channel
-    call = Call(request.arrived, request.micros, request.session)
+    call = Call(request.arrived, request.micros, request.session, request.place)
     context = copy_context()
     context.run(current.set, call)
     if tool.kind in (GENERATOR, ASYNC_GENERATOR) and channel is None:

@@ -113,7 +113,7 @@ class TaskServer:
                 continue
             self._free -= 1
             work = _Work(self._loop)
-            call = Call(request.arrived, request.micros, request.session)
+            call = Call(request.arrived, request.micros, request.session, request.place)
             context = copy_context()
             context.run(current.set, call)
             task = self._loop.create_task(self._serve(request, work, call), context=context)

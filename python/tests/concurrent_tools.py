@@ -53,6 +53,12 @@ async def context(turns: int) -> tuple[float | None, int | None]:
 
 
 @snakehouse.tool
+async def where(padding: bytes = b"") -> tuple[str, int]:
+    await asyncio.sleep(0)
+    return str(snakehouse.trace()), len(padding)
+
+
+@snakehouse.tool
 async def doubled() -> AsyncIterator[Any]:
     async for value in snakehouse.incoming():
         yield value * 2

@@ -91,6 +91,7 @@ class Host:
         *args: Any,
         micros: int = _frames.NEVER,
         session: int = 0,
+        place: bytes = bytes(28),
         **kwargs: Any,
     ) -> tuple[int, bytes]:
         """The next stream id and the bytes of its call."""
@@ -98,7 +99,7 @@ class Host:
         number = self.number(tool) if isinstance(tool, str) else tool
         body = _msgpack.encode([list(args), kwargs])
         first, rest = body[: _frames.MAX_CHUNK], body[_frames.MAX_CHUNK :]
-        head = struct.pack("<HHQQ", number, 1 if rest else 0, micros, session) + bytes(16)
+        head = struct.pack("<HHQQ", number, 1 if rest else 0, micros, session) + place
         data = _frames.frame(_frames.KIND_OPEN, self._stream, head + first)
         while rest:
             piece, rest = rest[: _frames.MAX_CHUNK], rest[_frames.MAX_CHUNK :]

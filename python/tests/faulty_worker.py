@@ -21,7 +21,7 @@ from snakehouse import _msgpack
 
 HELLO, OPEN, DATA, LAST, ERROR, CANCEL, PING, PONG, GOAWAY = 1, 2, 3, 4, 5, 6, 8, 9, 10
 TOOLS = ["echo", "fail", "wait"]
-CAP = (1 << 20) + 36
+CAP = (1 << 20) + 48
 
 
 class Worker:
@@ -65,9 +65,9 @@ class Worker:
             if length > CAP:
                 sys.exit(76)
             payload = self.read(length)
-            if kind == OPEN and stream and length >= 36:
+            if kind == OPEN and stream and length >= 48:
                 tool, flags, micros = struct.unpack_from("<HHQ", payload)
-                self.bodies[stream] = (tool, micros, bytearray(payload[36:]))
+                self.bodies[stream] = (tool, micros, bytearray(payload[48:]))
                 if not flags & 1:
                     self.call(stream)
             elif kind in (DATA, LAST) and stream in self.bodies:

@@ -222,7 +222,7 @@ def test_an_unknown_tool_is_named(host: Host) -> None:
     "body", [b"\xc1", b"\x92\x90", b"\xc0", b"\x92\x90\x90", b"\x92\x90\x81\x01\x02"]
 )
 def test_a_malformed_body_fails_one_call(host: Host, body: bytes) -> None:
-    head = struct.pack("<HHQQ", host.number("echo"), 0, _frames.NEVER, 0) + bytes(16)
+    head = struct.pack("<HHQQ", host.number("echo"), 0, _frames.NEVER, 0) + bytes(28)
     host.send(_frames.frame(_frames.KIND_OPEN, 1000, head + body))
     stream, (kind, failure) = host.reply()
     assert (stream, kind) == (1000, _frames.KIND_ERROR)

@@ -338,7 +338,7 @@ def test_what_was_read_and_not_yet_handed_out_counts_as_a_call() -> None:
     inbox = Inbox(running.cancel, lambda _data: None)
     running.listen(inbox)
     assert running.is_idle()
-    head = memoryview(struct.pack("<HHQQ", 0, 0, _frames.NEVER, 0) + bytes(16))
+    head = memoryview(struct.pack("<HHQQ", 0, 0, _frames.NEVER, 0) + bytes(28))
     inbox.take(_frames.KIND_OPEN, 1, head, 0.0)
     inbox.take(_frames.KIND_GOAWAY, 0, memoryview(b""), 0.0)
     assert inbox.is_over

@@ -105,7 +105,7 @@ def test_the_loop_serves_or_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     body = _msgpack.encode(arguments)
     for number in range(4):
         for flags in (0, 1, 2, 3):
-            head = _frames.OPEN.pack(number, flags, _frames.NEVER, 0) + bytes(16)
+            head = _frames.OPEN.pack(number, flags, _frames.NEVER, 0) + bytes(28)
             seeds += [_frames.frame(_frames.KIND_OPEN, 1 + flags, head + body)] * 3
 
     # A loop is for the whole life of a process; these are for one conversation each.

@@ -46,6 +46,16 @@ def context() -> tuple[float | None, int | None]:
     return snakehouse.remaining(), snakehouse.session()
 
 
+@snakehouse.tool
+def where(padding: bytes = b"") -> tuple[str, int]:
+    return str(snakehouse.trace()), len(padding)
+
+
+@snakehouse.tool
+def where_of_a_stream() -> Iterator[str]:
+    yield str(snakehouse.trace())
+
+
 marked: ContextVar[Any] = ContextVar("marked")
 marked.set("imported")
 

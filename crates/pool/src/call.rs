@@ -7,7 +7,7 @@ use bytes::Bytes;
 use snakehouse_base::id::{Incarnation, WorkerId};
 use snakehouse_base::{Coded, Deadline, Kind};
 use snakehouse_wire::buffer::SharedBuffer;
-use snakehouse_wire::{ConvertError, Failure, Value, ValueError};
+use snakehouse_wire::{ConvertError, Failure, TraceContext, Value, ValueError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -74,8 +74,8 @@ impl From<Bytes> for Body {
 pub struct CallOptions {
     /// After this nobody wants the answer: queueing, transport and the tool's own time included.
     pub deadline: Deadline,
-    /// The trace the call belongs to; all zero is none.
-    pub trace: [u8; 16],
+    /// The trace that the call belongs to, and the span that it is a child of. Default: none.
+    pub trace: TraceContext,
     /// Whether running it twice does no harm. If its worker dies during the call, it is then given to
     /// another one, once. Default: no. Calls of sessions and streams are never repeated.
     pub idempotent: bool,
@@ -84,13 +84,20 @@ pub struct CallOptions {
 impl CallOptions {
     /// With this deadline.
     pub const fn until(deadline: Deadline) -> Self {
-        Self { deadline, trace: [0; 16], idempotent: false }
+        Self { deadline, trace: TraceContext::NONE, idempotent: false }
     }
 
     /// Says that running the call twice does no harm, or that it does.
     #[must_use]
     pub const fn idempotent(mut self, idempotent: bool) -> Self {
         self.idempotent = idempotent;
+        self
+    }
+
+    /// As a part of this trace.
+    #[must_use]
+    pub const fn traced(mut self, trace: TraceContext) -> Self {
+        self.trace = trace;
         self
     }
 

@@ -379,6 +379,7 @@ impl<'a> Connection<'a> {
             deadline_micros: call.options.deadline.to_wire(now.into_std()),
             session: call.session,
             trace: call.options.trace,
+            depth: 0,
             is_stream,
         };
         let body = call.body.bytes.clone();

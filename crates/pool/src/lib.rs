@@ -90,7 +90,8 @@ pub use session::Session;
 pub use snakehouse_wire::buffer::SharedBuffer;
 pub use snakehouse_wire::{
     Array, Arrow, ArrowKind, ConvertError, Date, DateTime, Element, Failure, Order, Reference,
-    Related, Shared, Time, TimeDelta, ToolInfo, Unsupported, UtcOffset, Value,
+    Related, Shared, Time, TimeDelta, ToolInfo, TraceContext, TraceparentError, Unsupported,
+    UtcOffset, Value,
 };
 pub use spec::{Mode, WorkerSpec};
 pub use stats::{Latency, Outcomes, PoolStats};

@@ -62,6 +62,7 @@ const FILES: &[(&str, &str)] = &[
     file!("_tasks.py"),
     file!("_threads.py"),
     file!("_tool.py"),
+    file!("_trace.py"),
     file!("_version.py"),
     file!("_zygote.py"),
     file!("conformance.py"),

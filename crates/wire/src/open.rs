@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use crate::frame::{FrameError, FrameKind};
+use crate::trace::TraceContext;
 
 /// What stands between the frame head and the body of an [`Open`](FrameKind::Open) frame.
 ///
@@ -16,6 +17,10 @@ use crate::frame::{FrameError, FrameKind};
 /// | 4 | 8 | deadline: microseconds remaining at send, u64 little-endian, all ones = never |
 /// | 12 | 8 | session, u64 little-endian, 0 = none |
 /// | 20 | 16 | trace id, 0 = none |
+/// | 36 | 8 | parent span id, in the order of `traceparent`, 0 = none |
+/// | 44 | 1 | trace flags: bit 0 sampled; others are 0 and not looked at |
+/// | 45 | 1 | depth: through how many callbacks the call came |
+/// | 46 | 2 | 0, not looked at |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenHead {
     /// The tool's number from the hello.
@@ -24,15 +29,17 @@ pub struct OpenHead {
     pub deadline_micros: u64,
     /// The session the call belongs to; 0 is none.
     pub session: u64,
-    /// The trace the call belongs to; all zero is none.
-    pub trace: [u8; 16],
+    /// The trace that the call belongs to, and the span that it is a child of.
+    pub trace: TraceContext,
+    /// Through how many callbacks it came: 0 for a call that no tool asked for.
+    pub depth: u8,
     /// Whether items may travel before the call's result, both ways.
     pub is_stream: bool,
 }
 
 impl OpenHead {
     /// Bytes of the head.
-    pub const LEN: usize = 36;
+    pub const LEN: usize = 48;
     /// Flag bit 0: the body goes on in data frames and ends with a last frame. Without it the
     /// open frame has the whole body.
     pub const MORE: u16 = 1;
@@ -42,7 +49,14 @@ impl OpenHead {
 
     /// A head of a plain call without deadline, session and trace.
     pub const fn new(tool: u16) -> Self {
-        Self { tool, deadline_micros: u64::MAX, session: 0, trace: [0; 16], is_stream: false }
+        Self {
+            tool,
+            deadline_micros: u64::MAX,
+            session: 0,
+            trace: TraceContext::NONE,
+            depth: 0,
+            is_stream: false,
+        }
     }
 
     pub(crate) fn encode(&self, more: bool) -> [u8; Self::LEN] {
@@ -53,19 +67,32 @@ impl OpenHead {
         out[2..4].copy_from_slice(&flags.to_le_bytes());
         out[4..12].copy_from_slice(&self.deadline_micros.to_le_bytes());
         out[12..20].copy_from_slice(&self.session.to_le_bytes());
-        out[20..36].copy_from_slice(&self.trace);
+        out[20..36].copy_from_slice(&self.trace.trace);
+        out[36..44].copy_from_slice(&self.trace.span.to_be_bytes());
+        out[44] = self.trace.flags();
+        out[45] = self.depth;
         out
     }
 
     /// Reads the head off the front of `payload`; says also whether more of the body follows.
     pub(crate) fn decode(payload: &mut Bytes) -> Result<(Self, bool), FrameError> {
         let bad = FrameError::BadPayload { kind: FrameKind::Open, len: payload.len() };
-        let (Some(fixed), Some(deadline), Some(session), Some(trace)) = (
+        let (
+            Some(fixed),
+            Some(deadline),
+            Some(session),
+            Some(trace),
+            Some(span),
+            Some(&[flag, depth, _, _]),
+        ) = (
             payload.first_chunk::<4>().copied(),
             payload.get(4..12).and_then(|b| b.try_into().ok()),
             payload.get(12..20).and_then(|b| b.try_into().ok()),
             payload.get(20..36).and_then(|b| b.try_into().ok()),
-        ) else {
+            payload.get(36..44).and_then(|b| b.try_into().ok()),
+            payload.get(44..48),
+        )
+        else {
             return Err(bad);
         };
         let [a, b, c, d] = fixed;
@@ -77,7 +104,8 @@ impl OpenHead {
             tool: u16::from_le_bytes([a, b]),
             deadline_micros: u64::from_le_bytes(deadline),
             session: u64::from_le_bytes(session),
-            trace,
+            trace: TraceContext::from_wire(trace, span, flag),
+            depth,
             is_stream: flags & Self::STREAM != 0,
         };
         let _ = payload.split_to(Self::LEN);

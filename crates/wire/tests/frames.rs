@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use snakehouse_base::{Coded, Kind};
 use snakehouse_wire::{
     Assembler, Failure, Frame, FrameError, FrameKind, HEAD_LEN, Hello, HelloError, MAX_CHUNK,
-    MAX_PAYLOAD, Message, OpenHead, Related, ToolInfo, ToolKind, TraceFrame, Value,
+    MAX_PAYLOAD, Message, OpenHead, Related, ToolInfo, ToolKind, TraceContext, TraceFrame, Value,
 };
 
 fn body() -> impl Strategy<Value = Bytes> {
@@ -24,12 +24,15 @@ fn body() -> impl Strategy<Value = Bytes> {
 }
 
 fn open_head() -> impl Strategy<Value = OpenHead> {
-    (any::<u16>(), any::<u64>(), any::<u64>(), any::<[u8; 16]>()).prop_map(
-        |(tool, deadline_micros, session, trace)| OpenHead {
+    let trace = (any::<[u8; 16]>(), any::<u64>(), any::<bool>())
+        .prop_map(|(trace, span, sampled)| TraceContext { trace, span, sampled });
+    (any::<u16>(), any::<u64>(), any::<u64>(), trace, any::<u8>()).prop_map(
+        |(tool, deadline_micros, session, trace, depth)| OpenHead {
             tool,
             deadline_micros,
             session,
             trace,
+            depth,
             is_stream: tool % 2 == 1,
         },
     )

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use serde_json::Value as Json;
 use snakehouse_wire::{
     Array, Arrow, ArrowKind, Assembler, Date, DateTime, Frame, Message, OpenHead, Order, Time,
-    TimeDelta, UtcOffset, Value,
+    TimeDelta, TraceContext, UtcOffset, Value,
 };
 
 fn vectors(section: &str) -> Vec<Json> {
@@ -143,7 +143,12 @@ fn frames_have_exactly_these_bytes() {
             tool: u16::try_from(vector["tool"].as_u64().unwrap()).unwrap(),
             deadline_micros: number("deadline_micros"),
             session: number("session"),
-            trace: hex(&vector["trace"])[..].try_into().unwrap(),
+            trace: TraceContext {
+                trace: hex(&vector["trace"])[..].try_into().unwrap(),
+                span: u64::from_be_bytes(hex(&vector["span"])[..].try_into().unwrap()),
+                sampled: vector["sampled"].as_bool().unwrap(),
+            },
+            depth: vector["depth"].as_u64().unwrap().try_into().unwrap(),
             is_stream: flags & OpenHead::STREAM != 0,
         };
         let more = flags & OpenHead::MORE != 0;

@@ -4,7 +4,7 @@ use snakehouse_base::id::WorkerId;
 use snakehouse_base::{Coded, Kind};
 use snakehouse_pool::{Args, CallError, OutputStream, PoolConfig, Value};
 
-use crate::support::{Rig, call, run, wait_until, workers};
+use crate::support::{Rig, call, run, soon, wait_until, workers};
 
 #[test]
 fn a_tool_is_called_and_everything_ends() {
@@ -158,6 +158,21 @@ fn stopping_ends_what_waits_and_what_runs() {
         assert_eq!(waiting.await.unwrap(), Err(CallError::Stopped));
         assert_eq!(running.await.unwrap().unwrap_err().code(), "worker_died");
         assert_eq!(call(&pool, "echo", Args::none()).await, Err(CallError::Stopped));
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_call_carries_its_place_in_a_trace() {
+    run(async {
+        let rig = Rig::new().await;
+        let pool = rig.pool(workers(1)).await;
+        let header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+        let traced = soon().traced(header.parse().unwrap());
+        let told = pool.call("where", Args::none(), traced).await.unwrap();
+        assert_eq!(told.as_str(), Some(header));
+        let told = call(&pool, "where", Args::none()).await.unwrap();
+        assert_eq!(told.as_str(), Some("None"));
         rig.end().await;
     });
 }

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from snakehouse import DeviceFault, tool
+from snakehouse import DeviceFault, tool, trace
 
 state = {"count": 0}
 held = []
@@ -127,6 +127,12 @@ def append_and_wait(path, text, gate):
     while not os.path.getsize(gate):
         time.sleep(0.001)
     return text
+
+
+@tool
+def where():
+    """Where the call stands in a trace."""
+    return str(trace())
 
 
 @tool

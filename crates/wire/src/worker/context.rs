@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use snakehouse_base::Deadline;
 
 use super::cancel::Cancels;
+use crate::trace::TraceContext;
 
 /// The call's deadline, session and trace, and whether it is still wanted.
 #[derive(Clone, Debug)]
@@ -12,7 +13,7 @@ pub struct CallContext {
     pub(super) stream: u32,
     pub(super) deadline: Deadline,
     pub(super) session: u64,
-    pub(super) trace: [u8; 16],
+    pub(super) trace: TraceContext,
     pub(super) cancels: Arc<Mutex<Cancels>>,
 }
 
@@ -32,8 +33,8 @@ impl CallContext {
         (self.session != 0).then_some(self.session)
     }
 
-    /// The trace that the call belongs to; all zero is none.
-    pub fn trace(&self) -> [u8; 16] {
+    /// The trace that the call belongs to, and the host's span of the call.
+    pub fn trace(&self) -> TraceContext {
         self.trace
     }
 
