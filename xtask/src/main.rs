@@ -4,7 +4,7 @@
 //! `crates/README.md`. `cargo xtask audit` does that too, looks for what no lint can see, and sees to
 //! it that the lints are on. `cargo xtask planted`
 //! breaks the foundation on purpose and requires its tests to notice. `cargo xtask soak` runs checks
-//! at their long size. Each prints one line per finding and exits with 1 if there is one.
+//! at their long size. `cargo xtask steps` takes the steps of the README as a newcomer does. Each prints one line per finding and exits with 1 if there is one.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
 mod audit;
@@ -15,6 +15,7 @@ mod planted;
 mod rules;
 mod soak;
 mod source;
+mod steps;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -34,7 +35,8 @@ fn main() -> ExitCode {
         "audit" => audit::check(root),
         "planted" => planted::check(root),
         "soak" => soak::run(root, &arguments[1..]),
-        _ => Err("usage: cargo xtask <edges|audit|planted|soak>".to_owned()),
+        "steps" => steps::check(root),
+        _ => Err("usage: cargo xtask <edges|audit|planted|soak|steps>".to_owned()),
     };
     match outcome {
         Ok(findings) if findings.is_empty() => {
