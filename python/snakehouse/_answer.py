@@ -17,6 +17,10 @@ class NotAStream(Exception):
     """A generator was called as if it gave one result."""
 
 
+class Recalled(Exception):
+    """The host took a call back before it ran."""
+
+
 class BadItem(Exception):
     """An item of a stream cannot travel."""
 
@@ -45,6 +49,11 @@ def too_large(limit: int) -> bytes:
 def given_up() -> bytes:
     """A call that was cancelled before it ran."""
     return refused("cancelled", "cancelled", "the caller gave up")
+
+
+def recalled() -> bytes:
+    """A call that the host took back before it ran."""
+    return not_decoded(Recalled())
 
 
 def failed(tool: Tool, error: BaseException) -> bytes:
@@ -96,6 +105,8 @@ def not_decoded(error: BaseException) -> bytes:
 def _not_decoded(error: BaseException) -> dict[str, Any]:
     if isinstance(error, Cancelled):
         content = _failure.from_exception(error, skip=_own_frames(error.__traceback__)[0])
+    elif isinstance(error, Recalled):
+        content = _failure.failure("cancelled", "recalled", "the host took the call back")
     elif isinstance(error, (MalformedValue, TypeError, ValueError)):
         content = _failure.failure("invalid_input", "malformed_value", str(error))
     else:

@@ -228,6 +228,22 @@ def a_waiting_call_can_be_cancelled(peer: Peer) -> None:
 
 
 @_case
+def a_call_that_is_taken_back_does_not_run(peer: Peer) -> None:
+    _needs(peer, "echo", capability="recall")
+    peer.recall(2)
+    expect(peer.value("echo", 1) == 1, "a call before it does not run")
+    for number in (2, 3):
+        stream, frames = peer.open("echo", number)
+        expect(stream == number, "calls are numbered otherwise than this case thinks")
+        peer.send(b"".join(frames))
+        failure = peer.failure(stream)
+        told = (failure["kind"], failure["code"])
+        expect(told == ("cancelled", "recalled"), f"call {number} was answered with {told}")
+    peer.recall(0)
+    expect(peer.value("echo", 4) == 4, "a call after it does not run")
+
+
+@_case
 def a_running_call_can_be_cancelled(peer: Peer) -> None:
     _needs(peer, "wait", "echo", capability="cancel")
     stream = peer.start("wait")

@@ -5,6 +5,9 @@ the call's number there and rings: SIGURG. The handler runs in the main thread, 
 that runs the tool, and raises ``Cancelled`` in it. A call that is not cancelled pays for two
 accesses to memory.
 
+The host also says there which calls it takes back. A call looks after it has said that it has
+begun, and the host looks at what has begun after it has said so: one of the two sees the other.
+
 Nothing but the tool may be hit. ``running`` names the call while its tool runs and is 0 otherwise;
 the handler raises only if it finds that number, and clears it first, so it raises once. Cancels for
 calls that have not begun are remembered; for calls that are over they are ignored.
@@ -28,7 +31,7 @@ _VERSION = 1
 _MASK = 0xFFFFFFFF
 _SLOTS = 256
 # Positions as 32-bit words.
-_WORD_VERSION, WORD_STARTED, _WORD_CANCELS, _WORD_RING = 1, 16, 32, 48
+_WORD_VERSION, WORD_STARTED, _WORD_CANCELS, WORD_RECALL, _WORD_RING = 1, 16, 32, 33, 48
 _MAX_WANTED = 4096
 
 
@@ -96,6 +99,11 @@ class Doorbell:
         is_over = is_over and not self.is_arriving(stream)
         if not is_over and len(self.wanted) < _MAX_WANTED:
             self.wanted.add(stream)
+
+    def is_recalled(self, stream: int) -> bool:
+        """Whether the host has taken a call back that was just published as started."""
+        first = self.words[WORD_RECALL]
+        return first != 0 and (stream - first) & _MASK < 0x80000000
 
     def _ring(self, _signal: int, _frame: FrameType | None) -> None:
         if not self.is_muffled:

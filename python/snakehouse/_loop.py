@@ -17,7 +17,7 @@ from time import monotonic
 
 from snakehouse import _answer
 from snakehouse._context import Call, current
-from snakehouse._doorbell import WORD_STARTED, Doorbell
+from snakehouse._doorbell import WORD_RECALL, WORD_STARTED, Doorbell
 from snakehouse._errors import Cancelled, MalformedValue
 from snakehouse._frames import (
     HEAD,
@@ -172,6 +172,8 @@ class Loop:
                         # From here on it may be interrupted, and the host sees that it has begun.
                         doorbell.running = stream
                         words[WORD_STARTED] = stream
+                        if words[WORD_RECALL] and doorbell.is_recalled(stream):
+                            raise _answer.Recalled
                         if wanted and stream in wanted:
                             wanted.discard(stream)
                             raise Cancelled
@@ -281,7 +283,10 @@ class Loop:
         seat.begin(request.stream)
         self._inbox.waiting.discard(request.stream)
         try:
-            kind, payload = perform(seat, request, tool, self._codec)
+            if self._doorbell.is_recalled(request.stream):
+                kind, payload = KIND_ERROR, _answer.recalled()
+            else:
+                kind, payload = perform(seat, request, tool, self._codec)
         except SystemExit:
             self._end_by_exit()
             raise

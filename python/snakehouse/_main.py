@@ -197,7 +197,7 @@ def _said(
         "runtime": f"{sys.implementation.name} {version}",
         "pid": os.getpid(),
         "codec": codec,
-        "capabilities": ["cancel", "started", "streams"] if has_page else ["streams"],
+        "capabilities": ["cancel", "recall", "started", "streams"] if has_page else ["streams"],
         "capacity": mode.capacity,
         "tools": tools,
         "failure": failure,

@@ -44,7 +44,7 @@ START_CREDIT = 64
 CREDIT_STEP = 16 * 1024
 
 _PAGE = 4096
-_STARTED, _CANCELS, _RING, _SLOTS = 64, 128, 192, 256
+_STARTED, _CANCELS, _RECALL, _RING, _SLOTS = 64, 128, 132, 192, 256
 # A signal that lands just before a system call blocks is noticed only after it: ring again.
 _RING_AGAIN = 0.02
 
@@ -184,6 +184,10 @@ class Peer:
             self.process.send_signal(signal.SIGURG)
             self._rings = True
         self.send(frame(KIND_CANCEL, stream, b""))
+
+    def recall(self, stream: int) -> None:
+        """Take back what has not started, from this call on; 0 is nothing."""
+        struct.pack_into("<I", self._page, _RECALL, stream)
 
     def started(self) -> int:
         """The call that the worker says it started last."""

@@ -108,6 +108,8 @@ class TaskServer:
             request = self._inbox.ready.popleft()
             self._doorbell.words[WORD_STARTED] = request.stream
             content = unready(request, len(self._tools))
+            if content is None and self._doorbell.is_recalled(request.stream):
+                content = _answer.recalled()
             if content is not None:
                 self._answer(request, KIND_ERROR, content)
                 continue

@@ -19,7 +19,7 @@ from contextvars import copy_context
 from queue import SimpleQueue
 from time import monotonic, sleep
 
-from snakehouse import _buffers, _codec
+from snakehouse import _answer, _buffers, _codec
 from snakehouse._doorbell import WORD_STARTED
 from snakehouse._errors import Cancelled
 from snakehouse._frames import KIND_ERROR, ProtocolError, in_pieces
@@ -239,6 +239,8 @@ class ThreadSeat:
         while True:
             request = server.next(self)
             content = unready(request, len(server.tools))
+            if content is None and server.doorbell.is_recalled(request.stream):
+                content = _answer.recalled()
             try:
                 if content is None:
                     tool = server.tools[request.number]

@@ -23,7 +23,7 @@ def test_hello_says_who_it_is(host: Host) -> None:
     assert hello["language"] == "python"
     assert hello["pid"] == host.process.pid
     assert hello["codec"] in ("msgpack", "python")
-    assert hello["capabilities"] == ["cancel", "started", "streams"]
+    assert hello["capabilities"] == ["cancel", "recall", "started", "streams"]
     assert hello["failure"] is None
     plus = next(t for t in hello["tools"] if t["name"] == "plus")
     assert plus["signature"] == "(a: 'int', b: 'int' = 1) -> 'int'"

@@ -3,8 +3,9 @@
 //! Owns the process and the calls that were sent to it. It ends with the worker's death, by which
 //! time every call it had is finished or handed back. Garbage from the worker is a reason to kill
 //! it. The parts: `sent` has the calls by number, `cancels` decides about cancelled ones, `input` and
-//! `output` have the bytes, `buffers` the large ones, `answers` does what the worker says, `end` sees to its death. Tested with
-//! real workers in `tests/it`.
+//! `output` have the bytes, `buffers` the large ones, `answers` does what the worker says, `recall`
+//! takes calls back from a busy worker, `end` sees to its death. Tested with real workers in
+//! `tests/it`.
 
 mod answers;
 mod buffers;
@@ -12,6 +13,7 @@ mod cancels;
 mod end;
 mod input;
 mod output;
+mod recall;
 mod sent;
 
 use std::future::poll_fn;
@@ -36,7 +38,8 @@ use buffers::Buffers;
 use cancels::Cancels;
 use input::Input;
 use output::Output;
-use sent::{SentCalls, is_started};
+use recall::Recall;
+use sent::SentCalls;
 
 /// How often calls that cannot be sent are answered and more are taken before everything else has its
 /// turn.
@@ -52,6 +55,7 @@ pub(crate) struct Connection<'a> {
     stop_grace: Duration,
     can_cancel: bool,
     tells_started: bool,
+    can_recall: bool,
     can_stream: bool,
     /// Calls that the worker runs at once.
     capacity: u32,
@@ -60,6 +64,7 @@ pub(crate) struct Connection<'a> {
     buffers: Buffers,
     sent: SentCalls,
     cancels: Cancels,
+    recall: Recall,
     /// The streams among the calls.
     flows: Vec<(u32, Arc<Flow>)>,
     /// Rung by their callers.
@@ -103,12 +108,14 @@ impl<'a> Connection<'a> {
             stop_grace: shared.config.stop_grace,
             can_cancel: false,
             tells_started: false,
+            can_recall: false,
             can_stream: false,
             capacity: 1,
             input: Input::new(),
             output: Output::default(),
             sent: SentCalls::default(),
             cancels: Cancels::default(),
+            recall: Recall::default(),
             flows: Vec::new(),
             flow_bell: Arc::default(),
             calls: Vec::new(),
@@ -135,6 +142,7 @@ impl<'a> Connection<'a> {
                 None => {
                     self.can_cancel = hello.can(Hello::CANCEL);
                     self.tells_started = hello.can(Hello::STARTED);
+                    self.can_recall = self.tells_started && hello.can(Hello::RECALL);
                     self.can_stream = hello.can(Hello::STREAMS);
                     self.capacity = hello.capacity;
                     return Ok(hello);
@@ -240,6 +248,9 @@ impl<'a> Connection<'a> {
                 self.on_time(now, stop_by);
             }
             self.exchange();
+            if self.recall.goes_on() {
+                self.go_on_recalling();
+            }
             self.fetch();
         }
         self.read_last_words().await;
@@ -270,7 +281,8 @@ impl<'a> Connection<'a> {
     /// When there is something to do even if nobody comes.
     fn wake(&self, stop_by: Option<Instant>) -> Option<Instant> {
         let deadline = self.sent.next_deadline().map(|(at, _)| at);
-        self.cancels.wake().into_iter().chain(deadline).chain(stop_by).min()
+        let times = [self.cancels.wake(), self.recall.wake(), deadline, stop_by];
+        times.into_iter().flatten().min()
     }
 
     fn on_time(&mut self, now: Instant, stop_by: Option<Instant>) {
@@ -280,13 +292,16 @@ impl<'a> Connection<'a> {
         while let Some((_, stream)) = self.sent.next_deadline().filter(|(at, _)| *at <= now) {
             self.end_stream(stream, CallError::Deadline { at: Where::Worker }, now);
         }
+        self.look_for_stuck(now);
         let runs = runs(self.tells_started, self.capacity, &self.process, &self.sent);
         if self.cancels.ring(now, &runs)
             && let Err(error) = self.process.pidfd.ring()
         {
             tracing::warn!(worker = %worker_id(self.place), %error, "doorbell not rung again");
         }
-        if self.cancels.is_ignored(now, self.cancel_grace, &runs) {
+        let is_ignored = self.cancels.is_ignored(now, self.cancel_grace, &runs);
+        drop(runs);
+        if is_ignored {
             self.kill_for(KillReason::CancelIgnored);
         }
     }
@@ -316,8 +331,11 @@ impl<'a> Connection<'a> {
         if !calls.is_empty() && self.sent.is_empty() {
             self.busy_since = now;
         }
-        for call in calls.drain(..) {
-            self.send(call, now);
+        if !calls.is_empty() {
+            for call in calls.drain(..) {
+                self.send(call, now);
+            }
+            self.watch_sent();
         }
         self.calls = calls;
         for ticket in cancels {
@@ -439,14 +457,14 @@ fn runs(
     capacity: u32,
     process: &Process,
     sent: &SentCalls,
-) -> impl Fn(u32) -> bool + use<> {
+) -> impl Fn(u32) -> bool {
     let last = match tells_started {
         true => process.page.started().ok(),
         false => sent.oldest(),
     };
     move |stream| match last {
         Some(last) if capacity == 1 => last == stream,
-        Some(last) if tells_started => is_started(stream, last),
+        Some(last) if tells_started => sent.get(stream).is_some_and(|s| sent.is_started(s, last)),
         Some(_) => true,
         None => false,
     }

@@ -26,6 +26,9 @@ pub struct PoolCounters {
     pub late_items: u64,
     /// Calls that were given out again because their worker died before it began them.
     pub given_back: u64,
+    /// Times that a call was taken back from a worker that was busy with a long one, before it began,
+    /// because another worker had room.
+    pub recalled: u64,
     /// Incarnations that were begun.
     pub starts: u64,
     /// Incarnations that said hello.

@@ -9,7 +9,8 @@
 //! reference under random events in `dispatcher/model.rs`.
 //!
 //! Here is what callers do; `choice` is the order of calls, `lifecycle` what becomes of workers,
-//! `ledger` where each call is, `seat` one worker's place.
+//! `recall` what is taken back from a busy worker, `ledger` where each call is, `seat` one worker's
+//! place.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,7 @@ mod lifecycle;
 mod lives;
 #[cfg(test)]
 mod model;
+mod recall;
 #[cfg(test)]
 mod rig;
 mod seat;
@@ -86,6 +88,8 @@ pub(crate) struct Dispatcher {
 pub(crate) struct After {
     /// Connections to wake, by the place of their worker.
     pub(crate) ring: Vec<usize>,
+    /// Calls for nobody: letting go of their bodies takes time.
+    pub(crate) over: Vec<Call>,
     /// Calls to finish.
     pub(crate) fail: Vec<(Call, CallError)>,
     /// Incarnations to tell that they should end.
@@ -186,18 +190,17 @@ impl Dispatcher {
                 after.ring(place);
                 return Where::Worker;
             }
-            Some(At::Waiting) => {
-                self.ledger.remove(ticket, &mut self.waiting);
-            }
+            Some(At::Waiting) => after.over.extend(self.ledger.remove(ticket, &mut self.waiting)),
             Some(At::Pinned(place)) => {
                 self.pinned -= 1;
-                self.ledger.remove(ticket, &mut self.seats[place].pinned);
+                let pinned = &mut self.seats[place].pinned;
+                after.over.extend(self.ledger.remove(ticket, pinned));
                 self.rest(place, now, after);
             }
             Some(At::Outbox(place)) => {
                 let seat = &mut self.seats[place];
                 seat.streams -= usize::from(self.ledger.is_stream(ticket));
-                self.ledger.remove(ticket, &mut seat.outbox);
+                after.over.extend(self.ledger.remove(ticket, &mut seat.outbox));
                 self.rest(place, now, after);
             }
         }

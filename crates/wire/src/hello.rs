@@ -148,6 +148,8 @@ impl Coded for HelloError {
 impl Hello {
     /// Capability: a cancel reaches a call that is running (Python: the doorbell).
     pub const CANCEL: &'static str = "cancel";
+    /// Capability: the worker does not start what the shared page says is taken back.
+    pub const RECALL: &'static str = "recall";
     /// Capability: the worker publishes what it started in the shared page.
     pub const STARTED: &'static str = "started";
     /// Capability: calls can be opened as streams.

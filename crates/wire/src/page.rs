@@ -1,8 +1,9 @@
 //! The page that host and worker share beside the socket.
 //!
 //! A 4 KiB memfd which the host makes, keeps, and passes to the worker (descriptor number in
-//! `SNAKEHOUSE_PAGE_FD`). It answers two questions for which a socket is too late: *which calls had
-//! the worker started when it died*, and *which call does the host want cancelled right now*.
+//! `SNAKEHOUSE_PAGE_FD`). It answers three questions for which a socket is too late: *which calls had
+//! the worker started when it died*, *which call does the host want cancelled right now*, and *which
+//! calls shall it not start any more*.
 //! A write costs the worker some tens of nanoseconds, and the page outlives it.
 //!
 //! All fields are u32, little-endian and aligned, so a write is never seen by halves:
@@ -13,6 +14,7 @@
 //! | 4 | host | layout version, 1 |
 //! | 64 | worker | `started`: the call started last, 0 before the first |
 //! | 128 | host | `cancels`: how many cancels were ever asked for, wrapping |
+//! | 132 | host | `recall`: the first of the calls that are taken back, 0 if none are |
 //! | 192 + 4·(i mod 256) | host | stream id of the i-th cancel, i counting from 0 |
 //!
 //! **Started.** A worker starts calls in the order in which their bodies became complete, and
@@ -28,6 +30,15 @@
 //! A signal that lands between an interpreter's last look and the moment its system call blocks is
 //! noticed only when the call returns. So a host rings until the call is answered (say after 2, 4,
 //! 8, ... ms, within the grace); further rings for the same id change nothing.
+//!
+//! **Recall.** The host writes the number of a call: it and all later ones are taken back, unless
+//! they have started. A worker looks there for each call after it has written `started` for it, and
+//! answers a call that was taken back with an error of kind `cancelled` and code `recalled` instead of
+//! running it. The host reads `started` a millisecond after it wrote `recall`: what is later than
+//! that will not run, and can be given to another worker at once. One of the two always sees the
+//! other's word: no processor keeps a write to itself for a thousandth of that time. A call that
+//! started in between is the worker's, and its answer says which way that went. When all of them are
+//! answered the host writes 0, and only then sends new ones.
 //!
 //! Rust reads and writes it with positional I/O, so no mapping and no `unsafe` is needed.
 
@@ -49,6 +60,7 @@ const MAGIC: [u8; 4] = *b"SNKP";
 const VERSION: u32 = 1;
 const STARTED: u64 = 64;
 const CANCELS: u64 = 128;
+const RECALL: u64 = 132;
 const RING: u64 = 192;
 
 /// The host's end of the page.
@@ -91,6 +103,15 @@ impl HostPage {
         write(&self.file, CANCELS, next)?;
         *count = next;
         Ok(())
+    }
+
+    /// Takes back the call `first` and all later ones, as far as they have not started; 0 takes back
+    /// none.
+    ///
+    /// # Errors
+    /// Whatever the kernel says to the write.
+    pub fn recall(&self, first: u32) -> io::Result<()> {
+        write(&self.file, RECALL, first)
     }
 }
 
@@ -146,6 +167,16 @@ impl WorkerPage {
         write(&self.file, STARTED, stream)
     }
 
+    /// Whether the host has taken this call back. Asked after [`start`](Self::start), and before
+    /// anything of it runs.
+    ///
+    /// # Errors
+    /// Whatever the kernel says to the read.
+    pub fn is_recalled(&self, stream: u32) -> io::Result<bool> {
+        let first = read(&self.file, RECALL)?;
+        Ok(first != 0 && stream.wrapping_sub(first) < 1 << 31)
+    }
+
     /// The cancels asked for since the last look. Those that fell off the ring are not among them.
     ///
     /// # Errors
@@ -191,6 +222,19 @@ mod tests {
         worker.start(7).unwrap();
         drop(worker);
         assert_eq!(host.started().unwrap(), 7);
+    }
+
+    #[test]
+    fn what_is_taken_back_is_everything_from_one_call_on() {
+        let (host, worker) = pair();
+        assert!(!worker.is_recalled(7).unwrap());
+        host.recall(7).unwrap();
+        let recalled = |stream| worker.is_recalled(stream).unwrap();
+        assert_eq!([6, 7, 8].map(recalled), [false, true, true]);
+        host.recall(u32::MAX).unwrap();
+        assert_eq!([u32::MAX - 1, u32::MAX, 1].map(recalled), [false, true, true], "they go round");
+        host.recall(0).unwrap();
+        assert!(!recalled(7));
     }
 
     #[test]

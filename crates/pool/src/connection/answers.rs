@@ -64,7 +64,11 @@ impl Connection<'_> {
                 Ok(())
             }
             Message::Error { stream, body } => {
-                self.finish(stream, |call| call.failed(Failure::decode(&body))).map(drop)
+                let failure = Failure::decode(&body);
+                if self.was_recalled(stream, &failure) {
+                    return Ok(());
+                }
+                self.finish(stream, |call| call.failed(failure)).map(drop)
             }
             Message::Item { stream, body } if is_lent(&body) => {
                 Err(format!("a lent item on stream {stream}: credits would not bound it"))

@@ -10,7 +10,6 @@ use crate::death::{Death, KillReason};
 use crate::dispatcher::worker_id;
 
 use super::Connection;
-use super::sent::is_started;
 
 /// The exit status comes a fraction of a millisecond after the death; nobody waits longer for it.
 const STATUS_WITHIN: Duration = Duration::from_millis(100);
@@ -40,14 +39,13 @@ impl Connection<'_> {
         let worker = worker_id(self.place);
         let started = self.process.page.started().ok().filter(|_| self.tells_started);
         let mut settled = Settled::default();
-        let sent = self.sent.take_all();
-        let ran_one =
-            sent.iter().any(|sent| started.is_none_or(|last| is_started(sent.stream, last)));
-        for sent in sent {
+        let (sent, mut ran_one) = (self.sent.take_all(started), false);
+        for (sent, has_started) in sent {
+            ran_one |= has_started;
             let Some(call) = sent.call else { continue };
             let cause = death.clone();
             match started {
-                Some(last) if !is_started(sent.stream, last) => settled.unstarted.push(call),
+                Some(_) if !has_started => settled.unstarted.push(call),
                 Some(_) => settled.failed.push((
                     call,
                     CallError::WorkerDied { worker, incarnation, started: true, cause },

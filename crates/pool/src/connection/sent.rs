@@ -12,6 +12,9 @@ use tokio::time::Instant;
 use crate::call::Call;
 use crate::dispatcher::Ticket;
 
+/// A worker never has more calls that wait for their start; see the protocol.
+const MAX_UNSTARTED: u64 = 4096;
+
 /// A call that was sent.
 #[derive(Debug)]
 pub(super) struct Sent {
@@ -105,19 +108,64 @@ impl SentCalls {
         self.calls.values().min_by_key(|sent| sent.order).map(|sent| sent.stream)
     }
 
-    /// All of them, in the order in which they were sent.
-    pub(super) fn take_all(&mut self) -> Vec<Sent> {
-        self.deadlines.clear();
-        let mut all: Vec<_> = self.calls.drain().map(|(_, sent)| sent).collect();
-        all.sort_unstable_by_key(|sent| sent.order);
-        all
+    pub(super) fn len(&self) -> usize {
+        self.calls.len()
     }
-}
 
-/// Whether a call was started when `last` was the one started last. Numbers go round after
-/// `u32::MAX`, and far fewer than half of them are in use at once.
-pub(super) fn is_started(stream: u32, last: u32) -> bool {
-    last != 0 && last.wrapping_sub(stream) < u32::MAX / 2
+    /// All of them, in the order in which they were sent, and whether they had started when `last`
+    /// was the one started last; `None` is not known, and counts as yes.
+    pub(super) fn take_all(&mut self, last: Option<u32>) -> Vec<(Sent, bool)> {
+        self.deadlines.clear();
+        let calls = std::mem::take(&mut self.calls).into_values();
+        let started = |sent: &Sent| last.is_none_or(|last| self.is_started(sent, last));
+        let mut all: Vec<_> = calls.map(|sent| (started(&sent), sent)).collect();
+        all.sort_unstable_by_key(|(_, sent)| sent.order);
+        all.into_iter().map(|(started, sent)| (sent, started)).collect()
+    }
+
+    /// Whether a call was started when `last` was the one started last. Numbers go round after
+    /// `u32::MAX`; a call that was followed by more than a worker may have waiting has started,
+    /// however long ago.
+    pub(super) fn is_started(&self, sent: &Sent, last: u32) -> bool {
+        let is_old = self.order - sent.order > MAX_UNSTARTED;
+        is_old || last != 0 && last.wrapping_sub(sent.stream) < u32::MAX / 2
+    }
+
+    /// The first of the calls that wait for their start, as its place in the order and its number.
+    pub(super) fn first_unstarted(&self, last: u32) -> Option<(u64, u32)> {
+        self.waiting(last).map(|sent| (sent.order, sent.stream)).min()
+    }
+
+    /// The calls that wait for their start, in their order.
+    pub(super) fn unstarted(&self, last: u32) -> Vec<u32> {
+        let mut waiting: Vec<_> = self.waiting(last).map(|s| (s.order, s.stream)).collect();
+        waiting.sort_unstable();
+        waiting.into_iter().map(|(_, stream)| stream).collect()
+    }
+
+    fn waiting(&self, last: u32) -> impl Iterator<Item = &Sent> {
+        let calls = self.calls.values();
+        calls.filter(move |sent| sent.call.is_some() && !self.is_started(sent, last))
+    }
+
+    /// The pool has the call again: its answer is for nobody, and frees no place.
+    pub(super) fn take_back(&mut self, stream: u32) -> Option<Call> {
+        let call = self.take_call(stream)?;
+        if let Some(sent) = self.calls.get_mut(&stream) {
+            sent.ticket = Ticket::default();
+        }
+        Some(call)
+    }
+
+    /// Whether the call is open and was sent as this one in order, or later.
+    pub(super) fn is_from(&self, stream: u32, order: u64) -> bool {
+        self.get(stream).is_some_and(|sent| sent.order >= order)
+    }
+
+    /// Whether such a call is open.
+    pub(super) fn has_from(&self, order: u64) -> bool {
+        self.calls.values().any(|sent| sent.order >= order)
+    }
 }
 
 /// Numbers that are given out in turn spread well enough by one multiplication.
@@ -173,12 +221,45 @@ mod tests {
 
     #[test]
     fn calls_up_to_the_last_started_are_started() {
-        assert!(!is_started(1, 0));
-        assert!(is_started(1, 1));
-        assert!(is_started(1, 64));
-        assert!(!is_started(2, 1));
-        assert!(is_started(u32::MAX, 1), "numbers go round");
-        assert!(!is_started(1, u32::MAX), "numbers go round");
+        let is_started = |newest, last| {
+            let mut sent = SentCalls { newest, ..SentCalls::default() };
+            let stream = sent.add(call(1));
+            sent.is_started(sent.get(stream).unwrap(), last)
+        };
+        assert!(!is_started(0, 0));
+        assert!(is_started(0, 1));
+        assert!(is_started(0, 64));
+        assert!(!is_started(1, 1));
+        assert!(is_started(u32::MAX - 1, 1), "numbers go round");
+        assert!(!is_started(u32::MAX, u32::MAX), "numbers go round");
+    }
+
+    #[test]
+    fn a_call_that_was_open_for_half_of_all_numbers_has_started() {
+        let mut sent = SentCalls::default();
+        let old = sent.add(call(1));
+        (sent.newest, sent.order) = (u32::MAX / 2 + 10, u64::from(u32::MAX) / 2 + 10);
+        let last = sent.add(call(2));
+        assert!(sent.is_started(sent.get(old).unwrap(), last));
+        assert!(!sent.is_started(sent.get(last).unwrap(), last - 1));
+    }
+
+    #[test]
+    fn what_is_taken_back_is_open_for_nobody() {
+        let mut sent = SentCalls::default();
+        let [running, first, cancelled, second] = [1, 2, 3, 4].map(|id| sent.add(call(id)));
+        sent.take_call(cancelled);
+        let (order, number) = sent.first_unstarted(running).unwrap();
+        assert_eq!((number, sent.unstarted(running)), (first, vec![first, second]));
+        let taken: Vec<_> = [first, second].map(|s| sent.take_back(s).unwrap().ticket.id).into();
+        assert_eq!(taken, [2, 4]);
+        assert_eq!(sent.by_ticket(ticket(2)), None, "it may be at another worker");
+        assert!(sent.first_unstarted(running).is_none());
+        for stream in [first, cancelled, second] {
+            assert!(sent.has_from(order) && sent.is_from(stream, order));
+            sent.remove(stream);
+        }
+        assert!(!sent.has_from(order), "only the running one is left");
     }
 
     #[test]
@@ -191,7 +272,8 @@ mod tests {
         assert_eq!(sent.by_ticket(ticket(9)), Some(2));
         assert!(sent.remove(long).is_some());
         assert!(sent.remove(long).is_none());
-        let left: Vec<_> = sent.take_all().into_iter().map(|sent| sent.ticket.id).collect();
+        let left: Vec<_> =
+            sent.take_all(None).into_iter().map(|(sent, _)| sent.ticket.id).collect();
         assert_eq!(left, [8, 9]);
         assert!(sent.is_empty());
     }

@@ -70,6 +70,7 @@ impl Dispatcher {
                 continue;
             }
             count += 1;
+            seat.stuck = false;
             match self.ledger.is_stream(ticket) {
                 true => seat.streams -= 1,
                 false => plain += 1,
@@ -100,8 +101,11 @@ impl Dispatcher {
                 }
                 (Some((call, place)), _) => self.give(call, place, From::Waiting, now, after),
                 (None, Some((pinned, place))) => self.give(pinned, place, From::Pinned, now, after),
-                (None, None) => return,
+                (None, None) => break,
             }
+        }
+        if self.waiting.is_empty() {
+            self.wake_stuck(after);
         }
     }
 
@@ -146,7 +150,7 @@ impl Dispatcher {
             }
         };
         let Some(call) = self.ledger.call(ticket).filter(|call| !call.is_abandoned()) else {
-            self.ledger.remove(ticket, list);
+            after.over.extend(self.ledger.remove(ticket, list));
             self.counters.cancelled += 1;
             self.rest_without(from, place, now, after);
             return;

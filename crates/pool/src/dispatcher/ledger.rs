@@ -173,8 +173,8 @@ impl Ledger {
         self.link(to, ticket.entry, to.last, NONE);
     }
 
-    /// Puts a call back among those that wait, by its number.
-    pub(crate) fn give_back(&mut self, call: Call, from: &mut List, waiting: &mut List) {
+    /// Puts a call back among those that wait there, by its number.
+    pub(crate) fn give_back(&mut self, call: Call, at: At, from: &mut List, waiting: &mut List) {
         let ticket = call.ticket;
         if self.find(ticket).is_none() {
             return;
@@ -186,7 +186,7 @@ impl Ledger {
             (before, behind) = (behind, self.entries[behind as usize].behind);
         }
         let entry = &mut self.entries[ticket.entry as usize];
-        entry.at = At::Waiting;
+        entry.at = at;
         entry.call = Some(call);
         self.link(waiting, ticket.entry, before, behind);
     }

@@ -18,7 +18,7 @@ use crate::phase::{Phase, Step};
 use crate::window::Window;
 use crate::worker::{Birth, Life, WorkerRef};
 
-use super::ledger::List;
+use super::ledger::{At, List};
 use super::seat::Why;
 use super::{After, Dispatcher, MOST_DEATHS, worker_id};
 
@@ -145,6 +145,7 @@ impl Dispatcher {
         seat.pid = None;
         seat.birth = None;
         seat.streams = 0;
+        (seat.stuck, seat.recalls) = (false, false);
         seat.retire = None;
         seat.too_old = None;
         seat.calls_left = None;
@@ -188,6 +189,7 @@ impl Dispatcher {
             // The cancel came too late for the connection.
             self.ledger.remove(ticket, list);
             self.counters.cancelled += 1;
+            after.over.push(call);
             return;
         } else if call.session != 0 {
             lost.clone()
@@ -199,7 +201,7 @@ impl Dispatcher {
             CallError::WorkerDied { worker, incarnation, started: false, cause }
         } else {
             self.counters.given_back += 1;
-            self.ledger.give_back(call, list, &mut self.waiting);
+            self.ledger.give_back(call, At::Waiting, list, &mut self.waiting);
             return;
         };
         self.ledger.remove(ticket, list);

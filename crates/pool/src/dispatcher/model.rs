@@ -38,11 +38,12 @@ fn every_call_is_where_the_reference_says_and_ends_once() {
         worlds.push(world.finish());
     });
     type Count = fn(&PoolCounters) -> u64;
-    let happened: [(&str, Count); 12] = [
+    let happened: [(&str, Count); 13] = [
         ("answered", |count| count.answered / 10),
         ("cancelled", |count| count.cancelled),
         ("failed", |count| count.failed),
         ("given back", |count| count.given_back),
+        ("recalled", |count| count.recalled),
         ("late", |count| count.late),
         ("grown", |count| count.grown),
         ("shrunk", |count| count.shrunk),

@@ -23,6 +23,7 @@ pub(super) struct Worker {
     /// Its incarnation has begun and is not over.
     pub(super) alive: bool,
     pub(super) stop: CancellationToken,
+    pub(super) rung: bool,
     /// Calls in the order in which they came.
     pub(super) has: Vec<Call>,
 }
@@ -210,6 +211,7 @@ impl Rig {
     /// Connections that were rung take what is there for them.
     fn deliver(&mut self, ring: Vec<usize>) {
         for place in ring {
+            self.workers[place].rung = true;
             self.exchange(place, &[], SHORT);
         }
     }
@@ -257,6 +259,33 @@ impl Rig {
         self.settle(after);
         self.close(place);
         self.keep();
+    }
+
+    /// The connection of a busy worker looks whether there is room elsewhere; if so, it takes back
+    /// all but the first calls. Whether there was.
+    pub(super) fn recall(&mut self, place: usize, started: usize) -> bool {
+        let mut after = After::default();
+        let has_room = self.dispatcher.recall(place, self.now, &mut after);
+        self.settle(after);
+        if has_room {
+            let calls = self.workers[place].has.split_off(started);
+            let mut after = After::default();
+            self.dispatcher.recalled(place, calls, self.now, &mut after);
+            self.settle(after);
+        }
+        has_room
+    }
+
+    /// The worker has answered what was taken back from it.
+    pub(super) fn recall_over(&mut self, place: usize) {
+        let mut after = After::default();
+        self.dispatcher.recall_over(place, self.now, &mut after);
+        self.settle(after);
+    }
+
+    /// Whether its connection was woken since this was last asked.
+    pub(super) fn rung(&mut self, place: usize) -> bool {
+        std::mem::take(&mut self.workers[place].rung)
     }
 
     /// Workers that were told to end and have nothing more to do are gone.

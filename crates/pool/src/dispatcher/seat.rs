@@ -43,6 +43,10 @@ pub(crate) struct Seat {
     pub(super) window: Window,
     /// Calls that the worker runs at once.
     pub(super) capacity: usize,
+    /// Its connection would give calls back and found no room elsewhere: it is woken when there is.
+    pub(super) stuck: bool,
+    /// Calls are taken back from it: it gets none.
+    pub(super) recalls: bool,
     /// Streams among those it has.
     pub(super) streams: usize,
     /// Calls of sessions on the current incarnation.
@@ -89,6 +93,8 @@ impl Seat {
             answered: 0,
             window: Window::new(),
             capacity: 1,
+            stuck: false,
+            recalls: false,
             streams: 0,
             pinned: List::default(),
             outbox: List::default(),
@@ -128,6 +134,7 @@ impl Seat {
     /// the worker's idleness, as the window allows, while a place is left that streams do not hold.
     pub(super) fn fits(&self, is_stream: bool) -> bool {
         match is_stream {
+            _ if self.recalls => false,
             true => self.in_flight() < self.capacity,
             false => {
                 let places = self.capacity.saturating_sub(self.streams);

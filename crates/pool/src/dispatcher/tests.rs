@@ -101,6 +101,67 @@ fn neither_sessions_nor_others_starve() {
     assert_eq!(order, expected);
 }
 
+/// Two workers whose window is open, and a long call at each with short ones behind it.
+fn busy_pair() -> (Rig, Vec<u64>, Vec<u64>) {
+    let mut rig = Rig::new(2, 1000);
+    rig.submit_many(200);
+    for place in [0, 1].repeat(100) {
+        rig.answer(place, SHORT);
+    }
+    let ids = rig.submit_many(20);
+    let (first, second) = (rig.ids(0), rig.ids(1));
+    assert_eq!(first.len() + second.len(), ids.len(), "all of them are sent ahead");
+    (rig, first, second)
+}
+
+#[test]
+fn calls_behind_a_long_one_go_to_whoever_has_room() {
+    let (mut rig, first, second) = busy_pair();
+    assert!(!rig.recall(0, 1), "the other one has none");
+    assert_eq!(rig.ids(0), first);
+    rig.rung(0);
+    for left in (0..second.len()).rev() {
+        assert!(!rig.rung(0), "it still has none");
+        rig.answer(1, LONG);
+        assert_eq!(rig.ids(1).len(), left);
+    }
+    assert!(rig.rung(0), "now it has");
+    assert!(rig.recall(0, 1));
+    assert_eq!((rig.ids(0), rig.ids(1)), (vec![first[0]], vec![first[1]]), "its window is closed");
+    let next = rig.submit("t", None).unwrap();
+    rig.answer(0, LONG);
+    assert!(rig.ids(0).is_empty(), "the worker has yet to say that it did not run the others");
+    rig.recall_over(0);
+    assert_eq!(rig.ids(0), [first[2]]);
+    let mut order = vec![];
+    while let Some(&id) = rig.ids(0).first() {
+        order.push(id);
+        rig.answer(0, LONG);
+    }
+    assert_eq!(order, [&first[2..], &[next]].concat(), "they keep their place in the queue");
+    assert_eq!(rig.dispatcher.counters().recalled, first.len() as u64 - 1);
+}
+
+#[test]
+fn a_session_s_calls_come_back_to_their_worker() {
+    let (mut rig, ..) = busy_pair();
+    while !rig.ids(1).is_empty() {
+        rig.answer(1, SHORT);
+    }
+    let (session, life) = rig.session().unwrap();
+    assert_eq!(life.worker.id, worker_id(0));
+    let mut pinned = || rig.submit("t", Some((&life, session))).unwrap();
+    let (calls, gone) = ([(); 3].map(|()| pinned()), pinned());
+    rig.cancel(gone, false);
+    let running = rig.ids(0)[0];
+    assert!(rig.recall(0, 1));
+    assert_eq!(rig.ids(0), [running]);
+    assert!(!rig.ids(1).is_empty() && !rig.ids(1).iter().any(|id| calls.contains(id)));
+    rig.answer(0, SHORT);
+    rig.recall_over(0);
+    assert_eq!(rig.ids(0), calls, "without the one that was cancelled");
+}
+
 #[test]
 fn an_unknown_tool_is_refused_and_costs_no_place() {
     let mut rig = Rig::new(1, 100);

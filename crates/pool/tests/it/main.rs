@@ -32,6 +32,7 @@ mod programs;
 mod promptness;
 mod python_streams;
 mod reaper;
+mod recalls;
 mod recycle;
 mod runs;
 mod scripted;

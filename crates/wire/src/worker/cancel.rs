@@ -5,6 +5,16 @@ use std::io;
 
 use crate::page::{CANCEL_SLOTS, WorkerPage};
 
+/// What becomes of a call whose turn it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    Runs,
+    /// Its caller gave up.
+    Cancelled,
+    /// The host took it back.
+    Recalled,
+}
+
 /// Cancels that arrived, by page or frame, for the call that runs and for those that wait.
 #[derive(Debug)]
 pub(super) struct Cancels {
@@ -29,15 +39,22 @@ impl Cancels {
         }
     }
 
-    /// Publishes that `stream` starts now; says whether it is already cancelled.
-    pub(super) fn start(&mut self, stream: u32) -> io::Result<bool> {
+    /// Publishes that `stream` starts now; says whether it may.
+    pub(super) fn start(&mut self, stream: u32) -> io::Result<Start> {
         self.look()?;
         self.started = stream;
         self.running = true;
         if let Some(page) = &self.page {
             page.start(stream)?;
+            if page.is_recalled(stream)? {
+                self.wanted.remove(&stream);
+                return Ok(Start::Recalled);
+            }
         }
-        Ok(self.wanted.remove(&stream))
+        Ok(match self.wanted.remove(&stream) {
+            true => Start::Cancelled,
+            false => Start::Runs,
+        })
     }
 
     /// Whether the running call is cancelled.

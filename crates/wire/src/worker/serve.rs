@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::{Bytes, BytesMut};
 use snakehouse_base::{Clock, Deadline, Kind, SystemClock};
 
-use super::cancel::Cancels;
+use super::cancel::{Cancels, Start};
 use super::{CallContext, Handler, WorkerError, setup};
 use crate::assembler::Assembler;
 use crate::failure::Failure;
@@ -82,7 +82,7 @@ fn hello(tools: &[String], has_page: bool) -> Hello {
         .map(|(name, number)| ToolInfo::new(name, number, ToolKind::Function));
     let mut capabilities = vec![Hello::STREAMS.to_owned()];
     if has_page {
-        capabilities.push(Hello::STARTED.to_owned());
+        capabilities.extend([Hello::RECALL, Hello::STARTED].map(str::to_owned));
     }
     Hello {
         language: "rust".to_owned(),
@@ -180,13 +180,12 @@ impl<S: Read + Write> Worker<'_, S> {
             trace: head.trace,
             cancels: Arc::clone(&self.cancels),
         };
-        let cancelled = self.start(stream)?;
-        let answer = if cancelled {
-            Err(Failure::new(
-                Kind::Cancelled,
-                "cancelled",
-                "the caller gave up before the call began",
-            ))
+        let start = self.start(stream)?;
+        let not_run = |code, why| Err(Failure::new(Kind::Cancelled, code, why));
+        let answer = if start == Start::Cancelled {
+            not_run("cancelled", "the caller gave up before the call began")
+        } else if start == Start::Recalled {
+            not_run("recalled", "the host took the call back")
         } else if context.deadline.is_over(began) {
             Err(Failure::new(
                 Kind::Deadline,
@@ -216,7 +215,7 @@ impl<S: Read + Write> Worker<'_, S> {
         Ok(())
     }
 
-    fn start(&self, stream: u32) -> Result<bool, WorkerError> {
+    fn start(&self, stream: u32) -> Result<Start, WorkerError> {
         self.lock().start(stream).map_err(WorkerError::Page)
     }
 

@@ -32,6 +32,8 @@ pub(super) struct View {
     pub(super) sessions: bool,
     pub(super) capacity: usize,
     pub(super) window: usize,
+    /// Calls are taken back from it.
+    pub(super) recalls: bool,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +81,17 @@ impl Reference {
             } else {
                 let call = self.call(call.id);
                 (call.at, call.deaths) = (None, deaths);
+            }
+        }
+    }
+
+    /// These calls were at a worker, which did not start them and never will.
+    pub(super) fn taken_back(&mut self, ids: &[u64]) {
+        for &id in ids {
+            if self.call(id).cancelled {
+                self.end(id, End::Cancelled);
+            } else {
+                self.call(id).at = None;
             }
         }
     }
@@ -148,7 +161,7 @@ impl Reference {
         let has = self.calls.iter().filter(|call| call.at == Some(place));
         let streams = has.filter(|call| call.stream).count();
         let in_flight = self.in_flight(place);
-        if !view.sessions {
+        if !view.sessions || view.recalls {
             false
         } else if stream {
             in_flight < view.capacity

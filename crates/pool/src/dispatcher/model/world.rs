@@ -15,9 +15,21 @@ struct Worker {
     alive: bool,
     said_hello: bool,
     rung: bool,
+    /// How far it is with calls that are taken back from it.
+    recall: Recall,
     stop: CancellationToken,
     /// Calls in the order in which they came.
     has: Vec<Call>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Recall {
+    #[default]
+    None,
+    /// The worker is being told.
+    Asked,
+    /// It has yet to pass them.
+    Taken,
 }
 
 struct Session {
@@ -103,6 +115,7 @@ impl World {
             50..54 => self.place(|worker| worker.alive && worker.stop.is_cancelled()),
             54..56 => self.place(|worker| worker.alive),
             56..57 => self.place(|worker| worker.said_hello),
+            94..97 => self.place(|w| w.recall != Recall::None || w.has.len() > self.capacity),
             _ => None,
         };
         match (pick, place) {
@@ -115,7 +128,8 @@ impl World {
             (85..90, _) => self.cancel(),
             (90..92, _) => self.open_session(),
             (92..94, _) => self.close_session(),
-            (94..97, _) => {
+            (94..97, Some(place)) => self.recall(place),
+            (97..99, _) => {
                 let most = [10, 1_000, 30_000][self.pick(0..3)];
                 self.now += Duration::from_millis(self.pick(1..most) as u64);
                 self.keep();
@@ -146,6 +160,7 @@ impl World {
             sessions: matches!(seat.phase, Phase::Serving | Phase::Draining),
             capacity: seat.capacity,
             window: seat.window.size(),
+            recalls: seat.recalls,
         };
         self.pool.seats.iter().map(view).collect()
     }
@@ -335,6 +350,40 @@ impl World {
         self.exchange(place, &[ticket], late);
     }
 
+    /// The next step of taking back what a worker has not started.
+    fn recall(&mut self, place: usize) {
+        let mut after = After::default();
+        match self.workers[place].recall {
+            Recall::None => {
+                let outbox: Vec<_> =
+                    self.pool.ledger.iter(&self.pool.seats[place].outbox).collect();
+                if self.pool.recall(place, self.now, &mut after) {
+                    self.workers[place].recall = Recall::Asked;
+                    let ids: Vec<_> = outbox.into_iter().map(|ticket| ticket.id).collect();
+                    self.reference.taken_back(&ids);
+                }
+            }
+            Recall::Asked => {
+                let running = self.workers[place].has.len().min(self.capacity);
+                let calls = self.workers[place].has.split_off(running);
+                let (told, calls): (Vec<_>, Vec<_>) = calls.into_iter().partition(|call| {
+                    // The connection may have heard of a cancel, and keeps what is nobody's.
+                    self.reference.call(call.ticket.id).cancelled && self.pick(0..2) == 0
+                });
+                self.workers[place].has.extend(told);
+                let ids: Vec<_> = calls.iter().map(|call| call.ticket.id).collect();
+                self.reference.taken_back(&ids);
+                self.workers[place].recall = Recall::Taken;
+                self.pool.recalled(place, calls, self.now, &mut after);
+            }
+            Recall::Taken => {
+                self.workers[place].recall = Recall::None;
+                self.pool.recall_over(place, self.now, &mut after);
+            }
+        }
+        self.settle(after);
+    }
+
     fn die(&mut self, place: usize) {
         if !self.workers[place].alive {
             return;
@@ -370,6 +419,7 @@ impl World {
         self.reference.dead(place, &gone, suspect);
         let worker = &mut self.workers[place];
         (worker.alive, worker.said_hello, worker.rung) = (false, false, false);
+        worker.recall = Recall::None;
         let mut after = After::default();
         self.pool.gone(place, &Death::Unknown, unstarted, self.now, &mut after);
         self.settle(after);
@@ -507,6 +557,9 @@ impl World {
             for place in 0..self.workers.len() {
                 self.come_up(place);
                 self.take(place);
+                while self.workers[place].recall != Recall::None {
+                    self.recall(place);
+                }
                 while !self.workers[place].has.is_empty() {
                     self.answer(place);
                 }

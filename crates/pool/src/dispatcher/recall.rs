@@ -1,0 +1,113 @@
+//! Calls that were sent ahead and are taken back: a worker is busy with a long one, another has room.
+//!
+//! How long a call takes nobody knows before. So a connection whose worker has not answered for a
+//! while asks here whether the calls behind the running one would run elsewhere. If so, it takes back
+//! those that have not started, and until the worker has passed them it gets nothing new. If not, it
+//! is woken when that changes.
+
+use tokio::time::Instant;
+
+use crate::call::{Call, CallError};
+use crate::death::Death;
+
+use super::ledger::{At, List};
+use super::{After, Dispatcher, worker_id};
+
+impl Dispatcher {
+    /// The worker has calls behind one that takes long: whether they are to be taken back. If so, it
+    /// gets no calls before [`recall_over`](Self::recall_over), and those that its connection has not
+    /// taken yet wait again.
+    pub(crate) fn recall(&mut self, place: usize, now: Instant, after: &mut After) -> bool {
+        let seat = &self.seats[place];
+        if !seat.serves_sessions() || seat.recalls {
+            return false;
+        }
+        let has_room = self.has_room_beside(place);
+        self.seats[place].stuck = !has_room;
+        self.seats[place].recalls = has_room;
+        if has_room {
+            let mut outbox = std::mem::take(&mut self.seats[place].outbox);
+            while let Some(first) = self.ledger.first(&outbox) {
+                match self.ledger.lend(first) {
+                    Some(call) => self.take_back(place, call, &mut outbox, after),
+                    None => drop(self.ledger.remove(first, &mut outbox)),
+                }
+            }
+            self.hand_out(now, after);
+        }
+        has_room
+    }
+
+    /// The connection took these calls back from its worker, which will not start them.
+    pub(crate) fn recalled(
+        &mut self,
+        place: usize,
+        calls: Vec<Call>,
+        now: Instant,
+        after: &mut After,
+    ) {
+        let mut given = std::mem::take(&mut self.seats[place].given);
+        for call in calls {
+            if self.ledger.find(call.ticket) == Some(At::Given(place)) {
+                self.take_back(place, call, &mut given, after);
+            }
+        }
+        self.seats[place].given = given;
+        self.hand_out(now, after);
+        self.rest(place, now, after);
+    }
+
+    /// The worker has passed the calls that were taken back: it may have new ones.
+    pub(crate) fn recall_over(&mut self, place: usize, now: Instant, after: &mut After) {
+        self.seats[place].recalls = false;
+        self.hand_out(now, after);
+    }
+
+    fn take_back(&mut self, place: usize, call: Call, list: &mut List, after: &mut After) {
+        let seat = &mut self.seats[place];
+        seat.streams -= usize::from(call.is_stream());
+        if self.ledger.is_cancelled(call.ticket) || call.is_abandoned() {
+            self.ledger.remove(call.ticket, list);
+            self.counters.cancelled += 1;
+            after.over.push(call);
+            return;
+        }
+        let error = match call.session {
+            _ if self.stopped => CallError::Stopped,
+            0 => {
+                self.counters.recalled += 1;
+                return self.ledger.give_back(call, At::Waiting, list, &mut self.waiting);
+            }
+            _ if seat.life.is_some() => {
+                self.pinned += 1;
+                return self.ledger.give_back(call, At::Pinned(place), list, &mut seat.pinned);
+            }
+            // The worker drains, and its sessions were given up.
+            _ => CallError::SessionLost {
+                worker: worker_id(place),
+                incarnation: seat.incarnation,
+                cause: Death::Killed(crate::death::KillReason::Recycled),
+            },
+        };
+        self.ledger.remove(call.ticket, list);
+        self.fail(Some(call), error, after);
+    }
+
+    /// Whether a worker beside this one would begin a call at once.
+    fn has_room_beside(&self, place: usize) -> bool {
+        let others = self.seats.iter().enumerate().filter(|(other, _)| *other != place);
+        others
+            .map(|(_, seat)| seat)
+            .any(|seat| seat.is_open() && seat.in_flight() < seat.capacity && seat.fits(false))
+    }
+
+    /// Nothing waits: those who would give calls back hear that there is room, if there is.
+    pub(super) fn wake_stuck(&mut self, after: &mut After) {
+        for place in 0..self.seats.len() {
+            if self.seats[place].stuck && self.has_room_beside(place) {
+                self.seats[place].stuck = false;
+                after.ring(place);
+            }
+        }
+    }
+}
