@@ -4,7 +4,8 @@ use std::time::Duration;
 
 /// Calls are sent ahead while that is at most this much work by what recent calls took, so that a
 /// short call never waits for the socket. How long a call will take nobody knows: the first long one
-/// after many short ones delays those that were sent with it, and closes the window.
+/// after many short ones holds up those that were sent with it until they are taken back
+/// (`connection/recall.rs`), and closes the window.
 const AHEAD: Duration = Duration::from_millis(1);
 
 /// Most calls at a worker.
