@@ -72,6 +72,8 @@ pub(crate) struct Connection<'a> {
     /// Empty; its room is used again.
     calls: Vec<Call>,
     answered: Vec<Ticket>,
+    /// Calls that could not be sent, since the last exchange.
+    refused: Vec<Ticket>,
     /// Results and items that came for nobody, since the last exchange.
     late: u64,
     late_items: u64,
@@ -120,6 +122,7 @@ impl<'a> Connection<'a> {
             flow_bell: Arc::default(),
             calls: Vec::new(),
             answered: Vec::new(),
+            refused: Vec::new(),
             late: 0,
             late_items: 0,
             has_answered: false,
@@ -315,7 +318,7 @@ impl<'a> Connection<'a> {
     fn exchange(&mut self) {
         for _ in 0..REFUSED_AT_ONCE {
             self.exchange_once();
-            if self.answered.is_empty() {
+            if self.refused.is_empty() {
                 return;
             }
         }
@@ -364,12 +367,14 @@ impl<'a> Connection<'a> {
         };
         let report = Report {
             answered: &self.answered,
+            refused: &self.refused,
             late: std::mem::take(&mut self.late),
             late_items: std::mem::take(&mut self.late_items),
             busy,
         };
         self.shared.change(|dispatcher, after| tell(dispatcher, self.place, &report, after));
         self.answered.clear();
+        self.refused.clear();
     }
 
     fn send(&mut self, call: Call, now: Instant) {
@@ -378,8 +383,7 @@ impl<'a> Connection<'a> {
             let ticket = call.ticket;
             let message = "the worker of this pool cannot stream";
             call.failed(Failure::new(Kind::InvalidInput, "no_streams", message));
-            // The place that it had is free.
-            self.answered.push(ticket);
+            self.refused.push(ticket);
             return;
         }
         if let Err(error) = self.buffers.announce(&call.body.shared, &self.sent) {
@@ -389,7 +393,7 @@ impl<'a> Connection<'a> {
             let ticket = call.ticket;
             let message = format!("the worker does not get the shared buffer: {error}");
             call.failed(Failure::new(Kind::Unavailable, "buffer_not_sent", message));
-            self.answered.push(ticket);
+            self.refused.push(ticket);
             return;
         }
         let head = OpenHead {

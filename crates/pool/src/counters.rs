@@ -16,9 +16,11 @@ pub struct PoolCounters {
     /// Calls that a worker answered, with a result or with an error of its own; also those whose
     /// caller was gone by then.
     pub answered: u64,
-    /// Calls whose caller went before a worker began them: nothing of them ran.
+    /// Calls whose caller went, or whose deadline passed, before a worker began them: nothing of them
+    /// ran.
     pub cancelled: u64,
-    /// Calls that ended without an answer of a worker: it died, or the pool stopped.
+    /// Calls that ended without an answer of a worker: it died, it could not be given them, or the
+    /// pool stopped.
     pub failed: u64,
     /// Results that came for callers that were gone. They are dropped.
     pub late: u64,

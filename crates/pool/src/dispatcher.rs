@@ -48,7 +48,7 @@ mod seat;
 mod tests;
 
 pub(crate) use self::ledger::Ticket;
-pub(crate) use self::lifecycle::Hail;
+pub(crate) use self::lifecycle::{Hail, Unstarted};
 
 /// A call that had to be given out again so often, because its worker died before it ran anything,
 /// is not given out once more.
@@ -103,6 +103,8 @@ pub(crate) struct After {
 pub(crate) struct Report<'a> {
     /// Calls that were answered since the last time.
     pub(crate) answered: &'a [Ticket],
+    /// Calls that could not be sent.
+    pub(crate) refused: &'a [Ticket],
     /// Results among them that came for nobody.
     pub(crate) late: u64,
     /// Items of streams that came for nobody.
@@ -151,19 +153,17 @@ impl Dispatcher {
         now: Instant,
         after: &mut After,
     ) -> Result<Ticket, CallError> {
-        if self.stopped {
-            return Err(CallError::Stopped);
-        }
-        let limit = self.config.queue;
-        if self.waiting() >= limit {
-            self.counters.saturated += 1;
-            return Err(CallError::Saturated { limit });
-        }
+        let place = match self.admit(life) {
+            Ok(place) => place,
+            Err(error) => {
+                after.over.push(call);
+                return Err(error);
+            }
+        };
         let id = self.next_call;
-        let ticket = match life {
+        let ticket = match place {
             None => self.ledger.enter(&mut self.waiting, At::Waiting, id, call, now),
-            Some(life) => {
-                let place = self.seat_of(life)?;
+            Some(place) => {
                 self.pinned += 1;
                 let pinned = &mut self.seats[place].pinned;
                 self.ledger.enter(pinned, At::Pinned(place), id, call, now)
@@ -178,17 +178,35 @@ impl Dispatcher {
         Ok(ticket)
     }
 
-    /// Forgets a call whose caller is gone. A call that is at a worker is cancelled there and
+    /// Whether one more call may wait, and where the session's worker is.
+    fn admit(&mut self, life: Option<&Life>) -> Result<Option<usize>, CallError> {
+        if self.stopped {
+            return Err(CallError::Stopped);
+        }
+        let limit = self.config.queue;
+        if self.waiting() >= limit {
+            self.counters.saturated += 1;
+            return Err(CallError::Saturated { limit });
+        }
+        life.map(|life| self.seat_of(life)).transpose()
+    }
+
+    /// Forgets a call whose caller is gone, and says where it was; `None` if it is over, and its
+    /// outcome told or about to be. A call that is at a worker is cancelled there and
     /// answered nonetheless, since only the answer shows that the worker is free.
-    pub(crate) fn cancel(&mut self, ticket: Ticket, now: Instant, after: &mut After) -> Where {
+    pub(crate) fn cancel(
+        &mut self,
+        ticket: Ticket,
+        now: Instant,
+        after: &mut After,
+    ) -> Option<Where> {
         match self.ledger.find(ticket) {
-            // It is over, or its worker's death is being told.
-            None => return Where::Worker,
+            None => return None,
             Some(At::Given(place)) => {
                 self.ledger.cancelled(ticket);
                 self.seats[place].cancels.push(ticket);
                 after.ring(place);
-                return Where::Worker;
+                return Some(Where::Worker);
             }
             Some(At::Waiting) => after.over.extend(self.ledger.remove(ticket, &mut self.waiting)),
             Some(At::Pinned(place)) => {
@@ -207,7 +225,7 @@ impl Dispatcher {
         self.counters.cancelled += 1;
         // It may have stood in the way of others.
         self.hand_out(now, after);
-        Where::Queue
+        Some(Where::Queue)
     }
 
     /// A session on the serving worker that has the fewest.

@@ -92,6 +92,7 @@ impl Shared {
         for (call, error) in after.fail {
             call.finish(Err(error));
         }
+        drop(after.over);
         result
     }
 }
@@ -316,7 +317,7 @@ pub(crate) async fn attempt(
     options: CallOptions,
     now: Instant,
 ) -> Result<Bytes, CallError> {
-    let (reply, outcome) = oneshot::channel();
+    let (reply, mut outcome) = oneshot::channel();
     let call = Call {
         ticket: Ticket::default(),
         tool: tool.to_owned(),
@@ -331,16 +332,18 @@ pub(crate) async fn attempt(
     let life = pin.map(|(life, _)| life);
     let ticket = shared.change(|pool, after| pool.submit(call, life, now, after))?;
     let mut guard = CancelOnDrop { shared, ticket, armed: true };
-    match by(options.deadline, outcome).await {
+    match by(options.deadline, &mut outcome).await {
         Some(outcome) => {
             guard.armed = false;
             // Whoever had the call was dropped with it: its scope was aborted.
             outcome.unwrap_or(Err(CallError::Stopped))
         }
-        None => Err(match guard.cancel() {
-            Where::Queue => shared.not_given_out(),
-            at => CallError::Deadline { at },
-        }),
+        None => match guard.cancel() {
+            Some(Where::Queue) => Err(shared.not_given_out()),
+            Some(at) => Err(CallError::Deadline { at }),
+            // It ended otherwise at this moment, and whoever ended it is about to say how.
+            None => outcome.await.unwrap_or(Err(CallError::Stopped)),
+        },
     }
 }
 
@@ -352,7 +355,7 @@ struct CancelOnDrop<'a> {
 }
 
 impl CancelOnDrop<'_> {
-    fn cancel(&mut self) -> Where {
+    fn cancel(&mut self) -> Option<Where> {
         self.armed = false;
         let now = Instant::now();
         self.shared.change(|dispatcher, after| dispatcher.cancel(self.ticket, now, after))

@@ -129,9 +129,6 @@ async fn incarnation(
         device.end(&death, connection.was_of_use());
     }
     let settled = connection.settle(incarnation, &death);
-    if !stop.is_cancelled() {
-        shared.tally.died(&death);
-    }
     seat.leave(&death, settled);
     if let Some((mut stdout, mut stderr)) = captures {
         let read = async { ((&mut stdout).await, (&mut stderr).await) };
@@ -213,7 +210,9 @@ impl Seat<'_> {
         let now = Instant::now();
         self.shared.change(|pool, after| {
             after.fail.extend(settled.failed);
-            pool.gone(self.place, death, settled.unstarted, now, after);
+            if pool.gone(self.place, death, settled.unstarted, now, after) {
+                self.shared.tally.died(death);
+            }
         });
     }
 }

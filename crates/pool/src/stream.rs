@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use snakehouse_base::Deadline;
-use snakehouse_guard::{BreakerPermit, by};
+use snakehouse_guard::by;
 use snakehouse_wire::{Value, ValueError};
 use tokio::time::Instant;
 
-use crate::attempts::{admit, resolve};
+use crate::attempts::admit;
 use crate::call::{Args, Body, Call, CallError, CallOptions, Reply, Where};
 use crate::dispatcher::Ticket;
 use crate::pool::{Pin, Pool, Shared};
@@ -61,8 +61,6 @@ pub struct Stream {
     tool: String,
     deadline: Deadline,
     ticket: Ticket,
-    /// Of the pool's breaker, if it has one.
-    permit: Option<BreakerPermit>,
 }
 
 impl CallOptions {
@@ -144,31 +142,31 @@ fn open(
     body: impl Into<Body>,
     options: CallOptions,
 ) -> Result<Stream, CallError> {
-    let flow = Arc::new(Flow::default());
-    let call = Call {
-        ticket: Ticket::default(),
-        tool: tool.to_owned(),
-        number: 0,
-        body: body.into(),
-        options,
-        session: pin.map_or(0, |(_, session)| session),
-        stream: true,
-        deaths: 0,
-        reply: Reply::Stream(FlowHold(flow.clone())),
-    };
-    let life = pin.map(|(life, _)| life);
     let now = Instant::now();
     let submitted = admit(shared.breaker.as_ref(), now).and_then(|permit| {
+        let flow = Arc::new(Flow::new(permit));
+        let call = Call {
+            ticket: Ticket::default(),
+            tool: tool.to_owned(),
+            number: 0,
+            body: body.into(),
+            options,
+            session: pin.map_or(0, |(_, session)| session),
+            stream: true,
+            deaths: 0,
+            reply: Reply::Stream(FlowHold(flow.clone())),
+        };
+        let life = pin.map(|(life, _)| life);
         let ticket = shared.change(|pool, after| pool.submit(call, life, now, after))?;
-        Ok((ticket, permit))
+        Ok((ticket, flow))
     });
     if let Err(error) = &submitted {
         shared.tally.stream_over::<()>(Some(&Err(error.clone())));
     }
-    let (ticket, permit) = submitted?;
+    let (ticket, flow) = submitted?;
     let shared = shared.clone();
     let (tool, deadline) = (tool.to_owned(), options.deadline);
-    Ok(Stream { shared, flow, tool, deadline, ticket, permit })
+    Ok(Stream { shared, flow, tool, deadline, ticket })
 }
 
 impl Stream {
@@ -273,14 +271,15 @@ impl Stream {
     /// The deadline has passed. If another task says so right now, the outcome is about to come.
     fn expire(&self) {
         if self.flow.claim() {
-            self.flow.expire(match self.cancel() {
-                Where::Queue => self.shared.not_given_out(),
-                at @ Where::Worker => CallError::Deadline { at },
-            });
+            match self.cancel() {
+                Some(Where::Queue) => self.flow.expire(self.shared.not_given_out()),
+                Some(at @ Where::Worker) => self.flow.expire(CallError::Deadline { at }),
+                None => self.flow.unclaim(),
+            }
         }
     }
 
-    fn cancel(&self) -> Where {
+    fn cancel(&self) -> Option<Where> {
         let now = Instant::now();
         self.shared.change(|dispatcher, after| dispatcher.cancel(self.ticket, now, after))
     }
@@ -294,11 +293,7 @@ impl Drop for Stream {
             self.shared.tally.stream_over::<()>(None);
             return;
         }
-        let outcome = self.flow.outcome();
-        self.shared.tally.stream_over(outcome.as_ref());
-        if let Some(outcome) = outcome {
-            resolve(self.permit.take(), &outcome);
-        }
+        self.shared.tally.stream_over(self.flow.outcome().as_ref());
     }
 }
 

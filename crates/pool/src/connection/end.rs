@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use crate::call::{Call, CallError};
 use crate::death::{Death, KillReason};
-use crate::dispatcher::worker_id;
+use crate::dispatcher::{Unstarted, worker_id};
 
 use super::Connection;
 
@@ -24,7 +24,7 @@ const READ_AFTER_DEATH: usize = 16 * 1024 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
     pub(crate) failed: Vec<(Call, CallError)>,
-    pub(crate) unstarted: Vec<Call>,
+    pub(crate) unstarted: Unstarted,
 }
 
 impl Connection<'_> {
@@ -42,10 +42,15 @@ impl Connection<'_> {
         let (sent, mut ran_one) = (self.sent.take_all(started), false);
         for (sent, has_started) in sent {
             ran_one |= has_started;
-            let Some(call) = sent.call else { continue };
+            let Some(call) = sent.call else {
+                if !has_started {
+                    settled.unstarted.cancelled.push(sent.ticket);
+                }
+                continue;
+            };
             let cause = death.clone();
             match started {
-                Some(_) if !has_started => settled.unstarted.push(call),
+                Some(_) if !has_started => settled.unstarted.calls.push(call),
                 Some(_) => settled.failed.push((
                     call,
                     CallError::WorkerDied { worker, incarnation, started: true, cause },
@@ -57,7 +62,7 @@ impl Connection<'_> {
         }
         if !ran_one
             && *death != Death::ReaperDied
-            && let Some(first) = settled.unstarted.first_mut()
+            && let Some(first) = settled.unstarted.calls.first_mut()
         {
             first.deaths += 1;
         }

@@ -10,7 +10,7 @@
 
 use tokio::time::Instant;
 
-use crate::call::{Call, CallError};
+use crate::call::{Call, CallError, Where};
 use crate::phase::Phase;
 
 use super::ledger::{At, Ticket};
@@ -53,12 +53,25 @@ impl Dispatcher {
     ) {
         self.counters.late += report.late;
         self.counters.late_items += report.late_items;
-        if !report.answered.is_empty() {
+        if !report.answered.is_empty() || !report.refused.is_empty() {
+            self.refused(place, report);
             self.answered(place, report, now, after);
             self.hand_out(now, after);
             self.rest(place, now, after);
             // The one who asks need not be woken.
             after.ring.retain(|&rung| rung != place);
+        }
+    }
+
+    /// They were not sent: the worker did nothing for them, and nothing follows for the others.
+    fn refused(&mut self, place: usize, report: &Report<'_>) {
+        let seat = &mut self.seats[place];
+        for &ticket in report.refused {
+            if self.ledger.find(ticket) == Some(At::Given(place)) {
+                seat.streams -= usize::from(self.ledger.is_stream(ticket));
+                self.ledger.remove(ticket, &mut seat.given);
+                self.counters.failed += 1;
+            }
         }
     }
 
@@ -149,9 +162,18 @@ impl Dispatcher {
                 &mut seat.pinned
             }
         };
-        let Some(call) = self.ledger.call(ticket).filter(|call| !call.is_abandoned()) else {
-            after.over.extend(self.ledger.remove(ticket, list));
+        let is_due = |call: &&Call| {
+            // Nobody need look: a stream waits also while nobody asks it for items.
+            !call.is_abandoned() && !call.options.deadline.is_over(now.into_std())
+        };
+        let Some(call) = self.ledger.call(ticket).filter(is_due) else {
             self.counters.cancelled += 1;
+            match self.ledger.remove(ticket, list) {
+                Some(call) if !call.is_abandoned() => {
+                    after.fail.push((call, CallError::Deadline { at: Where::Queue }));
+                }
+                call => after.over.extend(call),
+            }
             self.rest_without(from, place, now, after);
             return;
         };

@@ -18,7 +18,7 @@ use crate::phase::{Phase, Step};
 use crate::window::Window;
 use crate::worker::{Birth, Life, WorkerRef};
 
-use super::ledger::{At, List};
+use super::ledger::{At, List, Ticket};
 use super::seat::Why;
 use super::{After, Dispatcher, MOST_DEATHS, worker_id};
 
@@ -32,6 +32,14 @@ pub(crate) struct Hail {
     pub(crate) tools: Vec<ToolInfo>,
     /// Calls it runs at once; at least 1.
     pub(crate) capacity: usize,
+}
+
+/// What a dead worker had and did not start.
+#[derive(Debug, Default)]
+pub(crate) struct Unstarted {
+    pub(crate) calls: Vec<Call>,
+    /// Those whose callers had left before.
+    pub(crate) cancelled: Vec<Ticket>,
 }
 
 /// What the keeper has to do.
@@ -120,18 +128,18 @@ impl Dispatcher {
         self.step(place, Step::Stop);
     }
 
-    /// The incarnation is dead. `unstarted` are calls that it had and did not start.
+    /// The incarnation is dead, and this is what it had and did not start. Whether nobody had asked
+    /// for its end.
     pub(crate) fn gone(
         &mut self,
         place: usize,
         death: &Death,
-        unstarted: Vec<Call>,
+        unstarted: Unstarted,
         now: Instant,
         after: &mut After,
-    ) {
-        if self.seats[place].phase != Phase::Stopping && !self.stopped {
-            self.counters.deaths += 1;
-        }
+    ) -> bool {
+        let was_unasked = self.seats[place].phase != Phase::Stopping && !self.stopped;
+        self.counters.deaths += u64::from(was_unasked);
         self.step(place, Step::Die);
         let lost = CallError::SessionLost {
             worker: worker_id(place),
@@ -154,7 +162,13 @@ impl Dispatcher {
         seat.drain_by = None;
         seat.idle_since = None;
         seat.cancels.clear();
-        for call in unstarted {
+        for ticket in unstarted.cancelled {
+            if self.ledger.find(ticket) == Some(At::Given(place)) {
+                self.ledger.remove(ticket, &mut given);
+                self.counters.cancelled += 1;
+            }
+        }
+        for call in unstarted.calls {
             self.again(place, call, &mut given, death, &lost, after);
         }
         while let Some(first) = self.ledger.first(&outbox) {
@@ -172,6 +186,7 @@ impl Dispatcher {
         if !self.waiting.is_empty() {
             self.miss_workers(now, after);
         }
+        was_unasked
     }
 
     /// A call that a dead worker had and did not start.

@@ -236,7 +236,7 @@ fn a_drain_ends_with_a_call_that_is_not_given_out_after_all() {
         rig.end_session(&life);
         assert!(!rig.workers[0].stop.is_cancelled());
         let mut after = After::default();
-        assert_eq!(rig.dispatcher.cancel(first, rig.now, &mut after), Where::Queue);
+        assert_eq!(rig.dispatcher.cancel(first, rig.now, &mut after), Some(Where::Queue));
         rig.settle(after);
         assert!(rig.workers[0].stop.is_cancelled(), "{tool}");
     }

@@ -178,7 +178,7 @@ impl Rig {
             tool: tool.to_owned(),
             number: 0,
             body: Bytes::new().into(),
-            options: CallOptions::default(),
+            options: CallOptions::until(snakehouse_base::Deadline::never()),
             session,
             stream,
             deaths: 0,
@@ -223,7 +223,7 @@ impl Rig {
         busy: Duration,
     ) -> Vec<u64> {
         let (mut calls, mut cancels, mut after) = (Vec::new(), Vec::new(), After::default());
-        let report = Report { answered, late: 0, late_items: 0, busy };
+        let report = Report { answered, busy, ..Report::default() };
         self.dispatcher.exchange(place, &report, self.now, &mut calls, &mut cancels, &mut after);
         assert!(!calls.iter().any(Call::is_abandoned), "it is sent for nobody");
         assert!(calls.iter().all(|call| call.number == 7));
@@ -250,7 +250,8 @@ impl Rig {
     pub(super) fn die(&mut self, place: usize, started: usize) {
         self.workers[place].alive = false;
         let mut calls = std::mem::take(&mut self.workers[place].has);
-        let unstarted = calls.split_off(started.min(calls.len()));
+        let unstarted =
+            Unstarted { calls: calls.split_off(started.min(calls.len())), cancelled: Vec::new() };
         for call in calls {
             call.finish(Err(CallError::Cancelled));
         }
@@ -314,11 +315,11 @@ impl Rig {
     }
 
     /// The caller goes away. Unless `told`, the connection dies before it hears of the cancel.
-    pub(super) fn cancel(&mut self, id: u64, told: bool) -> Where {
+    pub(super) fn cancel(&mut self, id: u64, told: bool) -> Option<Where> {
         self.outcomes.remove(&id);
         let mut after = After::default();
         let at = self.dispatcher.cancel(self.tickets[&id], self.now, &mut after);
-        if !told && at == Where::Worker {
+        if !told && at == Some(Where::Worker) {
             after.ring.clear();
         }
         self.settle(after);

@@ -181,9 +181,9 @@ fn a_cancel_says_where_the_call_was() {
     let cancel = |rig: &mut Rig, id: u64, after: &mut After| {
         rig.dispatcher.cancel(rig.tickets[&id], rig.now, after)
     };
-    assert_eq!(cancel(&mut rig, waiting, &mut after), Where::Queue);
+    assert_eq!(cancel(&mut rig, waiting, &mut after), Some(Where::Queue));
     assert!(after.ring.is_empty());
-    assert_eq!(cancel(&mut rig, sent, &mut after), Where::Worker);
+    assert_eq!(cancel(&mut rig, sent, &mut after), Some(Where::Worker));
     assert_eq!(after.ring, [0]);
     assert_eq!(rig.exchange(0, &[], SHORT), [sent]);
     assert_eq!(rig.dispatcher.workers()[0].in_flight, 1, "it is free when it has answered");
@@ -195,7 +195,7 @@ fn a_cancel_says_where_the_call_was() {
 fn a_cancel_that_the_dead_worker_never_heard_of_counts() {
     let mut rig = Rig::new(1, 100);
     let sent = rig.submit("t", None).unwrap();
-    assert_eq!(rig.cancel(sent, false), Where::Worker);
+    assert_eq!(rig.cancel(sent, false), Some(Where::Worker));
     rig.die(0, 0);
     assert_eq!(rig.dispatcher.waiting(), 0);
     rig.serve(0);
@@ -214,6 +214,80 @@ fn a_caller_that_went_without_a_word_gets_nothing_run() {
     rig.answer(0, LONG);
     assert_eq!(rig.ids(0), [last]);
     assert_eq!(rig.dispatcher.waiting(), 0);
+}
+
+#[test]
+fn a_cancelled_call_that_the_dead_worker_never_began_is_no_failure() {
+    let mut rig = Rig::new(1, 100);
+    let sent = rig.submit("t", None).unwrap();
+    rig.cancel(sent, true);
+    rig.workers[0].has.clear();
+    let cancelled = vec![rig.tickets[&sent]];
+    let unstarted = Unstarted { calls: Vec::new(), cancelled };
+    let mut after = After::default();
+    assert!(rig.dispatcher.gone(0, &Death::Unknown, unstarted, rig.now, &mut after));
+    rig.settle(after);
+    let counters = rig.dispatcher.counters();
+    assert_eq!((counters.cancelled, counters.failed), (1, 0));
+}
+
+/// A body may be large, and whoever lets go of it takes as long as that takes.
+#[test]
+fn bodies_are_let_go_without_the_lock() {
+    let mut rig = Rig::new(1, 2);
+    let ids = rig.submit_many(2);
+    let mut after = After::default();
+    rig.dispatcher.cancel(rig.tickets[&ids[1]], rig.now, &mut after);
+    assert_eq!(after.over.len(), 1, "of a call that waited");
+    rig.submit_many(2);
+    let (call, _outcome) = Rig::call("t", 0, false);
+    assert!(rig.dispatcher.submit(call, None, rig.now, &mut after).is_err());
+    assert_eq!(after.over.len(), 2, "of a call that was refused");
+    rig.outcomes.clear();
+    rig.workers[0].has.clear();
+    rig.dispatcher.report(0, &answer(rig.tickets[&ids[0]]), rig.now, &mut after);
+    assert_eq!(after.over.len(), 4, "of calls whose callers went");
+}
+
+fn answer(ticket: Ticket) -> Report<'static> {
+    let answered = Vec::leak(vec![ticket]);
+    Report { answered, busy: LONG, ..Report::default() }
+}
+
+/// Nobody asks a stream for items, so nobody sees its deadline pass.
+#[test]
+fn what_is_over_when_its_turn_comes_is_not_given_out() {
+    let mut rig = Rig::new(1, 100);
+    let running = rig.submit("t", None).unwrap();
+    let (mut call, mut outcome) = Rig::call("t", 0, true);
+    call.options.deadline = snakehouse_base::Deadline::after(rig.now.into_std(), LONG);
+    rig.dispatcher.submit(call, None, rig.now, &mut After::default()).unwrap();
+    let next = rig.submit("t", None).unwrap();
+    assert_eq!(rig.ids(0), [running]);
+    rig.pass(LONG);
+    rig.answer(0, LONG);
+    assert_eq!(rig.ids(0), [next]);
+    let over = outcome.try_recv().unwrap();
+    assert_eq!(over, Err(CallError::Deadline { at: Where::Queue }));
+    assert_eq!(rig.dispatcher.counters().cancelled, 1);
+}
+
+#[test]
+fn a_call_that_cannot_be_sent_is_no_answer() {
+    let mut rig = Rig::new(1, 100);
+    let ids = rig.submit_many(40);
+    for &id in &ids[..20] {
+        let refused = [rig.tickets[&id]];
+        let mut after = After::default();
+        let report = Report { refused: &refused, ..Report::default() };
+        rig.workers[0].has.clear();
+        rig.dispatcher.report(0, &report, rig.now, &mut after);
+        rig.settle(after);
+        rig.exchange(0, &[], SHORT);
+    }
+    assert_eq!(rig.ids(0), [ids[20]], "the window is as it was");
+    let (counters, workers) = (rig.dispatcher.counters(), rig.dispatcher.workers());
+    assert_eq!((counters.answered, counters.failed, workers[0].calls), (0, 20, 0));
 }
 
 #[test]
@@ -272,7 +346,7 @@ fn each_call_costs_as_many_steps_among_a_hundred_thousand_as_alone() {
         dispatcher.unchecked = true;
         let ids = dispatcher.submit_many(waiting);
         for &id in ids[1..].iter().rev().step_by(2) {
-            assert_eq!(dispatcher.cancel(id, true), Where::Queue);
+            assert_eq!(dispatcher.cancel(id, true), Some(Where::Queue));
         }
         let mut answered = 0;
         while !dispatcher.ids(0).is_empty() {

@@ -14,10 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use snakehouse_guard::BreakerPermit;
 use snakehouse_wire::credit::{ReceiveCredit, SendCredit};
 use snakehouse_wire::{FrameError, Message};
 use tokio::sync::Notify;
 
+use crate::attempts::resolve;
 use crate::call::CallError;
 
 /// The shared part of a stream.
@@ -42,8 +44,12 @@ struct State {
     /// To be granted to the worker.
     grant: u32,
     outcome: Option<Result<Bytes, CallError>>,
+    /// Of the pool's breaker, if it has one, until there is an outcome.
+    permit: Option<BreakerPermit>,
     /// Whoever saw the deadline pass is about to say the outcome.
     is_claimed: bool,
+    /// The outcome that came meanwhile.
+    crossed: Option<Result<Bytes, CallError>>,
     /// The caller has been told the error.
     is_told: bool,
     /// The caller sent them; the connection has not fetched them.
@@ -77,8 +83,19 @@ pub(super) enum Next {
 }
 
 impl State {
+    /// The one outcome; a second one changes nothing. The breaker hears of it now, however long the
+    /// caller keeps its handle.
+    fn conclude(&mut self, outcome: Result<Bytes, CallError>) {
+        if self.outcome.is_none() {
+            resolve(self.permit.take(), &outcome);
+            self.outcome = Some(outcome);
+        }
+    }
+
     fn abandon(&mut self) {
         self.is_abandoned = true;
+        // It says nothing about the workers.
+        self.permit = None;
         self.items.clear();
         self.queue.clear();
         self.held = 0;
@@ -88,6 +105,11 @@ impl State {
 // === impl Flow: the caller's side ===
 
 impl Flow {
+    /// Nothing has come or gone. `permit` is resolved with the outcome.
+    pub(super) fn new(permit: Option<BreakerPermit>) -> Self {
+        Self { state: Mutex::new(State { permit, ..State::default() }), ..Self::default() }
+    }
+
     /// Waits for the next item or the end. Cancel safe: an item is taken in the same step in which it
     /// is returned.
     pub(super) async fn next(&self) -> Next {
@@ -161,13 +183,15 @@ impl Flow {
     /// The caller knows that this is how it ended, whatever else came or will come.
     pub(super) fn refuse(&self, error: CallError) {
         let mut state = self.lock();
+        resolve(state.permit.take(), &Err::<(), _>(error.clone()));
         state.outcome = Some(Err(error));
         state.is_told = true;
         state.abandon();
     }
 
     /// Whether whoever asks is the first to see the deadline pass, and no outcome came before. Then
-    /// it must [`expire`](Self::expire) this, and nobody else says the outcome.
+    /// it must [`expire`](Self::expire) or [`unclaim`](Self::unclaim) this, and nobody else says the
+    /// outcome.
     pub(super) fn claim(&self) -> bool {
         let mut state = self.lock();
         state.outcome.is_none() && !std::mem::replace(&mut state.is_claimed, true)
@@ -176,7 +200,19 @@ impl Flow {
     /// The deadline passed. Items that came in time are still there.
     pub(super) fn expire(&self, error: CallError) {
         // An item that was refused meanwhile is the outcome already.
-        self.lock().outcome.get_or_insert(Err(error));
+        self.lock().conclude(Err(error));
+        self.room.notify_waiters();
+        self.arrived.notify_waiters();
+    }
+
+    /// The stream is over otherwise: its outcome came meanwhile, or is about to.
+    pub(super) fn unclaim(&self) {
+        let mut state = self.lock();
+        state.is_claimed = false;
+        if let Some(outcome) = state.crossed.take() {
+            state.conclude(outcome);
+        }
+        drop(state);
         self.room.notify_waiters();
         self.arrived.notify_waiters();
     }
@@ -273,8 +309,9 @@ impl Flow {
     pub(crate) fn finish(&self, outcome: Result<Bytes, CallError>) {
         let mut state = self.lock();
         // Whoever has the call drops it after its end, and that says nothing more.
-        if !state.is_claimed {
-            state.outcome.get_or_insert(outcome);
+        match state.is_claimed {
+            true => drop(state.crossed.get_or_insert(outcome)),
+            false => state.conclude(outcome),
         }
         state.queue.clear();
         state.unproved = None;
@@ -309,7 +346,11 @@ impl Drop for FlowHold {
 
 #[cfg(test)]
 mod tests {
+    use snakehouse_base::id::{Incarnation, WorkerId};
+    use snakehouse_guard::{Breaker, BreakerConfig, BreakerState, Trip};
+
     use super::*;
+    use crate::death::Death;
 
     fn item(byte: u8) -> Bytes {
         Bytes::from(vec![byte; 10])
@@ -356,6 +397,44 @@ mod tests {
         flow.finish(Ok(Bytes::new()));
         assert!(!flow.claim(), "the result came first");
         assert_eq!(flow.outcome(), Some(Ok(Bytes::new())));
+    }
+
+    #[tokio::test]
+    async fn a_deadline_at_the_moment_of_another_end_is_that_end() {
+        let died = || Err(CallError::StreamOver);
+        for came_before in [true, false] {
+            let flow = Flow::default();
+            assert!(flow.claim());
+            if came_before {
+                flow.finish(died());
+                assert_eq!(flow.outcome(), None);
+            }
+            flow.unclaim();
+            assert_eq!(flow.outcome().is_some(), came_before);
+            // Said late, or for the second time.
+            flow.finish(if came_before { Err(CallError::Stopped) } else { died() });
+            assert_eq!(flow.outcome(), Some(died()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_breaker_hears_of_the_end_when_it_comes() {
+        let breaker = || {
+            let rules = BreakerConfig { trip: Trip::Consecutive(1), ..BreakerConfig::default() };
+            Breaker::new("test", rules).unwrap()
+        };
+        let opened = |breaker: &Breaker| breaker.state() != BreakerState::Closed;
+        let (worker, incarnation) = (WorkerId(0), Incarnation(1));
+        let died = CallError::OutcomeUnknown { worker, incarnation, cause: Death::Unknown };
+        let kept = breaker();
+        let flow = Flow::new(Some(kept.try_admit().unwrap()));
+        flow.finish(Err(died.clone()));
+        assert!(opened(&kept), "though the handle is still there");
+        let left = breaker();
+        let flow = Flow::new(Some(left.try_admit().unwrap()));
+        flow.abandon();
+        flow.finish(Err(died));
+        assert!(!opened(&left), "what its caller left says nothing");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,7 @@
 //! What the dispatcher is compared with: all calls in one vector, and rules that look at all of it.
 
+use snakehouse_base::Deadline;
+
 use super::*;
 
 /// A call as the reference sees it.
@@ -12,6 +14,7 @@ pub(super) struct RefCall {
     /// Where it is; `None` is waiting.
     pub(super) at: Option<usize>,
     pub(super) cancelled: bool,
+    pub(super) deadline: Deadline,
     /// Workers that died with it as the next to start.
     pub(super) deaths: u32,
 }
@@ -49,8 +52,14 @@ impl Reference {
         self.calls.iter().filter(|call| call.at.is_none()).count()
     }
 
-    pub(super) fn enter(&mut self, id: u64, stream: bool, pin: Option<(usize, Incarnation)>) {
-        let call = RefCall { id, stream, pin, at: None, cancelled: false, deaths: 0 };
+    pub(super) fn enter(
+        &mut self,
+        id: u64,
+        stream: bool,
+        pin: Option<(usize, Incarnation)>,
+        deadline: Deadline,
+    ) {
+        let call = RefCall { id, stream, pin, at: None, cancelled: false, deadline, deaths: 0 };
         self.calls.push(call);
         self.calls.sort_by_key(|call| call.id);
     }
@@ -120,9 +129,12 @@ impl Reference {
     }
 
     /// Gives out calls by the rules as they read.
-    pub(super) fn hand_out(&mut self, places: &[View]) {
+    pub(super) fn hand_out(&mut self, places: &[View], now: Instant) {
         while let Some((id, place)) = self.next(places) {
-            self.call(id).at = Some(place);
+            match self.call(id).deadline.is_over(now.into_std()) {
+                true => self.end(id, End::Cancelled),
+                false => self.call(id).at = Some(place),
+            }
         }
     }
 

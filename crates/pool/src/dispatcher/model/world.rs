@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use snakehouse_base::Deadline;
 use snakehouse_wire::{ToolInfo, ToolKind};
 
 use super::reference::View;
@@ -169,7 +170,7 @@ impl World {
         self.pool.check().unwrap();
         let views = self.views();
         self.reference.lose_sessions(&views);
-        self.reference.hand_out(&views);
+        self.reference.hand_out(&views, self.now);
         let ids = |list: &List| self.pool.ledger.iter(list).map(|t| t.id).collect::<Vec<_>>();
         let expected = |holds: &dyn Fn(&reference::RefCall) -> bool| {
             let calls = self.reference.calls.iter().filter(|call| holds(call));
@@ -209,13 +210,19 @@ impl World {
             Some(session) => (Some(session.life.clone()), session.number),
             None => (None, 0),
         };
+        // Its caller is slow to look at the time.
+        let within = Duration::from_millis(self.pick(1..20_000) as u64);
+        let deadline = match self.pick(0..4) {
+            0 => Deadline::after(self.now.into_std(), within),
+            _ => Deadline::never(),
+        };
         let (reply, outcome) = oneshot::channel();
         let call = Call {
             ticket: Ticket::default(),
             tool: "t".to_owned(),
             number: 0,
             body: Bytes::new().into(),
-            options: CallOptions::default(),
+            options: CallOptions::until(deadline),
             session: number,
             stream,
             deaths: 0,
@@ -236,7 +243,7 @@ impl World {
                 assert!(!full && !lost);
                 self.accepted += 1;
                 assert_eq!(ticket.id, self.accepted);
-                self.reference.enter(ticket.id, stream, pin);
+                self.reference.enter(ticket.id, stream, pin, deadline);
                 self.outcomes.insert(ticket.id, outcome);
                 self.tickets.insert(ticket.id, ticket);
             }
@@ -265,7 +272,7 @@ impl World {
         let mut after = After::default();
         let at = self.pool.cancel(self.tickets[&id], self.now, &mut after);
         let taken = self.workers.iter().any(|w| w.has.iter().any(|call| call.ticket.id == id));
-        assert_eq!(at, if taken { Where::Worker } else { Where::Queue });
+        assert_eq!(at, Some(if taken { Where::Worker } else { Where::Queue }));
         match taken {
             true => self.reference.call(id).cancelled = true,
             false => self.reference.end(id, End::Cancelled),
@@ -322,7 +329,7 @@ impl World {
     fn exchange(&mut self, place: usize, answered: &[Ticket], late: u64) {
         let (mut calls, mut cancels, mut after) = (Vec::new(), Vec::new(), After::default());
         let busy = Duration::from_micros([1, 20, 5_000][self.pick(0..3)]);
-        let report = Report { answered, late, late_items: 0, busy };
+        let report = Report { answered, late, busy, ..Report::default() };
         self.pool.exchange(place, &report, self.now, &mut calls, &mut cancels, &mut after);
         let has = &mut self.workers[place].has;
         for call in calls {
@@ -399,8 +406,12 @@ impl World {
         // The connection forgets a call when it hears that its caller is gone, and marks the first
         // that is left.
         let heard = self.pick(0..2) == 0;
-        unstarted.retain(|call| !(heard && self.reference.call(call.ticket.id).cancelled));
-        let kept: BTreeSet<_> = unstarted.iter().map(|call| call.ticket.id).collect();
+        let mut cancelled = Vec::new();
+        unstarted.retain(|call| {
+            let is_told = heard && self.reference.call(call.ticket.id).cancelled;
+            cancelled.extend(is_told.then_some(call.ticket));
+            !is_told
+        });
         let mut suspect = None;
         if started.is_empty()
             && let Some(first) = unstarted.first_mut()
@@ -408,19 +419,12 @@ impl World {
             first.deaths += 1;
             suspect = Some(first.ticket.id);
         }
-        // So their ends are told as failures of this worker.
-        let had = self.reference.calls.iter().filter(|call| call.at == Some(place));
-        let in_outbox =
-            |id| matches!(self.pool.ledger.find(self.tickets[&id]), Some(At::Outbox(_)));
-        let forgotten = had
-            .filter(|call| call.cancelled && !kept.contains(&call.id) && !in_outbox(call.id))
-            .map(|call| call.id);
-        let gone: BTreeSet<_> = started.into_iter().chain(forgotten).collect();
-        self.reference.dead(place, &gone, suspect);
+        self.reference.dead(place, &started, suspect);
         let worker = &mut self.workers[place];
         (worker.alive, worker.said_hello, worker.rung) = (false, false, false);
         worker.recall = Recall::None;
         let mut after = After::default();
+        let unstarted = Unstarted { calls: unstarted, cancelled };
         self.pool.gone(place, &Death::Unknown, unstarted, self.now, &mut after);
         self.settle(after);
         if !served && !self.workers[place].stop.is_cancelled() {
