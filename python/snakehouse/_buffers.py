@@ -19,7 +19,7 @@ from _thread import allocate_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, MutableMapping
     from typing import Any
 
 # Shorter ones are as quick inline.
@@ -200,13 +200,13 @@ class Slot:
 current = Buffers(None)
 
 
-def take() -> None:
+def take(variables: MutableMapping[str, str]) -> None:
     """Take the socket for descriptors over, if there is one.
 
     Raises ``ValueError`` or ``OSError`` if what the environment names is none.
     """
     global current
-    number = os.environ.pop("SNAKEHOUSE_BUFFER_FD", None)
+    number = variables.pop("SNAKEHOUSE_BUFFER_FD", None)
     if number is None:
         return
     os.set_inheritable(int(number), False)

@@ -32,7 +32,7 @@ def load(names: list[str]) -> list[Tool]:
     """
     tools: list[Tool] = []
     for name in names:
-        for tool in _tools_of(import_module(name)):
+        for tool in tools_of(import_module(name)):
             same = next((other for other in tools if other.name == tool.name), None)
             if same is None:
                 tools.append(tool)
@@ -54,7 +54,8 @@ def load(names: list[str]) -> list[Tool]:
     return sorted(tools, key=lambda tool: tool.kind != FUNCTION)
 
 
-def _tools_of(module: ModuleType) -> list[Tool]:
+def tools_of(module: ModuleType) -> list[Tool]:
+    """The tools of one module. Raises ``LoadError`` for one behind another decorator."""
     try:
         return find_tools(vars(module))
     except Hidden as hidden:

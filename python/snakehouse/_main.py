@@ -20,6 +20,7 @@ from snakehouse._version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
     from typing import Any, NoReturn
 
     from snakehouse._tool import Tool
@@ -32,16 +33,23 @@ EXIT_ENVIRONMENT = 78
 
 
 def main(
-    names: list[str], *, preload: list[str] | None = None, failure: dict[str, Any] | None = None
+    names: list[str],
+    *,
+    preload: list[str] | None = None,
+    variables: dict[str, str] | None = None,
+    failure: dict[str, Any] | None = None,
 ) -> NoReturn:
     """Serve the tools of these modules, then end this process, whatever its threads do.
 
-    ``preload`` is imported before them. ``failure`` is what a zygote could not import: it is told.
+    ``preload`` is imported before them. ``variables`` are those that belong in the environment and
+    are not there yet. ``failure`` is what a zygote could not import: it is told.
     """
     control: socket.socket | None = None
     try:
         faulthandler.enable()
-        control, doorbell, has_page, mode = _take()
+        control, doorbell, has_page, mode = _take(os.environ if variables is None else variables)
+        # What was taken out of these was never in there: each variable costs shared pages.
+        os.environ.update(variables or {})
         if failure is None:
             failure = preload_all(preload or [])
         status = _serve(control, doorbell, has_page, mode, names, failure)
@@ -112,11 +120,11 @@ def _serve(
     return 0
 
 
-def _take() -> tuple[socket.socket, Doorbell, bool, Mode]:
+def _take(variables: MutableMapping[str, str]) -> tuple[socket.socket, Doorbell, bool, Mode]:
     try:
         _keep_lifeline()
-        _buffers.take()
-        return _take_socket(), *_take_page(), Mode.take()
+        _buffers.take(variables)
+        return _take_socket(variables), *_take_page(variables), Mode.take(variables)
     except (ValueError, OSError, KeyError) as error:
         _say(f"snakehouse worker: this program is started by a Snakehouse host: {error}")
         raise SystemExit(EXIT_ENVIRONMENT) from error
@@ -131,9 +139,9 @@ def _keep_lifeline() -> None:
         pass
 
 
-def _take_socket() -> socket.socket:
+def _take_socket(variables: MutableMapping[str, str]) -> socket.socket:
     variable = "SNAKEHOUSE_FD"
-    fd = int(os.environ.pop(variable))
+    fd = int(variables.pop(variable))
     if fd == 0:
         # What a tool reads from standard input is the end of a file, never our frames.
         fd = os.dup(0)
@@ -148,8 +156,8 @@ def _take_socket() -> socket.socket:
     return control
 
 
-def _take_page() -> tuple[Doorbell, bool]:
-    number = os.environ.pop("SNAKEHOUSE_PAGE_FD", None)
+def _take_page(variables: MutableMapping[str, str]) -> tuple[Doorbell, bool]:
+    number = variables.pop("SNAKEHOUSE_PAGE_FD", None)
     if number is None:
         return Doorbell(None), False
     fd = int(number)
@@ -163,7 +171,7 @@ def _hello(
     tools: list[Tool], codec: str, has_page: bool, mode: Mode, failure: dict[str, Any] | None
 ) -> tuple[bytes, bool]:
     """A hello that fits into a frame, and whether it says that the tools are served."""
-    announced = [_announce(tool, number) for number, tool in enumerate(tools)]
+    announced = [describe(tool) | {"number": number} for number, tool in enumerate(tools)]
     hello = _said(announced, codec, has_page, mode, failure)
     if len(hello) > _failure.MAX_ENCODED:
         # Calls need none of these.
@@ -205,17 +213,19 @@ def _said(
     return _failure.encode_plain(content)
 
 
-def _announce(tool: Tool, number: int) -> dict[str, Any]:
-    parameters, result = _schema.describe(tool.function)
-    return {
-        "name": tool.name,
-        "kind": tool.kind,
-        "number": number,
-        "signature": tool.signature(),
-        "doc": tool.doc,
-        "parameters": parameters,
-        "result": result,
-    }
+def describe(tool: Tool) -> dict[str, Any]:
+    """What a hello says of a tool, its number apart. Found out once: that is dear."""
+    if tool.description is None:
+        parameters, result = _schema.describe(tool.function)
+        tool.description = {
+            "name": tool.name,
+            "kind": tool.kind,
+            "signature": tool.signature(),
+            "doc": tool.doc,
+            "parameters": parameters,
+            "result": result,
+        }
+    return tool.description
 
 
 def _own_frames(error: BaseException) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 from snakehouse import _loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from collections.abc import MutableMapping
     from typing import Protocol
 
     from snakehouse._codec import Codec
@@ -42,10 +41,10 @@ class Mode:
         self.name = name
 
     @classmethod
-    def take(cls) -> Mode:
+    def take(cls, variables: MutableMapping[str, str]) -> Mode:
         """Out of the environment, which tools do not see. Raises ``ValueError``."""
-        capacity = os.environ.pop("SNAKEHOUSE_CAPACITY", "1")
-        name = os.environ.pop("SNAKEHOUSE_MODE", THREADS)
+        capacity = variables.pop("SNAKEHOUSE_CAPACITY", "1")
+        name = variables.pop("SNAKEHOUSE_MODE", THREADS)
         return cls(int(capacity), name)
 
     def server(

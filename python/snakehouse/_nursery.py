@@ -150,7 +150,7 @@ class Nursery:
             zygote.current = start
             asked = {
                 "args": start.message["zygote"]["args"],
-                "env": start.message["env"],
+                "variables": own_variables(start.message),
                 "cwd": start.message.get("cwd"),
                 "limits": start.message.get("limits"),
                 "groups": start.message.get("groups"),
@@ -312,4 +312,15 @@ def key_of(message: Message) -> Key:
 def shared_environment(message: Message) -> dict[str, str]:
     """The environment of the zygote: what is not about one worker."""
     env: dict[str, str] = message["env"]
-    return {name: env[name] for name in env if not name.startswith(OURS) or name == RUN}
+    return {name: env[name] for name in env if not is_own(name)}
+
+
+def own_variables(message: Message) -> dict[str, str]:
+    """The rest of the environment: what one worker is told."""
+    env: dict[str, str] = message["env"]
+    return {name: env[name] for name in env if is_own(name)}
+
+
+def is_own(name: str) -> bool:
+    """Whether a variable is about one worker."""
+    return name.startswith(OURS) and name != RUN

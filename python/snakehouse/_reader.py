@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 from snakehouse._frames import HEAD, MAX_PAYLOAD, OPENING, ProtocolError
 
 TYPE_CHECKING = False
@@ -65,5 +67,6 @@ class Reader:
 
     def _grow(self, room: int) -> None:
         self.room = room
-        self.buffer = bytearray(room + OPENING.size)
+        # Takes memory as far as it is used: an idle worker's is not.
+        self.buffer = mmap.mmap(-1, room + OPENING.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.view = memoryview(self.buffer)

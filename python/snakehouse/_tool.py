@@ -24,13 +24,15 @@ _KINDS = ((0x20, GENERATOR), (0x80, ASYNC_FUNCTION), (0x200, ASYNC_GENERATOR))
 class Tool:
     """A function and how it is announced."""
 
-    __slots__ = ("doc", "function", "kind", "name")
+    __slots__ = ("description", "doc", "function", "kind", "name")
 
     def __init__(self, function: Callable[..., Any], kind: str, name: str, doc: str) -> None:
         self.function = function
         self.kind = kind
         self.name = name
         self.doc = doc
+        # What a hello says of it, once that is known.
+        self.description: dict[str, Any] | None = None
 
     def signature(self) -> str:
         """The parameters as text; empty if they cannot be shown."""

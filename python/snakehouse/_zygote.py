@@ -11,12 +11,13 @@ is the reaper's child, since the signal is tied to the parent of that moment. Pr
 forked in advance, and they are the ones that read the requests.
 
     zygote  {"event": "ready"} | {"event": "failed"} | {"event": "unfit", "why"}
-    reaper  {"args", "env", "cwd", "limits", "groups"}  + the worker's descriptors, the report
+    reaper  {"args", "variables", "cwd", "limits", "groups"} + the worker's descriptors, the report
     report  "pid N", by the process between; then "up", or an errno, a step and why it failed
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gc
 import importlib
@@ -26,7 +27,7 @@ import signal
 import socket
 import sys
 
-from snakehouse import _codec, _main
+from snakehouse import _codec, _load, _main, _pages
 from snakehouse._birth import SCRATCH, Birth, load_prctl, tie_down
 from snakehouse._fork_safety import Witness, reserve
 from snakehouse._packets import HangUp, receive, send
@@ -50,6 +51,7 @@ _READY = 2
 def run(names: list[str]) -> NoReturn:
     """Imports, forks, and serves in each worker; the zygote itself ends with its socket."""
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    environment = dict(os.environ)
     reserve(SOCKET + 1)
     talk = socket.socket(fileno=SOCKET)
     talk.set_inheritable(False)
@@ -62,24 +64,23 @@ def run(names: list[str]) -> NoReturn:
     failure = _import_all(names, witness)
     why = None if failure else witness.why_not()
     _forget_signals(handlers)
+    _forget_variables(environment)
     _fall_silent()
     if why is not None:
         send(talk, {"event": "unfit", "why": why})
         os._exit(0)
-    # What is there now is never looked at again, so its pages stay shared.
-    gc.collect()
-    gc.freeze()
+    _pages.settle()
     try:
         send(talk, {"event": "failed" if failure else "ready"})
         message = _serve(talk, prctl, witness)
     except HangUp:
         os._exit(0)
-    _main.main(message["args"], failure=failure)
+    _main.main(message["args"], variables=message["variables"], failure=failure)
 
 
 def _import_all(names: list[str], witness: Witness) -> dict[str, Any] | None:
     """Imports everything; why that failed, as a worker's hello says it."""
-    gc.disable()
+    _pages.begin()
     _codec.choose()
     for name in LATER:
         importlib.import_module(name)
@@ -89,7 +90,17 @@ def _import_all(names: list[str], witness: Witness) -> dict[str, Any] | None:
         if failure is not None:
             return failure
         witness.look(name)
+    _describe_all(names)
     return None
+
+
+def _describe_all(names: list[str]) -> None:
+    """Finds out what each worker would say of the tools that are imported."""
+    for name in names:
+        # Whoever serves them hears of what is wrong.
+        with contextlib.suppress(Exception):
+            for tool in _load.tools_of(_load.import_module(name)):
+                _main.describe(tool)
 
 
 def _fall_silent() -> None:
@@ -111,6 +122,7 @@ def _serve(talk: socket.socket, prctl: Prctl, witness: Witness) -> Message:
     """
     reaper = os.getppid()
     waiting = 0
+    is_tidy = False
     while True:
         while waiting < _READY:
             try:
@@ -122,6 +134,10 @@ def _serve(talk: socket.socket, prctl: Prctl, witness: Witness) -> Message:
             if middle == 0:
                 return _wait_and_fork(talk, prctl, reaper, witness)
             waiting += 1
+        if not is_tidy:
+            # Nobody waits for this: whoever does has its process.
+            is_tidy = True
+            _pages.drop_files()
         if waiting:
             _, status = os.waitpid(-1, 0)
             waiting -= 1
@@ -194,15 +210,15 @@ def _forget_signals(handlers: dict[signal.Signals, Any]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
+def _forget_variables(environment: dict[str, str]) -> None:
+    """The environment as it was before the imports."""
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
+
+
 def _awake(message: Message) -> None:
     """Makes a forked process what a started one would be."""
-    env: dict[str, str] = message["env"]
-    for name in os.environ.keys() - env.keys():
-        del os.environ[name]
-    for name, value in env.items():
-        # Most are the zygote's own; each one that is set costs pages that were shared.
-        if os.environ.get(name) != value:
-            os.environ[name] = value
     sys.argv[1:] = message["args"]
     _reseed()
     gc.enable()

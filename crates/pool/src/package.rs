@@ -49,6 +49,7 @@ const FILES: &[(&str, &str)] = &[
     file!("_msgpack.py"),
     file!("_nursery.py"),
     file!("_packets.py"),
+    file!("_pages.py"),
     file!("_peer.py"),
     file!("_perform.py"),
     file!("_processes.py"),

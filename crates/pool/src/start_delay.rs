@@ -18,7 +18,7 @@ const LAW: Backoff =
     };
 
 /// The supervisor's own pause; the one that matters is here.
-const PAUSE: Duration = Duration::from_millis(1);
+const PAUSE: Duration = Duration::from_nanos(1);
 const AT_ONCE: Backoff = match Backoff::new(PAUSE, PAUSE, Jitter::None) {
     Ok(law) => law,
     Err(_) => unreachable!(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::join;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::child::{ChildCtx, ChildShared, CtxInner};
@@ -16,6 +17,9 @@ use crate::member::BoxFuture;
 use crate::scope::{Leave, ScopeInner};
 use crate::spec::ChildSpec;
 use crate::tree::NodeState;
+
+/// What timers count in. They would make a millisecond or two of a pause that is shorter.
+const TICK: Duration = Duration::from_millis(1);
 
 /// Runs a child for its whole life.
 pub(crate) fn supervise(
@@ -68,7 +72,9 @@ async fn incarnations(
         shared.ended(&exit, NodeState::BackingOff);
         scope.tell(&shared.name, || Happening::Restarting(pause));
         tracing::info!(scope = %scope.path(), child = %shared.name, ?pause, "restart scheduled");
-        if timeout(pause, shared.stop.cancelled()).await.is_ok() {
+        if pause < TICK {
+            yield_now().await;
+        } else if timeout(pause, shared.stop.cancelled()).await.is_ok() {
             shared.set(NodeState::Stopped);
             break;
         }

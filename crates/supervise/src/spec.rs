@@ -118,7 +118,7 @@ impl ChildSpec {
     }
 
     /// The pause before a restart. It starts over once an incarnation has lived for the
-    /// intensity's window.
+    /// intensity's window. Less than a millisecond is none.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;

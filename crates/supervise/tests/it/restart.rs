@@ -101,6 +101,21 @@ fn the_back_off_starts_over_after_a_long_life() {
 }
 
 #[test]
+fn a_pause_below_the_timer_s_tick_is_none() {
+    virtual_time(async {
+        let root = Root::new("test");
+        let journal = Journal::new();
+        let pause = Duration::from_nanos(1);
+        let spec = noting(&journal, |n| if n < 3 { Err("broken".into()) } else { Ok(()) })
+            .restart(Restart::Transient)
+            .backoff(Backoff::new(pause, pause, Jitter::None).unwrap());
+        assert_eq!(root.scope().child(spec).gone().await, Exit::Finished);
+        assert_eq!(journal.millis(), [0, 0, 0, 0]);
+        assert!(root.stop().await.is_clean());
+    });
+}
+
+#[test]
 fn jitter_is_replayed_by_its_seed() {
     let run = |seed| {
         virtual_time(async move {
