@@ -20,6 +20,11 @@ pub(crate) struct Cli {
     #[arg(long, global = true, value_name = "FILE")]
     pub python: Option<PathBuf>,
 
+    /// Packages for your tools: a requirements file with exact versions. An environment with them is
+    /// made once and kept in the cache.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub requirements: Option<PathBuf>,
+
     /// Show what the program does, on stderr. Repeat for more.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,

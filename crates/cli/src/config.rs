@@ -17,6 +17,7 @@ pub(crate) const ENV_HOME: &str = "SNAKEHOUSE_HOME";
 /// Environment: the port of `up`.
 pub(crate) const ENV_PORT: &str = "SNAKEHOUSE_PORT";
 /// Environment: the Python interpreter.
+pub(crate) const ENV_REQUIREMENTS: &str = "SNAKEHOUSE_REQUIREMENTS";
 pub(crate) const ENV_PYTHON: &str = "SNAKEHOUSE_PYTHON";
 /// The port of `up` when nobody says otherwise.
 pub(crate) const DEFAULT_PORT: u16 = 8400;
@@ -72,6 +73,7 @@ impl<T> Setting<T> {
 struct File {
     port: Option<u16>,
     python: Option<PathBuf>,
+    requirements: Option<PathBuf>,
     #[serde(default)]
     models: BTreeMap<String, PathBuf>,
 }
@@ -82,6 +84,7 @@ pub(crate) struct Flags {
     pub home: Option<PathBuf>,
     pub port: Option<u16>,
     pub python: Option<PathBuf>,
+    pub requirements: Option<PathBuf>,
 }
 
 /// The merged configuration.
@@ -90,6 +93,7 @@ pub(crate) struct Config {
     pub home: Setting<PathBuf>,
     pub port: Setting<u16>,
     pub python: Setting<Option<PathBuf>>,
+    pub requirements: Setting<Option<PathBuf>>,
     pub models: Setting<BTreeMap<String, PathBuf>>,
 }
 
@@ -121,6 +125,12 @@ impl Config {
                 file.python.map(Some),
                 env(ENV_PYTHON).map(|path| Some(path.into())),
                 flags.python.map(Some),
+            ),
+            requirements: Setting::layered(
+                None,
+                file.requirements.map(Some),
+                env(ENV_REQUIREMENTS).map(|path| Some(path.into())),
+                flags.requirements.map(Some),
             ),
             models: Setting { value: file.models, origin: models_origin },
             home,

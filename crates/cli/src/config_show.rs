@@ -32,6 +32,10 @@ pub(crate) fn run(config: &Config, out: Output) -> Result<(), CliError> {
             config.port.origin.to_string(),
         ]);
         table.add_row(["python".into(), python, config.python.origin.to_string()]);
+        let requirements = &config.requirements;
+        let file =
+            requirements.value.as_ref().map_or("(none)".into(), |path| path.display().to_string());
+        table.add_row(["requirements".into(), file, requirements.origin.to_string()]);
         table.add_row(["models".into(), models, config.models.origin.to_string()]);
         table.to_string()
     })

@@ -55,7 +55,7 @@ async fn dispatch(cli: Cli, out: Output) -> Result<(), CliError> {
         Command::Up(args) => args.port,
         _ => None,
     };
-    let flags = Flags { home: cli.home, port, python: cli.python };
+    let flags = Flags { home: cli.home, port, python: cli.python, requirements: cli.requirements };
     let config = Config::load(flags, &|name| std::env::var(name).ok())?;
     match cli.command {
         Command::Up(args) => up::run(&config, args, out).await,

@@ -46,8 +46,16 @@ pub(crate) async fn call(config: &Config, args: PoolCallArgs, out: Output) -> Re
                 })
                 .await??;
             let token = run.token().clone();
-            let called =
-                call_here(root.scope(), python, token, file, &args.tool, values, within).await;
+            let called = call_here(
+                root.scope(),
+                (config, out),
+                python,
+                token,
+                (file, &args.tool),
+                values,
+                within,
+            )
+            .await;
             root.stop().await;
             run.end();
             called?
@@ -69,10 +77,10 @@ fn parse(text: &str) -> Result<serde_json::Value, CliError> {
 
 async fn call_here(
     scope: &Scope,
+    (config, out): (&Config, Output),
     python: Interpreter,
     run_token: RunToken,
-    file: &Path,
-    tool: &str,
+    (file, tool): (&Path, &str),
     values: Vec<serde_json::Value>,
     within: Duration,
 ) -> Result<serde_json::Value, CliError> {
@@ -80,10 +88,25 @@ async fn call_here(
     let reaper =
         Reaper::start(scope, ReaperConfig { python: python.clone(), run_token, cache: None })
             .await?;
+    let python = with_packages(scope, &reaper, python, config, out).await?;
     let pool = tool_pool(scope, reaper, python, file).await?;
     let args = Args { args: values.into_iter().map(from_json).collect(), kwargs: Vec::new() };
     let value = pool.call(tool, args, options).await.map_err(call_failed)?;
     Ok(to_json(&value)?)
+}
+
+/// The interpreter for tools: that with the configured packages, if there are any.
+pub(crate) async fn with_packages(
+    scope: &Scope,
+    reaper: &Reaper,
+    base: Interpreter,
+    config: &Config,
+    out: Output,
+) -> Result<Interpreter, CliError> {
+    let Some(lock) = &config.requirements.value else { return Ok(base) };
+    let deadline = CallOptions::default().deadline;
+    let said = |line: &str| out.note(line);
+    Ok(Interpreter::with_packages(scope, reaper, base, lock, deadline, said).await?)
 }
 
 /// Starts a pool that serves the `@tool` functions of a Python file.

@@ -109,7 +109,8 @@ async fn serve(
     let tools_scope = scope.open("tools");
     let tools = match &args.tools {
         Some(file) => {
-            let python = start.python.clone();
+            let base = start.python.clone();
+            let python = pool::with_packages(&tools_scope, &reaper, base, config, out).await?;
             Some(pool::tool_pool(&tools_scope, reaper.clone(), python, file).await?)
         }
         None => None,

@@ -2,9 +2,12 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::fs::File;
+use std::hash::{Hash, Hasher};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -27,6 +30,25 @@ const QUESTION: &str = "import sys; sys.stdout.write('%s\\n%d.%d.%d\\n' % ((sys.
 pub struct Interpreter {
     path: PathBuf,
     version: Version,
+    environment: Held,
+}
+
+/// Keeps an environment from being forgotten. No part of what an interpreter is.
+#[derive(Clone, Debug, Default)]
+struct Held {
+    _file: Option<Arc<File>>,
+}
+
+impl PartialEq for Held {
+    fn eq(&self, _other: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Held {}
+
+impl Hash for Held {
+    fn hash<H: Hasher>(&self, _state: &mut H) {}
 }
 
 /// A Python version.
@@ -76,6 +98,12 @@ impl Interpreter {
         self.version
     }
 
+    /// Holds an open file for as long as it, or a copy of it, lives.
+    pub(crate) fn holding(mut self, file: File) -> Self {
+        self.environment = Held { _file: Some(Arc::new(file)) };
+        self
+    }
+
     fn ask(program: &OsStr) -> Result<Self, PoolError> {
         let path = PathBuf::from(program);
         let broken = |message: String| PoolError::InterpreterBroken { path: path.clone(), message };
@@ -95,7 +123,7 @@ impl Interpreter {
         if version < Self::MINIMUM {
             return Err(PoolError::InterpreterTooOld { path, version: version.to_string() });
         }
-        Ok(Self { path, version })
+        Ok(Self { path, version, environment: Held::default() })
     }
 }
 

@@ -33,6 +33,7 @@ const FILES: &[(&str, &str)] = &[
     file!("_conformance_cases.py"),
     file!("_context.py"),
     file!("_doorbell.py"),
+    file!("_environment.py"),
     file!("_errors.py"),
     file!("_extensions.py"),
     file!("_failure.py"),
@@ -115,8 +116,12 @@ impl Package {
     /// Extracts it again if it is not whole any more: caches are cleaned by others too. Blocks on
     /// the disk.
     pub(crate) fn mend(&self) -> Result<(), PoolError> {
-        let cache = self.root.parent().unwrap_or(&self.root);
-        Self::extract_below(cache).map(drop)
+        Self::extract_below(self.cache()).map(drop)
+    }
+
+    /// The directory that it was extracted below.
+    pub(crate) fn cache(&self) -> &Path {
+        self.root.parent().unwrap_or(&self.root)
     }
 
     /// The reaper's program.

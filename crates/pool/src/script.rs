@@ -5,17 +5,19 @@
 //! [`Reaper::start`] and [`Pool::start`] in a scope of their own instead. Tested with real programs,
 //! which end in every way that a program can (`tests/it/scripts.rs`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use snakehouse_base::id::RunToken;
 use snakehouse_supervise::{Root, Scope};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::call::CallOptions;
 use crate::config::PoolConfig;
 use crate::error::PoolError;
 use crate::interpreter::Interpreter;
 use crate::package::cache_directory;
 use crate::pool::Pool;
+use crate::python_environment::EnvironmentError;
 use crate::reaper::{Reaper, ReaperConfig};
 use crate::run::Run;
 use crate::spec::WorkerSpec;
@@ -40,6 +42,18 @@ impl Host {
     /// The interpreter that `SNAKEHOUSE_PYTHON` names, else `python3` on `PATH`.
     pub fn python(&self) -> Interpreter {
         self.python.clone()
+    }
+
+    /// The interpreter with the packages that a lock file names. As [`Interpreter::with_packages`]
+    /// within 300 s; what the installer says is logged at debug level.
+    ///
+    /// # Errors
+    /// As [`Interpreter::with_packages`].
+    pub async fn python_with(&self, lock: &Path) -> Result<Interpreter, EnvironmentError> {
+        let deadline = CallOptions::default().deadline;
+        let said = |line: &str| tracing::debug!(target: "snakehouse::environment", "{line}");
+        let (scope, base) = (&self.scope, self.python());
+        Interpreter::with_packages(scope, &self.reaper, base, lock, deadline, said).await
     }
 
     /// The scope of everything the script starts.

@@ -17,13 +17,13 @@ mod zygotes;
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use snakehouse_base::id::{RunToken, WorkerId};
-use snakehouse_supervise::{BoxError, Child, ChildSpec, Lane, Scope};
+use snakehouse_supervise::{BoxError, Child, ChildSpec, Lane, LaneError, Scope};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
@@ -214,6 +214,19 @@ impl Reaper {
     /// The program of Python workers.
     pub(crate) fn python_worker(&self) -> PathBuf {
         self.shared.package.worker()
+    }
+
+    /// The directory that the package was extracted below.
+    pub(crate) fn cache(&self) -> &Path {
+        self.shared.package.cache()
+    }
+
+    /// Runs what may block.
+    pub(crate) async fn in_lane<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, LaneError> {
+        self.shared.lane.run(work).await
     }
 
     /// Extracts the package again if something damaged it.

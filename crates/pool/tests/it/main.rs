@@ -30,6 +30,7 @@ mod pools;
 mod processes;
 mod programs;
 mod promptness;
+mod python_environments;
 mod python_streams;
 mod reaper;
 mod recalls;
