@@ -178,6 +178,7 @@ impl Rig {
             tool: tool.to_owned(),
             number: 0,
             body: Bytes::new().into(),
+            // audit(deadline): the time of a rig is its own
             options: CallOptions::until(snakehouse_base::Deadline::never()),
             session,
             stream,

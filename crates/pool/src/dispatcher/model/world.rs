@@ -214,6 +214,7 @@ impl World {
         let within = Duration::from_millis(self.pick(1..20_000) as u64);
         let deadline = match self.pick(0..4) {
             0 => Deadline::after(self.now.into_std(), within),
+            // audit(deadline): the time of a world is its own
             _ => Deadline::never(),
         };
         let (reply, outcome) = oneshot::channel();
