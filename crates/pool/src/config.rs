@@ -147,8 +147,12 @@ pub struct Recycle {
     pub age: Option<Duration>,
     /// After so many answered calls. Default: never.
     pub calls: Option<u64>,
-    /// When its process group holds so much memory. It is measured after calls, at most every 20 ms
-    /// and never while nothing runs; memory that processes share counts in parts where it matters.
+    /// When its process group holds so much memory. It is measured when it begins and after calls,
+    /// every 20 ms at most while that is far from the limit, and never while nothing runs. Near the
+    /// limit it gets no more calls than the growth so far leaves room for before it is measured again:
+    /// a leak is found within a tenth of the limit. Memory that processes share counts in parts where it
+    /// matters. Workers that hold so much from the start are kept, since others would be the same
+    /// ([`PoolCounters::memory_too_low`](crate::PoolCounters::memory_too_low), and a warning).
     /// Default: never.
     pub memory: Option<ByteSize>,
     /// By which part of them age and calls are shortened by chance, so that workers which were

@@ -49,6 +49,9 @@ pub struct PoolCounters {
     pub recycled_calls: u64,
     /// Workers that were replaced because of their memory.
     pub recycled_memory: u64,
+    /// Workers that held the memory to recycle at as soon as they began, or after their first call
+    /// while none had ever held less. They are kept: those in their place would be the same.
+    pub memory_too_low: u64,
     /// Workers that were replaced because somebody asked for it.
     pub recycled_asked: u64,
     /// Sessions that were lost because their worker's replacement could wait no longer.

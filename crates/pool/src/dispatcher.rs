@@ -46,6 +46,7 @@ mod rig;
 mod seat;
 #[cfg(test)]
 mod tests;
+mod weight;
 
 pub(crate) use self::ledger::Ticket;
 pub(crate) use self::lifecycle::{Hail, Unstarted};
@@ -80,6 +81,8 @@ pub(crate) struct Dispatcher {
     last_end: Option<String>,
     /// Starts that failed before any worker ever served.
     failed_starts: u64,
+    /// Whether a worker ever held less than the memory to recycle at after a call.
+    was_light: bool,
     stopped: bool,
 }
 
@@ -135,6 +138,7 @@ impl Dispatcher {
             counters: PoolCounters::default(),
             last_end: None,
             failed_starts: 0,
+            was_light: false,
             stopped: false,
             config,
         };

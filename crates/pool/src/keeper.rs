@@ -50,7 +50,7 @@ pub(crate) async fn run(shared: Arc<Shared>, scope: Scope) {
     }
 }
 
-/// Looks which of these workers hold too much.
+/// Looks what these workers hold.
 async fn measure(
     shared: &Shared,
     limit: ByteSize,
@@ -58,12 +58,12 @@ async fn measure(
     workers: Vec<(usize, Incarnation, u32)>,
 ) {
     let look = move || {
-        let over = |(_, _, pid): &(usize, Incarnation, u32)| os::group_holds(*pid, limit);
-        workers.into_iter().filter(over).collect::<Vec<_>>()
+        let held = |(place, incarnation, pid)| (place, incarnation, os::group_bytes(pid, limit));
+        workers.into_iter().map(held).collect::<Vec<_>>()
     };
     // A lane that is closed belongs to a pool that stops.
-    for (place, incarnation, _) in lane.run(look).await.unwrap_or_default() {
+    for (place, incarnation, held) in lane.run(look).await.unwrap_or_default() {
         let now = Instant::now();
-        shared.change(|pool, after| pool.too_large(place, incarnation, now, after));
+        shared.change(|pool, after| pool.measured(place, incarnation, held, now, after));
     }
 }

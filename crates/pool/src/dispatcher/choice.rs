@@ -190,6 +190,12 @@ impl Dispatcher {
         seat.streams += usize::from(self.ledger.is_stream(ticket));
         seat.idle_since = None;
         after.ring(place);
+        if let Some(weight) = &mut seat.weight {
+            weight.given(now);
+            if let Some(at) = weight.due() {
+                self.arm(at, after);
+            }
+        }
     }
 
     /// A call that waited is not given out after all. If it was bound to the worker, it may have been

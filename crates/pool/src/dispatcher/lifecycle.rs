@@ -5,8 +5,7 @@
 //! that are to be replaced, which drain; and places are opened and closed until as many workers are
 //! there or on their way as shall be. So growth, standby, replacement and recovery are one thing.
 
-use std::time::Duration;
-
+use snakehouse_base::ByteSize;
 use snakehouse_base::id::Incarnation;
 use snakehouse_supervise::CancellationToken;
 use snakehouse_wire::ToolInfo;
@@ -20,10 +19,8 @@ use crate::worker::{Birth, Life, WorkerRef};
 
 use super::ledger::{At, List, Ticket};
 use super::seat::Why;
+use super::weight::{Verdict, Weight};
 use super::{After, Dispatcher, MOST_DEATHS, worker_id};
-
-/// The memory of a worker is measured at most this often.
-const MEASURE_EVERY: Duration = Duration::from_millis(20);
 
 /// What a worker's hello says to the dispatcher.
 #[derive(Debug)]
@@ -107,15 +104,15 @@ impl Dispatcher {
         seat.tools = hail.tools.into();
         seat.too_old = recycle.age.map(|age| now + age.mul_f64(part));
         seat.calls_left = recycle.calls.map(|calls| part_of(calls, part));
-        seat.measure_from = recycle.memory.map(|_| now);
-        seat.to_measure = false;
+        seat.weight = recycle.memory.map(|limit| Weight::new(limit.0, now));
         seat.was_spare = false;
         seat.life = Some(Life::new(WorkerRef {
             id: worker_id(place),
             incarnation: seat.incarnation,
             pid: seat.pid.unwrap_or_default(),
         }));
-        if let Some(at) = seat.too_old {
+        let times = [seat.too_old, seat.weight.as_ref().and_then(Weight::due)];
+        for at in times.into_iter().flatten() {
             self.arm(at, after);
         }
         self.settle(now, after);
@@ -157,8 +154,7 @@ impl Dispatcher {
         seat.retire = None;
         seat.too_old = None;
         seat.calls_left = None;
-        seat.to_measure = false;
-        seat.measure_from = None;
+        seat.weight = None;
         seat.drain_by = None;
         seat.idle_since = None;
         seat.cancels.clear();
@@ -283,31 +279,65 @@ impl Dispatcher {
         self.settle(now, after);
         let mut measure = Vec::new();
         for (place, seat) in self.seats.iter_mut().enumerate() {
-            if seat.to_measure
-                && seat.measure_from.is_some_and(|from| from <= now)
+            let in_flight = seat.in_flight();
+            if let Some(weight) = &mut seat.weight
+                && weight.due().is_some_and(|from| from <= now)
                 && let Some(pid) = seat.pid
             {
-                seat.to_measure = false;
-                seat.measure_from = Some(now + MEASURE_EVERY);
+                weight.begin(in_flight, now);
                 measure.push((place, seat.incarnation, pid));
             }
+        }
+        if !measure.is_empty() {
+            // Who is weighed may have calls again.
+            self.hand_out(now, after);
         }
         self.armed = self.next();
         after.keeper = false;
         Chores { open: std::mem::take(&mut self.opened), measure, next: self.armed }
     }
 
-    /// The memory of a worker's process group is over the limit.
-    pub(crate) fn too_large(
+    /// The process group of a worker holds so much memory.
+    pub(crate) fn measured(
         &mut self,
         place: usize,
         incarnation: Incarnation,
+        held: ByteSize,
         now: Instant,
         after: &mut After,
     ) {
-        if self.seats[place].incarnation == incarnation && self.can_retire(place) {
-            self.retire(place, Why::Memory, now, after);
-            self.settle(now, after);
+        let seat = &mut self.seats[place];
+        let Some(weight) = seat.weight.as_mut().filter(|_| seat.incarnation == incarnation) else {
+            return;
+        };
+        match weight.weighed(held.0, now) {
+            Verdict::Light => self.was_light |= weight.has_answered(),
+            // The next one would be the same.
+            Verdict::TooHeavy { answered: 0 } => self.cannot_be_light(place, held),
+            Verdict::TooHeavy { answered: 1 } if !self.was_light => {
+                self.cannot_be_light(place, held);
+            }
+            Verdict::TooHeavy { .. } => {
+                if self.can_retire(place) {
+                    self.retire(place, Why::Memory, now, after);
+                }
+            }
+        }
+        self.settle(now, after);
+        if let Some(at) = self.seats[place].weight.as_ref().and_then(Weight::due) {
+            self.arm(at, after);
+        }
+    }
+
+    /// The memory to recycle at is less than a worker needs to begin: it is kept.
+    fn cannot_be_light(&mut self, place: usize, held: ByteSize) {
+        self.counters.memory_too_low += 1;
+        if self.counters.memory_too_low == 1 {
+            let worker = worker_id(place);
+            tracing::warn!(
+                event = "memory_too_low", %worker, %held,
+                "the memory to recycle at is less than a fresh worker holds: nothing is replaced for it"
+            );
         }
     }
 
@@ -337,7 +367,7 @@ impl Dispatcher {
             let shrinks = self.target > self.config.least();
             let idle = seat.idle_until(self.config.shrink_after).filter(|_| shrinks);
             let old = seat.too_old.filter(|_| self.can_retire(place));
-            let measure = seat.measure_from.filter(|_| seat.to_measure);
+            let measure = seat.weight.as_ref().and_then(Weight::due);
             [idle, old, measure, seat.drain_by]
         });
         seats.flatten().chain(self.grows_at()).min()
@@ -417,6 +447,8 @@ impl Dispatcher {
             // Whoever asks looks first.
             _ => return,
         }
+        // It is not held up for a second reason.
+        self.seats[place].weight = None;
         match why {
             Why::Age => self.counters.recycled_age += 1,
             Why::Calls => self.counters.recycled_calls += 1,
@@ -429,12 +461,11 @@ impl Dispatcher {
 
     /// A worker answered calls.
     pub(super) fn wear(&mut self, place: usize, calls: u64, now: Instant, after: &mut After) {
-        let seat = &mut self.seats[place];
-        if let Some(from) = seat.measure_from
-            && !seat.to_measure
-        {
-            seat.to_measure = true;
-            self.arm(from.max(now), after);
+        if let Some(weight) = &mut self.seats[place].weight {
+            weight.answered(calls, now);
+            if let Some(at) = weight.due() {
+                self.arm(at, after);
+            }
         }
         let seat = &mut self.seats[place];
         if let Some(left) = &mut seat.calls_left {

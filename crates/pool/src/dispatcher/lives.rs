@@ -273,23 +273,59 @@ fn memory_is_measured_after_calls_and_not_while_nothing_runs() {
     let recycle =
         Recycle { memory: Some(snakehouse_base::ByteSize::mib(64)), ..Recycle::default() };
     let mut rig = Rig::of(recycled(1, recycle), 1);
-    assert_eq!((rig.to_measure.len(), rig.next), (0, None));
-    rig.submit_many(2);
+    assert!(rig.weigh(10), "as it begins");
+    rig.submit_many(3);
     rig.answer(0, SHORT);
-    let measured = std::mem::take(&mut rig.to_measure);
-    assert_eq!(measured.len(), 1);
     rig.answer(0, SHORT);
-    assert_eq!(rig.to_measure, [], "not twice in 20 ms");
+    assert!(rig.ids(0).is_empty(), "what its first call needs is to be seen");
+    assert!(rig.weigh(10));
+    rig.answer(0, SHORT);
+    assert!(!rig.weigh(10), "not twice in 20 ms");
     rig.pass(Duration::from_millis(20));
-    assert_eq!(rig.to_measure.len(), 1);
+    assert!(rig.weigh(64));
     assert_eq!(rig.next, None);
-    let (place, incarnation, _) = measured[0];
-    let mut after = After::default();
-    rig.dispatcher.too_large(place, incarnation, rig.now, &mut after);
-    rig.settle(after);
-    rig.keep();
     assert_eq!(rig.states(), [Ready, Dead]);
     assert_eq!(rig.dispatcher.counters().recycled_memory, 1);
+}
+
+/// Each would be replaced by one that is replaced, for ever.
+#[test]
+fn a_limit_that_no_worker_can_keep_replaces_none() {
+    let recycle =
+        Recycle { memory: Some(snakehouse_base::ByteSize::mib(64)), ..Recycle::default() };
+    for at_once in [true, false] {
+        let mut rig = Rig::of(recycled(1, recycle.clone()), 1);
+        rig.weigh(if at_once { 64 } else { 10 });
+        rig.submit_many(20);
+        for _ in 0..20 {
+            rig.answer(0, SHORT);
+            rig.weigh(64);
+            rig.pass(Duration::from_millis(20));
+        }
+        let counters = rig.dispatcher.counters();
+        assert_eq!((counters.recycled_memory, counters.memory_too_low), (0, 1), "{at_once}");
+        assert_eq!((counters.answered, rig.states()), (20, vec![Ready]));
+    }
+}
+
+/// One of them took a call that needs much, and others did with less.
+#[test]
+fn a_first_call_that_holds_too_much_has_its_worker_replaced_if_that_is_not_the_rule() {
+    let recycle =
+        Recycle { memory: Some(snakehouse_base::ByteSize::mib(64)), ..Recycle::default() };
+    let mut rig = Rig::of(recycled(1, recycle), 1);
+    for held in [10, 64] {
+        rig.weigh(10);
+        rig.submit("t", None).unwrap();
+        rig.answer(0, SHORT);
+        rig.weigh(held);
+        if held == 10 {
+            rig.die(0, 0);
+            rig.serve(0);
+        }
+    }
+    let counters = rig.dispatcher.counters();
+    assert_eq!((counters.recycled_memory, counters.memory_too_low), (1, 0));
 }
 
 /// The one to be replaced dies first: then its own restart is the replacement.

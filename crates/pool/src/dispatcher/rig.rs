@@ -290,6 +290,20 @@ impl Rig {
         std::mem::take(&mut self.workers[place].rung)
     }
 
+    /// The workers that are due are weighed, and hold so many mebibytes each. Whether there were any.
+    pub(super) fn weigh(&mut self, mib: u64) -> bool {
+        self.keep();
+        let due = std::mem::take(&mut self.to_measure);
+        for &(place, incarnation, _) in &due {
+            let mut after = After::default();
+            let held = snakehouse_base::ByteSize::mib(mib);
+            self.dispatcher.measured(place, incarnation, held, self.now, &mut after);
+            self.settle(after);
+            self.keep();
+        }
+        !due.is_empty()
+    }
+
     /// Workers that were told to end and have nothing more to do are gone.
     pub(super) fn obey(&mut self) {
         for place in 0..self.workers.len() {

@@ -14,6 +14,7 @@ use crate::window::Window;
 use crate::worker::{Birth, Life, WorkerState};
 
 use super::ledger::{List, Ticket};
+use super::weight::Weight;
 
 /// Why a worker is to be replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +74,8 @@ pub(crate) struct Seat {
     pub(super) was_spare: bool,
     /// Since when it has had nothing to do.
     pub(super) idle_since: Option<Instant>,
-    /// Whether it answered calls since its memory was measured, and when that may be done again.
-    pub(super) to_measure: bool,
-    pub(super) measure_from: Option<Instant>,
+    /// Its memory, if that has a limit.
+    pub(super) weight: Option<Weight>,
     /// Tells this incarnation to end.
     pub(super) stop: CancellationToken,
 }
@@ -110,8 +110,7 @@ impl Seat {
             calls_left: None,
             was_spare: false,
             idle_since: None,
-            to_measure: false,
-            measure_from: None,
+            weight: None,
             stop: CancellationToken::new(),
         }
     }
@@ -134,7 +133,7 @@ impl Seat {
     /// the worker's idleness, as the window allows, while a place is left that streams do not hold.
     pub(super) fn fits(&self, is_stream: bool) -> bool {
         match is_stream {
-            _ if self.recalls => false,
+            _ if self.recalls || self.weight.as_ref().is_some_and(|w| !w.allows()) => false,
             true => self.in_flight() < self.capacity,
             false => {
                 let places = self.capacity.saturating_sub(self.streams);

@@ -13,16 +13,17 @@ use super::procfs::resident_bytes;
 /// More processes than a worker sensibly has; beyond it, their parents are what counts.
 const MOST_PROCESSES: usize = 256;
 
-/// Whether the process group that `leader` leads holds at least so much. What is gone holds nothing.
-/// Blocks for some ten microseconds a process, and for a millisecond per 100 MiB near the limit.
-pub(crate) fn group_holds(leader: u32, limit: ByteSize) -> bool {
+/// What the process group that `leader` leads holds; below the limit, with shared pages counted for each
+/// process. What is gone holds nothing. Blocks for some ten microseconds a process, and for a
+/// millisecond per 100 MiB from the limit on.
+pub(crate) fn group_bytes(leader: u32, limit: ByteSize) -> ByteSize {
     let group = group(leader);
     let resident: u64 = group.iter().filter_map(|pid| resident_bytes(*pid)).map(|b| b.0).sum();
     if resident < limit.0 {
-        return false;
+        return ByteSize(resident);
     }
     let proportional = |pid: &u32| proportional_bytes(*pid).or_else(|| resident_bytes(*pid));
-    group.iter().filter_map(proportional).map(|bytes| bytes.0).sum::<u64>() >= limit.0
+    ByteSize(group.iter().filter_map(proportional).map(|bytes| bytes.0).sum())
 }
 
 /// The processes of the group that `leader` leads: those of its descendants that are in it. One that
@@ -77,9 +78,9 @@ mod tests {
         let resident = resident_bytes(own).unwrap();
         assert!(proportional_bytes(own).unwrap() <= ByteSize(resident.0 + (64 << 20)));
         // This process need not lead its group; what counts here is its own memory.
-        assert!(group_holds(own, ByteSize(1 << 20)));
-        assert!(!group_holds(own, ByteSize(1 << 50)));
-        assert!(!group_holds(u32::MAX, ByteSize(1)), "what is not there holds nothing");
+        assert!(group_bytes(own, ByteSize(1 << 20)) >= ByteSize(1 << 20));
+        assert!(group_bytes(own, ByteSize(1 << 50)) < ByteSize(1 << 50));
+        assert_eq!(group_bytes(u32::MAX, ByteSize(1)), ByteSize(0), "what is not there");
     }
 
     #[test]

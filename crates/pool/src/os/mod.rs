@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 pub(crate) use cgroup::{ControlGroups, Group, group_name, oom_kills, own_oom_counter};
-pub(crate) use memory::group_holds;
+pub(crate) use memory::group_bytes;
 pub(crate) use pidfd::{Pidfd, open as open_pidfd, signal_to};
 pub(crate) use procfs::{Environ, command, environ, pids, resident_bytes, start_time, wanted_cpu};
 pub(crate) use seqpacket::{Seqpacket, packet_pair, receive_packet, send_packet};

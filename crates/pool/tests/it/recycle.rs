@@ -80,21 +80,41 @@ fn a_worker_that_holds_too_much_is_replaced() {
         let recycle = Recycle { memory: Some(limit), ..Recycle::default() };
         let pool = rig.pool(PoolConfig { recycle, ..workers(1) }).await;
         let first = call_pid(&pool).await;
-        let mut caught = None;
-        for _ in 0..2_000 {
-            let held = call(&pool, "hoard", Args::none().arg(1)).await.unwrap();
-            if pool.counters().recycled_memory > 0 {
-                caught = held.as_i64();
-                break;
+        // What it held when it was found: several callers, so that calls are sent ahead.
+        let hoarding = async || {
+            let mut held = 0;
+            while pool.counters().recycled_memory == 0 && held < 1 << 31 {
+                let value = call(&pool, "hoard", Args::none().arg(1)).await.unwrap();
+                held = value.as_i64().unwrap();
             }
-        }
-        let caught = caught.expect("it holds two gigabytes");
+            held
+        };
+        let caught = futures_util::future::join_all((0..2).map(|_| hoarding())).await;
+        let caught = caught.into_iter().max().unwrap();
         let parts = |tenths: u64| i64::try_from(limit.0 / 10 * tenths).unwrap();
+        println!("caught at {} MiB of {} MiB", caught >> 20, limit.0 >> 20);
         assert!(caught >= parts(9), "{caught}");
-        // 11 on a machine at rest; who measures has to get a CPU beside those who leak.
-        assert!(caught <= parts(15), "{caught}");
+        assert!(caught <= parts(11), "{caught}");
         let replaced = async { while call_pid(&pool).await == first {} };
         tokio::time::timeout(BOUND, replaced).await.unwrap();
+        rig.end().await;
+    });
+}
+
+/// An interpreter holds more than that: its replacement would hold as much, and so on for ever.
+#[test]
+fn a_limit_below_what_a_fresh_worker_holds_replaces_none() {
+    run(async {
+        let rig = Rig::new().await;
+        let recycle = Recycle { memory: Some(ByteSize::mib(1)), ..Recycle::default() };
+        let pool = rig.pool(PoolConfig { recycle, ..workers(2) }).await;
+        wait_until(&pool, |pool| pool.counters().memory_too_low == 2).await;
+        for _ in 0..100 {
+            call_pid(&pool).await;
+        }
+        let counters = pool.counters();
+        assert_eq!((counters.recycled_memory, counters.memory_too_low), (0, 2));
+        assert_eq!(counters.served, 2);
         rig.end().await;
     });
 }

@@ -37,6 +37,8 @@ pub(super) struct View {
     pub(super) window: usize,
     /// Calls are taken back from it.
     pub(super) recalls: bool,
+    /// Calls that it may get before its memory is looked at.
+    pub(super) budget: u64,
 }
 
 #[derive(Debug, Default)]
@@ -130,10 +132,14 @@ impl Reference {
 
     /// Gives out calls by the rules as they read.
     pub(super) fn hand_out(&mut self, places: &[View], now: Instant) {
-        while let Some((id, place)) = self.next(places) {
+        let mut places = places.to_vec();
+        while let Some((id, place)) = self.next(&places) {
             match self.call(id).deadline.is_over(now.into_std()) {
                 true => self.end(id, End::Cancelled),
-                false => self.call(id).at = Some(place),
+                false => {
+                    places[place].budget -= 1;
+                    self.call(id).at = Some(place);
+                }
             }
         }
     }
@@ -173,7 +179,7 @@ impl Reference {
         let has = self.calls.iter().filter(|call| call.at == Some(place));
         let streams = has.filter(|call| call.stream).count();
         let in_flight = self.in_flight(place);
-        if !view.sessions || view.recalls {
+        if !view.sessions || view.recalls || view.budget == 0 {
             false
         } else if stream {
             in_flight < view.capacity

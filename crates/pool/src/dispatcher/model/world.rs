@@ -5,6 +5,7 @@ use std::ops::Range;
 use snakehouse_base::Deadline;
 use snakehouse_wire::{ToolInfo, ToolKind};
 
+use super::super::weight::Weight;
 use super::reference::View;
 use super::*;
 
@@ -45,6 +46,8 @@ pub(super) struct World {
     tickets: BTreeMap<u64, Ticket>,
     workers: Vec<Worker>,
     sessions: Vec<Session>,
+    /// Workers that are being weighed.
+    scales: Vec<(usize, Incarnation)>,
     now: Instant,
     keeper: bool,
     next: Option<Instant>,
@@ -86,6 +89,7 @@ impl World {
             tickets: BTreeMap::new(),
             workers: std::iter::repeat_with(Worker::default).take(places).collect(),
             sessions: Vec::new(),
+            scales: Vec::new(),
             now,
             keeper: true,
             next: None,
@@ -115,7 +119,7 @@ impl World {
             40..50 => self.place(|worker| worker.child && !worker.said_hello),
             50..54 => self.place(|worker| worker.alive && worker.stop.is_cancelled()),
             54..56 => self.place(|worker| worker.alive),
-            56..57 => self.place(|worker| worker.said_hello),
+            56..58 => self.place(|worker| worker.said_hello),
             94..97 => self.place(|w| w.recall != Recall::None || w.has.len() > self.capacity),
             _ => None,
         };
@@ -124,8 +128,8 @@ impl World {
             (26..40, Some(place)) => self.take(place),
             (40..54, Some(place)) => self.come_up(place),
             (54..56, Some(place)) => self.die(place),
-            (56..57, Some(place)) => self.too_large(place),
-            (57..85, _) => self.submit(),
+            (56..58, Some(place)) => self.weigh(place),
+            (58..85, _) => self.submit(),
             (85..90, _) => self.cancel(),
             (90..92, _) => self.open_session(),
             (92..94, _) => self.close_session(),
@@ -162,8 +166,19 @@ impl World {
             capacity: seat.capacity,
             window: seat.window.size(),
             recalls: seat.recalls,
+            budget: seat.weight.as_ref().map_or(u64::MAX, Weight::left),
         };
-        self.pool.seats.iter().map(view).collect()
+        let mut views: Vec<_> = self.pool.seats.iter().map(view).collect();
+        // What was given this moment is not news to the reference yet.
+        for (place, (view, seat)) in views.iter_mut().zip(&self.pool.seats).enumerate() {
+            let has = [&seat.given, &seat.outbox].map(|list| self.pool.ledger.iter(list));
+            let news = has.into_iter().flatten().filter(|ticket| {
+                let known = self.reference.calls.iter().find(|call| call.id == ticket.id);
+                known.is_some_and(|call| call.at != Some(place))
+            });
+            view.budget = view.budget.saturating_add(news.count() as u64);
+        }
+        views
     }
 
     fn compare(&mut self) {
@@ -491,15 +506,15 @@ impl World {
         }
     }
 
-    fn too_large(&mut self, place: usize) {
-        let incarnation = self.pool.seats[place].incarnation;
-        if !self.pool.seats[place].phase.is_up() {
-            return;
-        }
+    /// The scales show something, or somebody wants another worker.
+    fn weigh(&mut self, place: usize) {
         let mut after = After::default();
-        match self.pick(0..2) {
-            0 => self.pool.too_large(place, incarnation, self.now, &mut after),
-            _ => {
+        match self.scales.pop() {
+            Some((place, incarnation)) => {
+                let held = snakehouse_base::ByteSize([1 << 18, 1 << 19, 1 << 20][self.pick(0..3)]);
+                self.pool.measured(place, incarnation, held, self.now, &mut after);
+            }
+            None => {
                 let _may_be_under_way = self.pool.asked_to_recycle(place, self.now, &mut after);
             }
         }
@@ -514,6 +529,7 @@ impl World {
         let mut after = After::default();
         let chores = self.pool.chores(self.now, room, &mut after);
         (self.keeper, self.next) = (false, chores.next);
+        self.scales.extend(chores.measure.iter().map(|(place, which, _)| (*place, *which)));
         for place in chores.open {
             assert!(!std::mem::replace(&mut self.workers[place].child, true), "two children");
         }
@@ -559,6 +575,9 @@ impl World {
         }
         for round in 0..1_000 {
             self.keep();
+            while !self.scales.is_empty() {
+                self.weigh(0);
+            }
             for place in 0..self.workers.len() {
                 self.come_up(place);
                 self.take(place);
