@@ -121,6 +121,29 @@ pub(crate) enum PoolCommand {
     Stats,
     /// Call a Python tool.
     Call(PoolCallArgs),
+    /// Print what a Python tool yields, as it yields it.
+    Stream(PoolStreamArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PoolStreamArgs {
+    /// The tool: a generator, or one that reads what is sent.
+    pub tool: String,
+
+    /// Its positional arguments, each a JSON value.
+    pub args: Vec<String>,
+
+    /// Run the tool from this Python file in a pool of its own.
+    #[arg(long, value_name = "FILE")]
+    pub tools: PathBuf,
+
+    /// Send this JSON value as an item. May be repeated.
+    #[arg(long, value_name = "VALUE")]
+    pub send: Vec<String>,
+
+    /// Give up after this many seconds, queueing included.
+    #[arg(long, value_name = "SECONDS", default_value_t = 900.0)]
+    pub timeout: f64,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ mod args;
 mod config;
 mod error;
 mod output;
+mod own_pool;
 
 mod bench_pool;
 mod bench_recovery;
@@ -67,6 +68,7 @@ async fn dispatch(cli: Cli, out: Output) -> Result<(), CliError> {
         Command::Pool(PoolCommand::Ps) => pool::ps(&config, out).await,
         Command::Pool(PoolCommand::Stats) => pool::stats(&config, out).await,
         Command::Pool(PoolCommand::Call(args)) => pool::call(&config, args, out).await,
+        Command::Pool(PoolCommand::Stream(args)) => pool::stream(&config, args, out).await,
         Command::Bench(BenchCommand::Pool(args)) => bench_pool::run(&config, args, out).await,
         Command::Bench(BenchCommand::Startup(args)) => bench_startup::run(&config, args, out).await,
         Command::Bench(BenchCommand::Recovery(args)) => {

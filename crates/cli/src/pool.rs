@@ -1,24 +1,18 @@
-//! `pool call`, `pool ps` and `pool stats`.
+//! `pool call`, `pool stream`, `pool ps` and `pool stats`.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use snakehouse_base::id::RunToken;
 use snakehouse_base::{Coded, Deadline, Kind};
-use snakehouse_pool::{
-    Args, CallError, CallOptions, Interpreter, Pool, PoolConfig, Reaper, ReaperConfig, Run,
-    WorkerSpec, from_json, to_json,
-};
-use snakehouse_supervise::{Lane, Root, Scope};
+use snakehouse_pool::{Args, CallError, CallOptions, Pool, from_json, to_json};
 use snakehouse_tinker::ClientError;
 
-use crate::args::PoolCallArgs;
+use crate::args::{PoolCallArgs, PoolStreamArgs};
 use crate::config::Config;
 use crate::error::CliError;
-use crate::home::Home;
 use crate::output::Output;
+use crate::own_pool::OwnPool;
 use crate::running;
 
 /// What `pool call` prints.
@@ -29,43 +23,94 @@ struct Returned {
 
 /// Calls one tool, in a pool of its own or in the running `up`.
 pub(crate) async fn call(config: &Config, args: PoolCallArgs, out: Output) -> Result<(), CliError> {
-    let values = args.args.iter().map(|text| parse(text)).collect::<Result<Vec<_>, _>>()?;
-    let within = Duration::try_from_secs_f64(args.timeout).map_err(|_| {
-        CliError::new(Kind::InvalidInput, "bad_argument", "--timeout is not a number of seconds")
-    })?;
+    let values = parse_all(&args.args)?;
+    let within = seconds(args.timeout)?;
     let value = match &args.tools {
         Some(file) => {
-            let root = Root::new("pool-call");
-            let lane = Lane::new(root.scope(), "start", 1, 1);
-            let place = config.clone();
-            let (python, run) = lane
-                .run(move || {
-                    let python = Interpreter::find(place.python.value.as_deref())?;
-                    let run = Run::begin(&Home::open(&place.home.value)?.runs())?;
-                    Ok::<_, CliError>((python, run))
-                })
-                .await??;
-            let token = run.token().clone();
-            let called = call_here(
-                root.scope(),
-                (config, out),
-                python,
-                token,
-                (file, &args.tool),
-                values,
-                within,
-            )
-            .await;
-            root.stop().await;
-            run.end();
-            called?
+            let options = CallOptions::within(within);
+            let own = OwnPool::start(config, file, out).await?;
+            let called = own.pool().call(&args.tool, positional(values), options).await;
+            own.end().await;
+            to_json(&called.map_err(call_failed)?)?
         }
         None => call_running(config, &args.tool, values, within).await?,
     };
-    out.data(&Returned { value: value.clone() }, || match value {
+    out.data(&Returned { value: value.clone() }, || text_of_value(value))
+}
+
+/// One item of `pool stream`.
+#[derive(Debug, Serialize)]
+struct Item {
+    item: serde_json::Value,
+}
+
+/// Prints what a tool yields as it yields it, and what it returns.
+pub(crate) async fn stream(
+    config: &Config,
+    args: PoolStreamArgs,
+    out: Output,
+) -> Result<(), CliError> {
+    let (values, items) = (parse_all(&args.args)?, parse_all(&args.send)?);
+    let options = CallOptions::within(seconds(args.timeout)?);
+    let own = OwnPool::start(config, &args.tools, out).await?;
+    let streamed = stream_of(own.pool(), &args.tool, values, items, options, out).await;
+    own.end().await;
+    let value = streamed?;
+    match out.is_json() || !value.is_null() {
+        true => out.data(&Returned { value: value.clone() }, || text_of_value(value)),
+        false => Ok(()),
+    }
+}
+
+async fn stream_of(
+    pool: &Pool,
+    tool: &str,
+    values: Vec<serde_json::Value>,
+    items: Vec<serde_json::Value>,
+    options: CallOptions,
+    out: Output,
+) -> Result<serde_json::Value, CliError> {
+    let stream = pool.stream(tool, positional(values), options).await.map_err(call_failed)?;
+    let sending = async {
+        for item in items {
+            // A tool may end before it has taken everything; why it did is the stream's outcome.
+            if stream.send(from_json(item)).await.is_err() {
+                break;
+            }
+        }
+        stream.finish_sending();
+        Ok(())
+    };
+    let taking = async {
+        while let Some(item) = stream.next().await {
+            let item = to_json(&item.map_err(call_failed)?)?;
+            out.data(&Item { item: item.clone() }, || text_of_value(item))?;
+        }
+        Ok::<_, CliError>(())
+    };
+    tokio::try_join!(sending, taking)?;
+    Ok(to_json(&stream.result().await.map_err(call_failed)?)?)
+}
+
+fn seconds(count: f64) -> Result<Duration, CliError> {
+    Duration::try_from_secs_f64(count).map_err(|_| {
+        CliError::new(Kind::InvalidInput, "bad_argument", "--timeout is not a number of seconds")
+    })
+}
+
+fn positional(values: Vec<serde_json::Value>) -> Args {
+    Args { args: values.into_iter().map(from_json).collect(), kwargs: Vec::new() }
+}
+
+fn text_of_value(value: serde_json::Value) -> String {
+    match value {
         serde_json::Value::String(text) => text,
         other => other.to_string(),
-    })
+    }
+}
+
+fn parse_all(texts: &[String]) -> Result<Vec<serde_json::Value>, CliError> {
+    texts.iter().map(|text| parse(text)).collect()
 }
 
 fn parse(text: &str) -> Result<serde_json::Value, CliError> {
@@ -73,59 +118,6 @@ fn parse(text: &str) -> Result<serde_json::Value, CliError> {
         CliError::new(Kind::InvalidInput, "bad_argument", format!("{text:?} is not JSON: {error}"))
             .with_hint("quote text twice, once for the shell and once for JSON: '\"text\"'")
     })
-}
-
-async fn call_here(
-    scope: &Scope,
-    (config, out): (&Config, Output),
-    python: Interpreter,
-    run_token: RunToken,
-    (file, tool): (&Path, &str),
-    values: Vec<serde_json::Value>,
-    within: Duration,
-) -> Result<serde_json::Value, CliError> {
-    let options = CallOptions::within(within);
-    let reaper =
-        Reaper::start(scope, ReaperConfig { python: python.clone(), run_token, cache: None })
-            .await?;
-    let python = with_packages(scope, &reaper, python, config, out).await?;
-    let pool = tool_pool(scope, reaper, python, file).await?;
-    let args = Args { args: values.into_iter().map(from_json).collect(), kwargs: Vec::new() };
-    let value = pool.call(tool, args, options).await.map_err(call_failed)?;
-    Ok(to_json(&value)?)
-}
-
-/// The interpreter for tools: that with the configured packages, if there are any.
-pub(crate) async fn with_packages(
-    scope: &Scope,
-    reaper: &Reaper,
-    base: Interpreter,
-    config: &Config,
-    out: Output,
-) -> Result<Interpreter, CliError> {
-    let Some(lock) = &config.requirements.value else { return Ok(base) };
-    let deadline = CallOptions::default().deadline;
-    let said = |line: &str| out.note(line);
-    Ok(Interpreter::with_packages(scope, reaper, base, lock, deadline, said).await?)
-}
-
-/// Starts a pool that serves the `@tool` functions of a Python file.
-pub(crate) async fn tool_pool(
-    scope: &Scope,
-    reaper: Reaper,
-    python: Interpreter,
-    file: &Path,
-) -> Result<Pool, CliError> {
-    let file: PathBuf = std::fs::canonicalize(file).map_err(|error| {
-        CliError::new(
-            Kind::NotFound,
-            "tools_missing",
-            format!("cannot read {}: {error}", file.display()),
-        )
-        .with_hint("name a Python file with `@tool` functions")
-    })?;
-    let spec = WorkerSpec::python("tools", python).module(file.display().to_string());
-    Ok(Pool::start(scope, reaper, spec, PoolConfig::default()).await?)
 }
 
 /// A failed call: a tool's failure speaks for itself.

@@ -21,7 +21,7 @@ use crate::error::CliError;
 use crate::home::Home;
 use crate::model;
 use crate::output::Output;
-use crate::pool;
+use crate::own_pool;
 use crate::stop_signal;
 
 /// The line that says that the service serves.
@@ -110,8 +110,8 @@ async fn serve(
     let tools = match &args.tools {
         Some(file) => {
             let base = start.python.clone();
-            let python = pool::with_packages(&tools_scope, &reaper, base, config, out).await?;
-            Some(pool::tool_pool(&tools_scope, reaper.clone(), python, file).await?)
+            let python = own_pool::with_packages(&tools_scope, &reaper, base, config, out).await?;
+            Some(own_pool::tool_pool(&tools_scope, reaper.clone(), python, file).await?)
         }
         None => None,
     };

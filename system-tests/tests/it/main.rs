@@ -2,4 +2,5 @@
 
 mod bad_input;
 mod lifecycle;
+mod pool_stream;
 mod rust_client;
