@@ -39,11 +39,15 @@ raises ``Cancelled`` inside of a plain function or generator, wherever it is, an
 of an async one. In a thread, ``Cancelled`` waits until a sleep or a system call is over. What a
 tool sets in its context variables ends with its call.
 
+``span`` makes a part of a call visible in its trace and ``emit`` tells the host of something that
+happened; both cost next to nothing unless the host asked for telemetry. ``trace`` gives the place
+in the trace, for requests to elsewhere.
+
 This package needs nothing but the standard library.
 """
 
 from snakehouse._buffers import buffer, empty
-from snakehouse._context import deadline, incoming, remaining, session, trace
+from snakehouse._context import deadline, incoming, remaining, session
 from snakehouse._errors import (
     Cancelled,
     DeviceFault,
@@ -61,6 +65,7 @@ from snakehouse._marks import (
     keep,
     sendable,
 )
+from snakehouse._spans import emit, span, trace
 from snakehouse._tool import tool
 from snakehouse._trace import TraceContext
 from snakehouse._version import __version__
@@ -81,12 +86,14 @@ __all__ = [
     "__version__",
     "buffer",
     "deadline",
+    "emit",
     "empty",
     "incoming",
     "keep",
     "remaining",
     "sendable",
     "session",
+    "span",
     "tool",
     "trace",
 ]

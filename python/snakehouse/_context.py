@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from snakehouse._async import AsyncIncoming
     from snakehouse._stream import Incoming
-    from snakehouse._trace import TraceContext
 
     class Items(Protocol):
         """For ``for`` in synchronous tools, for ``async for`` in async ones."""
@@ -71,20 +70,6 @@ def session() -> int | None:
     """The number of the session the call belongs to; ``None`` if it belongs to none."""
     call = current.get()
     return None if call is None else call.session or None
-
-
-def trace() -> TraceContext | None:
-    """Where the running code stands in a trace; ``None`` if the call is part of none.
-
-    ``str()`` of it is a W3C ``traceparent``, for requests that the tool makes. Outside of a call it
-    is ``None`` as well.
-    """
-    call = current.get()
-    if call is None:
-        return None
-    from snakehouse._trace import TraceContext
-
-    return TraceContext.read(call.where())
 
 
 def incoming() -> Items:

@@ -32,7 +32,7 @@ NEVER = 0xFFFFFFFFFFFFFFFF
 
 KIND_HELLO, KIND_OPEN, KIND_DATA, KIND_LAST, KIND_ERROR = 1, 2, 3, 4, 5
 KIND_CANCEL, KIND_CREDIT, KIND_PING, KIND_PONG, KIND_GOAWAY = 6, 7, 8, 9, 10
-KIND_ITEM, KIND_END = 11, 12
+KIND_ITEM, KIND_END, KIND_SETTINGS, KIND_TELEMETRY = 11, 12, 13, 15
 
 CREDIT = struct.Struct("<I")
 # What each side of a stream may send before the other takes anything. An item costs one, and one

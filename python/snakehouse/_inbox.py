@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from snakehouse import _buffers, _frames
+from snakehouse import _buffers, _frames, _settings
 from snakehouse._channel import Channel
 from snakehouse._frames import (
     FLAG_MORE,
@@ -26,6 +26,7 @@ from snakehouse._frames import (
     KIND_OPEN,
     KIND_PING,
     KIND_PONG,
+    KIND_SETTINGS,
     MAX_CHUNK,
     MAX_PAYLOAD,
     OPEN,
@@ -128,6 +129,8 @@ class Inbox:
             self._send(_frames.frame(KIND_PONG, 0, bytes(payload)))
         elif kind == KIND_GOAWAY and not stream:
             self.is_over = True
+        elif kind == KIND_SETTINGS and not stream:
+            _settings.apply(payload)
         elif kind != KIND_PONG or len(payload) != 8 or stream:
             raise ProtocolError(f"frame of kind {kind} on stream {stream}")
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 from contextvars import copy_context
+from threading import get_ident
 from time import monotonic
 
-from snakehouse import _answer
+from snakehouse import _answer, _telemetry
 from snakehouse._context import Call, current
 from snakehouse._doorbell import WORD_RECALL, WORD_STARTED, Doorbell
 from snakehouse._errors import Cancelled, MalformedValue
@@ -56,6 +58,9 @@ _QUICK = 4
 _HOLD = 1e-3
 # A timer that was set so long ago (seconds) and has not ended is gone: a tool took it.
 _LOST = 10e-3
+# What a read waits for at most while telemetry waits, and otherwise: for ever.
+_PATIENCE = struct.pack("ll", 0, int(_telemetry.DELAY * 1e6))
+_FOR_EVER = struct.pack("ll", 0, 0)
 # An open frame that is not longer has a body that cannot be nested too deep.
 _SMALL = OPEN_LENGTH + MAX_DEPTH
 # Where in its frame a call's body begins, and what says where it stands in its trace.
@@ -87,6 +92,10 @@ class Loop:
         doorbell.is_arriving = self._inbox.waiting.__contains__
         # What ended the connection while a call ran.
         self._broken: Exception | None = None
+        self._telemetry = _telemetry.current
+        self._telemetry.serve(tools, self._speak, self._take_functions)
+        # Whether a read ends when telemetry has waited for long enough.
+        self._is_impatient = False
         self._is_gone = False
         self._forked = False
         self._writing = False
@@ -110,6 +119,7 @@ class Loop:
         # Calls share a context until one of them changes it; the next begins in a new one.
         while base.copy().run(self._serve):
             pass
+        self._tell()
 
     def _serve(self) -> bool:
         """Serve; true if the context is worn out, false at the end.
@@ -231,7 +241,11 @@ class Loop:
                 start, end = reader.start, reader.end
             if out:
                 self._flush()
-            got = control.recv_into(view[end:room])
+            try:
+                got = control.recv_into(view[end:room])
+            except BlockingIOError:
+                self._tell()
+                got = control.recv_into(view[end:room])
             if not got:
                 return False
             running.arrived = now = monotonic()
@@ -351,7 +365,32 @@ class Loop:
         if not self._forked:
             self._flush()
 
+    def _take_functions(self) -> None:
+        for served in self._tools:
+            served.function = served.tool.function
+
+    def _speak(self) -> None:
+        """Send what telemetry is due: a tool says so, which may be in a thread of its own."""
+        if get_ident() == self._seat.ident and not self._writing:
+            self._doorbell.shield(self._flush)
+
+    def _tell(self) -> None:
+        """Send all telemetry: nothing else has come for long enough, or nothing comes any more."""
+        if self._is_impatient:
+            self._is_impatient = False
+            self._control.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _FOR_EVER)
+        while batch := self._telemetry.take():
+            self._out.append(batch)
+        self._flush()
+
     def _flush(self) -> None:
+        telemetry = self._telemetry
+        if telemetry.waiting:
+            if telemetry.is_due():
+                self._out.append(telemetry.take())
+            elif not self._is_impatient:
+                self._is_impatient = True
+                self._control.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
         if self._out:
             # The timer's end keeps its hands off as long as this is set.
             self._writing = True

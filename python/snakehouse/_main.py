@@ -198,6 +198,7 @@ def _said(
     failure: dict[str, Any] | None,
 ) -> bytes:
     version = ".".join(str(part) for part in sys.version_info[:3])
+    always = ["streams", "telemetry"]
     content: dict[str, Any] = {
         "protocol": PROTOCOL_VERSION,
         "language": "python",
@@ -205,7 +206,7 @@ def _said(
         "runtime": f"{sys.implementation.name} {version}",
         "pid": os.getpid(),
         "codec": codec,
-        "capabilities": ["cancel", "recall", "started", "streams"] if has_page else ["streams"],
+        "capabilities": ["cancel", "recall", "started", *always] if has_page else always,
         "capacity": mode.capacity,
         "tools": tools,
         "failure": failure,

@@ -13,7 +13,7 @@ from contextvars import copy_context
 from functools import partial
 from time import monotonic
 
-from snakehouse import _answer
+from snakehouse import _answer, _telemetry
 from snakehouse._async import AsyncIncoming, run_tool
 from snakehouse._context import Call, current
 from snakehouse._doorbell import WORD_STARTED
@@ -69,6 +69,9 @@ class TaskServer:
         self._is_over = False
         self._tasks: set[asyncio.Task[None]] = set()
         doorbell.route = self._running.cancel
+        self._telemetry = _telemetry.current
+        self._telemetry.serve(tools, self._speak)
+        self._is_telling = False
         os.register_at_fork(after_in_child=control.close)
 
     def run(self) -> None:
@@ -97,6 +100,20 @@ class TaskServer:
         except (ProtocolError, OSError) as error:
             self._broken = error
         self._stop()
+
+    def _speak(self) -> None:
+        """Have what telemetry is due sent: a tool says so, from any thread."""
+        self._loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        """Send all telemetry."""
+        self._is_telling = False
+        try:
+            while batch := self._telemetry.take():
+                self._control.sendall(batch)
+        except OSError as error:
+            self._broken = error
+            self._stop()
 
     def _stop(self) -> None:
         self._is_over = True
@@ -180,6 +197,12 @@ class TaskServer:
     def _answer(self, request: Request, kind: int, payload: bytes) -> None:
         for head, piece in in_pieces(request.stream, payload, kind):
             self._control.sendall(head + bytes(piece))
+        if self._telemetry.waiting:
+            if self._telemetry.is_due() or self._inbox.is_over:
+                self._tell()
+            elif not self._is_telling:
+                self._is_telling = True
+                self._loop.call_later(_telemetry.DELAY, self._tell)
         self._running.end(request.stream)
         if request.channel is not None:
             self._inbox.end(request.channel)

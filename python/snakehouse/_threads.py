@@ -16,10 +16,10 @@ import os
 import sys
 import threading
 from contextvars import copy_context
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 
-from snakehouse import _answer, _buffers, _codec
+from snakehouse import _answer, _buffers, _codec, _telemetry
 from snakehouse._doorbell import WORD_STARTED
 from snakehouse._errors import Cancelled
 from snakehouse._frames import KIND_ERROR, ProtocolError, in_pieces
@@ -94,6 +94,8 @@ class ThreadServer:
         doorbell.route = self.running.cancel
         self.seats: dict[int, ThreadSeat] = {}
         _buffers.current.shield = self._shield
+        self._telemetry = _telemetry.current
+        self._telemetry.serve(tools, self._speak)
         os.register_at_fork(after_in_child=control.close)
 
     def run(self) -> None:
@@ -128,16 +130,46 @@ class ThreadServer:
 
     def next(self, seat: ThreadSeat) -> Request:
         """The next call for a seat; it counts as started when this returns."""
-        # In one step, so that they start in their order.
-        with self._starting:
-            request = self._queue.get()
+        # In one step, so that they start in their order. Who has the lock waits for a call: the
+        # others wait for the lock, and no longer than telemetry may.
+        if not (self._telemetry.waiting and self._starting.acquire(timeout=_telemetry.DELAY)):
+            self._tell()
+            self._starting.acquire()
+        try:
+            request = self._await()
             self.doorbell.words[WORD_STARTED] = request.stream
             seat.work = work = _Work(self, seat.ident)
             work.wake = seat.ring
             if request.channel is not None:
                 request.channel.wake = seat.ring
             self.running.start(request.stream, work)
+        finally:
+            self._starting.release()
         return request
+
+    def _await(self) -> Request:
+        if self._telemetry.waiting:
+            try:
+                return self._queue.get(timeout=_telemetry.DELAY)
+            except Empty:
+                self._tell()
+        return self._queue.get()
+
+    def _tell(self) -> None:
+        """Send all telemetry."""
+        try:
+            while batch := self._telemetry.take():
+                self.send(batch)
+        except OSError:
+            # The host is gone, which the main thread finds out as well.
+            pass
+
+    def _speak(self) -> None:
+        """Send what telemetry is due: a tool says so, which may be in a thread of its own."""
+        if threading.get_ident() in self.seats:
+            self._shield(self._tell)
+        else:
+            self._tell()
 
     def answer(self, request: Request, kind: int, payload: bytes) -> None:
         """Write a call's last frames. After a goaway, the last answer ends the worker."""
@@ -147,6 +179,8 @@ class ThreadServer:
         except OSError:
             # The host is gone, which the main thread finds out as well.
             pass
+        if self._telemetry.waiting and (self._telemetry.is_due() or self.inbox.is_over):
+            self._tell()
         self.running.end(request.stream)
         if request.channel is not None:
             self.inbox.end(request.channel)

@@ -24,10 +24,11 @@ _KINDS = ((0x20, GENERATOR), (0x80, ASYNC_FUNCTION), (0x200, ASYNC_GENERATOR))
 class Tool:
     """A function and how it is announced."""
 
-    __slots__ = ("description", "doc", "function", "kind", "name")
+    __slots__ = ("description", "doc", "function", "kind", "name", "plain")
 
     def __init__(self, function: Callable[..., Any], kind: str, name: str, doc: str) -> None:
-        self.function = function
+        # What is called: the function itself, or what makes a span of each call of it.
+        self.function = self.plain = function
         self.kind = kind
         self.name = name
         self.doc = doc
@@ -39,7 +40,7 @@ class Tool:
         import inspect
 
         try:
-            return str(inspect.signature(self.function))
+            return str(inspect.signature(self.plain))
         except Exception:
             return ""
 

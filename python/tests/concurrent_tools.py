@@ -59,6 +59,29 @@ async def where(padding: bytes = b"") -> tuple[str, int]:
 
 
 @snakehouse.tool
+async def work(rows: int, fail: bool = False) -> list[str]:
+    places = [str(snakehouse.trace())]
+    with snakehouse.span("load", rows=rows):
+        await asyncio.sleep(0)
+        places.append(str(snakehouse.trace()))
+        snakehouse.emit("loaded", rows, kind="rows")
+        with snakehouse.span("parse") as parse:
+            parse.set(fast=True)
+            places.append(str(snakehouse.trace()))
+            if fail:
+                raise LookupError("the key is sk-live-0123456789")
+    places.append(str(snakehouse.trace()))
+    return places
+
+
+@snakehouse.tool
+async def work_stream(rows: int) -> AsyncIterator[str]:
+    with snakehouse.span("stream"):
+        for _ in range(rows):
+            yield str(snakehouse.trace())
+
+
+@snakehouse.tool
 async def doubled() -> AsyncIterator[Any]:
     async for value in snakehouse.incoming():
         yield value * 2

@@ -56,6 +56,49 @@ def where_of_a_stream() -> Iterator[str]:
     yield str(snakehouse.trace())
 
 
+@snakehouse.tool
+def work(rows: int, fail: bool = False) -> list[str]:
+    """Two spans, one in the other, and an event in each; where each stands."""
+    places = [str(snakehouse.trace())]
+    with snakehouse.span("load", rows=rows):
+        places.append(str(snakehouse.trace()))
+        snakehouse.emit("loaded", rows, kind="rows")
+        with snakehouse.span("parse") as parse:
+            parse.set(fast=True)
+            places.append(str(snakehouse.trace()))
+            if fail:
+                raise LookupError("the key is sk-live-0123456789")
+    places.append(str(snakehouse.trace()))
+    return places
+
+
+@snakehouse.tool
+def work_stream(rows: int) -> Iterator[str]:
+    with snakehouse.span("stream"):
+        for _ in range(rows):
+            yield str(snakehouse.trace())
+
+
+@snakehouse.tool
+def emit_many(name: str, count: int, seconds: float = 0.0) -> None:
+    for number in range(count):
+        snakehouse.emit(name, number)
+    time.sleep(seconds)
+    snakehouse.emit("over")
+
+
+@snakehouse.tool
+def emit_what(what: Any) -> None:
+    snakehouse.emit("what", what)
+
+
+@snakehouse.tool
+def emit_in_a_thread() -> None:
+    thread = threading.Thread(target=snakehouse.emit, args=("threaded",))
+    thread.start()
+    thread.join()
+
+
 marked: ContextVar[Any] = ContextVar("marked")
 marked.set("imported")
 

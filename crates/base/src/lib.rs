@@ -2,7 +2,8 @@
 //!
 //! A closed list: [ids](id), the [kinds of error](kind) with their one retry table, the
 //! [`Deadline`] of a call, the [`Clock`] that all time comes from, [`Backoff`] as a pure law,
-//! seeded [`Chance`], [byte sizes](ByteSize) and [secrets](Secret) that do not print. No I/O, no async: anything that
+//! seeded [`Chance`], [byte sizes](ByteSize), [secrets](Secret) that do not
+//! print, and texts [without secrets](redact). No I/O, no async: anything that
 //! waits, opens or spawns lives in another room.
 
 mod backoff;
@@ -12,6 +13,7 @@ mod clock;
 mod deadline;
 pub mod id;
 pub mod kind;
+pub mod redact;
 mod secret;
 
 pub use backoff::{Backoff, BackoffError, Growth, Jitter, Row};

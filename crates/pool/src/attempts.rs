@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::call::{Body, CallError, CallOptions};
 use crate::death::{Death, KillReason};
 use crate::pool::{Pin, Shared, attempt};
+use crate::telemetry::SpanKind;
 
 /// Calls a tool. Dropping the future cancels the call.
 pub(crate) async fn call_bytes(
@@ -21,10 +22,11 @@ pub(crate) async fn call_bytes(
     pin: Pin<'_>,
     tool: &str,
     body: impl Into<Body>,
-    options: CallOptions,
+    mut options: CallOptions,
 ) -> Result<Bytes, CallError> {
     let now = Instant::now();
     let measure = shared.tally.begin(now);
+    let mut span = shared.span(SpanKind::Call, tool, &mut options.trace);
     // A session's state is gone with its worker: there is nowhere to repeat its calls.
     let body = body.into();
     let again = (options.idempotent && pin.is_none()).then(|| body.clone());
@@ -40,6 +42,7 @@ pub(crate) async fn call_bytes(
         }
     }
     measure.end(&outcome);
+    span.end(&outcome);
     outcome
 }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 use snakehouse_base::ByteSize;
 use snakehouse_guard::BreakerConfig;
 
+use crate::telemetry::TelemetryConfig;
+
 /// How a pool works. The default is one worker that lives for as long as it can.
 ///
 /// Two workers that become up to eight while calls wait, one more that is warm and takes over at once,
@@ -60,6 +62,9 @@ pub struct PoolConfig {
     /// library on a loaded machine takes 20 s. The reaper has as long to start the process, but no
     /// longer than 10 s, or it is replaced.
     pub start_within: Duration,
+    /// That it tells of its calls while they run, and to whom. Default: it tells nothing, which costs
+    /// nothing.
+    pub telemetry: Option<TelemetryConfig>,
     /// From the pool's stop to the kill of a worker that is not gone by itself. Default 3 s.
     pub stop_grace: Duration,
 }
@@ -77,6 +82,7 @@ impl Default for PoolConfig {
             breaker: None,
             queue: 10_000,
             start_within: Duration::from_secs(60),
+            telemetry: None,
             stop_grace: Duration::from_secs(3),
         }
     }
@@ -101,7 +107,8 @@ impl PoolConfig {
             ),
             ("jitter must be from 0 to 1", (0.0..=1.0).contains(&recycle.jitter)),
         ];
-        rules.into_iter().find(|(_, holds)| !holds).map_or(Ok(()), |(rule, _)| Err(rule))
+        rules.into_iter().find(|(_, holds)| !holds).map_or(Ok(()), |(rule, _)| Err(rule))?;
+        self.telemetry.as_ref().map_or(Ok(()), |telemetry| telemetry.filter.check())
     }
 
     /// Workers that run calls, at most.

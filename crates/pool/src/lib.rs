@@ -66,6 +66,7 @@ mod starts;
 mod stats;
 mod stream;
 mod sweep;
+mod telemetry;
 mod typed;
 mod variables;
 mod window;
@@ -99,5 +100,9 @@ pub use spec::{Mode, WorkerSpec};
 pub use stats::{Latency, Outcomes, PoolStats};
 pub use stream::Stream;
 pub use sweep::{Ended, RUN_ENV, sweep};
+pub use telemetry::{
+    Event, Scalar, Span, SpanKind, Telemetry, TelemetryConfig, TelemetryCounts, TelemetryFilter,
+    TelemetrySink,
+};
 pub use typed::{Bound, Items, Parameter, PythonType, Signature, ToolMismatch};
 pub use worker::{Birth, WorkerInfo, WorkerRef, WorkerState};

@@ -13,7 +13,7 @@ use snakehouse_base::Deadline;
 use snakehouse_base::id::WorkerId;
 use snakehouse_guard::{Breaker, by};
 use snakehouse_supervise::Scope;
-use snakehouse_wire::{ToolInfo, Value};
+use snakehouse_wire::{ToolInfo, TraceContext, Value};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
@@ -32,6 +32,7 @@ use crate::session::Session;
 use crate::spec::WorkerSpec;
 use crate::starts::PoolStarts;
 use crate::stats::Tally;
+use crate::telemetry::{Hub, OpenSpan, SpanKind, TelemetryFilter};
 use crate::worker::{Life, WorkerInfo};
 
 /// Workers that serve calls. Cheap to clone; the scope it was started in owns the workers.
@@ -56,6 +57,8 @@ pub(crate) struct Shared {
     pub(crate) tally: Tally,
     pub(crate) breaker: Option<Breaker>,
     pub(crate) devices: Option<DevicePool>,
+    /// Who is told what, if anybody is.
+    pub(crate) telemetry: Option<Arc<Hub>>,
     /// Counts the times that a worker began to serve or could not, for those who wait for one.
     pub(crate) news: watch::Sender<u64>,
     /// Told of the first worker that does not get ready, while the pool starts.
@@ -66,6 +69,11 @@ impl Shared {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Dispatcher> {
         // Its methods do not panic half-way: they call nothing that is not theirs.
         self.dispatcher.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a span, if anybody wants to know; see [`OpenSpan::begin`].
+    pub(crate) fn span(&self, kind: SpanKind, tool: &str, context: &mut TraceContext) -> OpenSpan {
+        OpenSpan::begin(self.telemetry.as_ref(), self.spec.name(), kind, tool, context)
     }
 
     /// What a deadline that passed in the queue means.
@@ -133,6 +141,7 @@ impl Pool {
             tally: Tally::default(),
             breaker,
             devices: spec.devices.clone().map(DevicePool::new),
+            telemetry: config.telemetry.clone().map(|config| Hub::new(spec.name(), config)),
             news: watch::Sender::new(0),
             first_failure: Mutex::new(eager.then_some(failure)),
             starts: reaper.starts().pool(),
@@ -247,6 +256,21 @@ impl Pool {
     pub fn recycle_all(&self) -> usize {
         let workers = self.shared.lock().workers();
         workers.iter().filter(|worker| self.recycle(worker.id)).count()
+    }
+
+    /// Changes what it tells, from now on and without a restart; see [`PoolConfig::telemetry`]. Has no
+    /// effect on a pool that tells nobody.
+    ///
+    /// # Errors
+    /// [`PoolError::BadConfig`] names a rule that `filter` breaks.
+    pub fn set_telemetry(&self, filter: TelemetryFilter) -> Result<(), PoolError> {
+        filter.check().map_err(|rule| PoolError::BadConfig { message: rule.to_owned() })?;
+        if let Some(hub) = &self.shared.telemetry {
+            hub.set_filter(filter);
+            // Each connection looks for itself what its worker does not know yet.
+            self.shared.bells.iter().for_each(Notify::notify_one);
+        }
+        Ok(())
     }
 
     /// What it has done since its start.

@@ -19,6 +19,7 @@ use crate::death::Death;
 use crate::devices::{DeviceInfo, DevicePool};
 use crate::output::OutputCounts;
 use crate::pool::Pool;
+use crate::telemetry::TelemetryCounts;
 
 /// A pool at one moment, as numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -48,6 +49,8 @@ pub struct PoolStats {
     pub devices: Vec<DeviceInfo>,
     /// What became of what workers printed.
     pub output: OutputCounts,
+    /// What became of its telemetry.
+    pub telemetry: TelemetryCounts,
 }
 
 /// What callers got, counted since the pool's start. A stream is counted when its handle is dropped.
@@ -147,6 +150,7 @@ impl Pool {
             latency: shared.tally.latency.read(),
             devices: shared.devices.as_ref().map(DevicePool::all).unwrap_or_default(),
             output: self.output_counts(),
+            telemetry: shared.telemetry.as_ref().map(|hub| hub.counts()).unwrap_or_default(),
         }
     }
 }

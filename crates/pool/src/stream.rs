@@ -20,6 +20,7 @@ use crate::call::{Args, Body, Call, CallError, CallOptions, Reply, Where};
 use crate::dispatcher::Ticket;
 use crate::pool::{Pin, Pool, Shared};
 use crate::session::Session;
+use crate::telemetry::{OpenSpan, SpanKind};
 use flow::{Flow, FlowHold, Next};
 
 /// A call whose tool gives items, takes items, or both.
@@ -61,6 +62,7 @@ pub struct Stream {
     tool: String,
     deadline: Deadline,
     ticket: Ticket,
+    span: OpenSpan,
 }
 
 impl CallOptions {
@@ -140,8 +142,9 @@ fn open(
     pin: Pin<'_>,
     tool: &str,
     body: impl Into<Body>,
-    options: CallOptions,
+    mut options: CallOptions,
 ) -> Result<Stream, CallError> {
+    let mut span = shared.span(SpanKind::Stream, tool, &mut options.trace);
     let now = Instant::now();
     let submitted = admit(shared.breaker.as_ref(), now).and_then(|permit| {
         let flow = Arc::new(Flow::new(permit));
@@ -161,12 +164,14 @@ fn open(
         Ok((ticket, flow))
     });
     if let Err(error) = &submitted {
-        shared.tally.stream_over::<()>(Some(&Err(error.clone())));
+        let outcome = Err(error.clone());
+        shared.tally.stream_over::<()>(Some(&outcome));
+        span.end(&outcome);
     }
     let (ticket, flow) = submitted?;
     let shared = shared.clone();
     let (tool, deadline) = (tool.to_owned(), options.deadline);
-    Ok(Stream { shared, flow, tool, deadline, ticket })
+    Ok(Stream { shared, flow, tool, deadline, ticket, span })
 }
 
 impl Stream {
@@ -293,7 +298,11 @@ impl Drop for Stream {
             self.shared.tally.stream_over::<()>(None);
             return;
         }
-        self.shared.tally.stream_over(self.flow.outcome().as_ref());
+        let outcome = self.flow.outcome();
+        self.shared.tally.stream_over(outcome.as_ref());
+        if let Some(outcome) = &outcome {
+            self.span.end(outcome);
+        }
     }
 }
 

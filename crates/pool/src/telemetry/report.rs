@@ -1,0 +1,171 @@
+//! What a worker tells: a list of maps, which may be anything.
+
+use std::borrow::Cow;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use snakehouse_wire::{TraceContext, Value};
+
+use super::span::attribute;
+use super::{Event, Hub, Scalar, Span, SpanKind, Telemetry};
+use crate::worker::WorkerRef;
+
+/// Pieces of one report that are looked at.
+const MAX_PIECES: usize = 4096;
+/// Attributes of a piece that are kept.
+const MAX_ATTRIBUTES: usize = 32;
+/// Longest name, in bytes.
+const MAX_NAME: usize = 128;
+/// Longest text of an attribute, in bytes.
+const MAX_TEXT: usize = 4096;
+
+impl Hub {
+    /// Passes on what a worker tells. What makes no sense is counted: it is no reason to end a worker.
+    pub(crate) fn report(&self, worker: WorkerRef, body: &Bytes) {
+        let Ok(Value::List(pieces)) = Value::decode(body) else {
+            self.malformed.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let is_on = self.is_on();
+        for piece in pieces.into_iter().take(MAX_PIECES) {
+            match self.piece(worker, piece) {
+                Some(Piece::Told(telemetry)) if is_on => self.tell(telemetry),
+                // It was on its way when the filter changed.
+                Some(Piece::Told(_)) => {}
+                Some(Piece::Dropped(count)) => {
+                    self.dropped_by_workers.fetch_add(count, Ordering::Relaxed);
+                }
+                None => {
+                    self.malformed.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn piece(&self, worker: WorkerRef, piece: Value) -> Option<Piece> {
+        let Value::Dict(entries) = piece else { return None };
+        let mut read = Read::default();
+        for (key, value) in entries {
+            read.entry(key.as_str()?, value)?;
+        }
+        if let Some(count) = read.dropped {
+            return Some(Piece::Dropped(count));
+        }
+        let context = read.trace.map(|trace| TraceContext { trace, span: read.span, sampled: true });
+        let attributes = read.attributes;
+        let telemetry = match read.event {
+            Some(name) => Telemetry::Event(Event {
+                pool: self.pool.clone(),
+                worker,
+                name,
+                at: read.at?,
+                values: read.values,
+                attributes,
+                context,
+            }),
+            None => Telemetry::Span(Span {
+                pool: self.pool.clone(),
+                worker: Some(worker),
+                kind: read.kind?,
+                name: Cow::Owned(read.name?),
+                context: context.filter(|context| !context.is_none() && context.span != 0)?,
+                parent: read.parent,
+                start: read.start?,
+                end: read.end.filter(|end| Some(*end) >= read.start)?,
+                error: read.error.map(Cow::Owned),
+                attributes,
+            }),
+        };
+        Some(Piece::Told(telemetry))
+    }
+}
+
+enum Piece {
+    Told(Telemetry),
+    Dropped(u64),
+}
+
+/// The entries of one piece, of whatever kind.
+#[derive(Default)]
+struct Read {
+    kind: Option<SpanKind>,
+    name: Option<String>,
+    event: Option<String>,
+    trace: Option<[u8; 16]>,
+    span: u64,
+    parent: u64,
+    start: Option<u64>,
+    end: Option<u64>,
+    at: Option<u64>,
+    error: Option<String>,
+    values: Vec<Scalar>,
+    attributes: Vec<(Cow<'static, str>, Scalar)>,
+    dropped: Option<u64>,
+}
+
+impl Read {
+    fn entry(&mut self, key: &str, value: Value) -> Option<()> {
+        match key {
+            "kind" => {
+                self.kind = Some(match value.as_str()? {
+                    "tool" => SpanKind::Tool,
+                    "inner" => SpanKind::Inner,
+                    _ => return None,
+                });
+            }
+            "name" => self.name = Some(name(value)?),
+            "event" => self.event = Some(name(value)?),
+            "trace" => self.trace = Some(id(&value)?),
+            "span" => self.span = u64::from_be_bytes(id(&value)?),
+            "parent" => self.parent = u64::from_be_bytes(id(&value)?),
+            "start" => self.start = Some(count(&value)?),
+            "end" => self.end = Some(count(&value)?),
+            "at" => self.at = Some(count(&value)?),
+            "error" => self.error = Some(name(value)?),
+            "dropped" => self.dropped = Some(count(&value)?),
+            "values" => {
+                let Value::List(values) = value else { return None };
+                let values = values.into_iter().take(MAX_ATTRIBUTES);
+                let clean = |value| Some(attribute(String::new(), scalar(value)?).1);
+                self.values = values.map(clean).collect::<Option<_>>()?;
+            }
+            "attributes" => {
+                let Value::Dict(entries) = value else { return None };
+                let entries = entries.into_iter().take(MAX_ATTRIBUTES);
+                let read = |(key, value)| Some(attribute(name(key)?, scalar(value)?));
+                self.attributes = entries.map(read).collect::<Option<_>>()?;
+            }
+            // Of a newer worker.
+            _ => {}
+        }
+        Some(())
+    }
+}
+
+fn name(value: Value) -> Option<String> {
+    match value {
+        Value::Str(name) if (1..=MAX_NAME).contains(&name.len()) => Some(name),
+        _ => None,
+    }
+}
+
+fn id<const N: usize>(value: &Value) -> Option<[u8; N]> {
+    match value {
+        Value::Bytes(id) => id[..].try_into().ok(),
+        _ => None,
+    }
+}
+
+fn count(value: &Value) -> Option<u64> {
+    u64::try_from(value.as_i64()?).ok()
+}
+
+fn scalar(value: Value) -> Option<Scalar> {
+    match value {
+        Value::Bool(value) => Some(Scalar::Bool(value)),
+        Value::Float(value) => Some(Scalar::Float(value)),
+        Value::Str(text) if text.len() <= MAX_TEXT => Some(Scalar::Text(text)),
+        ref number @ Value::Int(_) => number.as_i64().map(Scalar::Int),
+        _ => None,
+    }
+}

@@ -1,0 +1,26 @@
+"""What the host says about itself: a map at any time, each key for a part of the worker."""
+
+from __future__ import annotations
+
+from snakehouse import _msgpack, _telemetry
+from snakehouse._errors import MalformedValue
+from snakehouse._frames import ProtocolError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def apply(payload: memoryview) -> None:
+    """Do what a settings frame says. Keys that are not known are for others.
+
+    Raises ``ProtocolError``.
+    """
+    try:
+        settings: Any = _msgpack.decode(bytes(payload))
+    except MalformedValue as error:
+        raise ProtocolError(f"malformed settings: {error}") from None
+    if not isinstance(settings, dict):
+        raise ProtocolError("malformed settings: not a map")
+    if "telemetry" in settings:
+        _telemetry.current.configure(settings["telemetry"])  # pyright: ignore[reportUnknownMemberType]
