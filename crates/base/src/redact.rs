@@ -30,8 +30,21 @@ const NAMES: [&str; 13] = [
 
 /// How well-known keys begin, in lower case.
 const PREFIXES: [&str; 15] = [
-    "sk-", "sk_", "pk_", "rk_", "tml-", "ghp_", "gho_", "ghs_", "github_pat_", "glpat-", "hf_",
-    "xoxb-", "xoxp-", "akia", "eyj",
+    "sk-",
+    "sk_",
+    "pk_",
+    "rk_",
+    "tml-",
+    "ghp_",
+    "gho_",
+    "ghs_",
+    "github_pat_",
+    "glpat-",
+    "hf_",
+    "xoxb-",
+    "xoxp-",
+    "akia",
+    "eyj",
 ];
 
 /// A word with such a prefix is a key if it is at least so long behind it.
@@ -104,8 +117,9 @@ fn value_of(lower: &str, at: usize, name: &str) -> Option<Range<usize>> {
     let value = rest.trim_start_matches(['"', '\'', ' ']);
     let start = lower.len() - value.len();
     let is_line = matches!(name, "authorization" | "cookie");
-    let is_end =
-        |c: char| "\"'\n\r".contains(c) || (!is_line && ("&,;)}]".contains(c) || c.is_whitespace()));
+    let is_end = |c: char| {
+        "\"'\n\r".contains(c) || (!is_line && ("&,;)}]".contains(c) || c.is_whitespace()))
+    };
     Some(start..end_of(lower, start, is_end))
 }
 
@@ -122,7 +136,10 @@ mod tests {
     fn what_looks_like_a_secret_is_not_there_any_more() {
         let cases = [
             ("https://me:hunter2@host/path?q=1", "https://[redacted]@host/path?q=1"),
-            ("postgres://u:p@h and redis://:pw@h", "postgres://[redacted]@h and redis://[redacted]@h"),
+            (
+                "postgres://u:p@h and redis://:pw@h",
+                "postgres://[redacted]@h and redis://[redacted]@h",
+            ),
             ("Authorization: Basic aGVsbG8=\nnext", "Authorization: [redacted]\nnext"),
             ("sent Bearer abc.def.ghi, then", "sent Bearer [redacted], then"),
             ("api_key=abc&x=1", "api_key=[redacted]&x=1"),
@@ -141,7 +158,9 @@ mod tests {
 
     #[test]
     fn what_does_not_is_left_alone() {
-        for text in ["", "task-force", "http://host/a@b", "risk-free", "the token is spent", "5 tokens"] {
+        for text in
+            ["", "task-force", "http://host/a@b", "risk-free", "the token is spent", "5 tokens"]
+        {
             assert!(matches!(redact(text), Cow::Borrowed(same) if same == text), "{text}");
         }
         assert!(is_secret_name("OPENAI_API_KEY") && is_secret_name("authToken"));

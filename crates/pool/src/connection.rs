@@ -15,6 +15,7 @@ mod input;
 mod output;
 mod recall;
 mod sent;
+mod telemetry;
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -40,6 +41,7 @@ use input::Input;
 use output::Output;
 use recall::Recall;
 use sent::SentCalls;
+use telemetry::Telling;
 
 /// How often calls that cannot be sent are answered and more are taken before everything else has its
 /// turn.
@@ -81,6 +83,7 @@ pub(crate) struct Connection<'a> {
     has_answered: bool,
     /// Pongs on their way out.
     pongs: usize,
+    telling: Telling,
     /// Since when the worker has been working without an answer.
     busy_since: Instant,
     kill: Option<KillReason>,
@@ -127,6 +130,7 @@ impl<'a> Connection<'a> {
             late_items: 0,
             has_answered: false,
             pongs: 0,
+            telling: Telling::default(),
             busy_since: Instant::now(),
             kill: None,
             shared,
@@ -147,6 +151,7 @@ impl<'a> Connection<'a> {
                     self.tells_started = hello.can(Hello::STARTED);
                     self.can_recall = self.tells_started && hello.can(Hello::RECALL);
                     self.can_stream = hello.can(Hello::STREAMS);
+                    self.telling.can = hello.can(Hello::TELEMETRY);
                     self.capacity = hello.capacity;
                     return Ok(hello);
                 }
@@ -316,6 +321,7 @@ impl<'a> Connection<'a> {
     /// What cannot be sent is answered here and makes room for more, which may be as many calls as
     /// wait: after some rounds the rest has its turn like everything else.
     fn exchange(&mut self) {
+        self.ask_telemetry();
         for _ in 0..REFUSED_AT_ONCE {
             self.exchange_once();
             if self.refused.is_empty() {

@@ -104,6 +104,7 @@ async fn incarnation(
             tracing::info!(
                 %worker, %incarnation, pid = hello.pid, runtime = %hello.runtime, "worker serves"
             );
+            connection.is_life(incarnation);
             let capacity = usize::try_from(hello.capacity).unwrap_or(1);
             let hail = Hail { tools: hello.tools, capacity };
             let now = Instant::now();

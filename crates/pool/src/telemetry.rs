@@ -20,8 +20,8 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 pub(crate) use hub::Hub;
-pub use span::{Event, Scalar, Span, SpanKind, Telemetry};
 pub(crate) use span::OpenSpan;
+pub use span::{Event, Scalar, Span, SpanKind, Telemetry};
 
 /// Most globs in each list of a [`TelemetryFilter`].
 const MAX_GLOBS: usize = 64;
@@ -96,7 +96,10 @@ impl TelemetryFilter {
             globs.len() <= MAX_GLOBS && globs.iter().all(|glob| glob.len() <= MAX_GLOB)
         };
         let rules = [
-            ("the parts of traces and events must be from 0 to 1", [self.traces, self.events].iter().all(is_part)),
+            (
+                "the parts of traces and events must be from 0 to 1",
+                [self.traces, self.events].iter().all(is_part),
+            ),
             (
                 "a filter of telemetry has at most 64 globs of 128 bytes in each list",
                 globs(&self.allow) && globs(&self.deny),

@@ -97,6 +97,8 @@ impl Assembler {
         let malformed = FrameError::BadPayload { kind, len: payload.len() };
         let message = match (kind, self.side) {
             (FrameKind::Hello, Side::Host) => Message::Hello(payload),
+            (FrameKind::Telemetry, Side::Host) => Message::Telemetry(payload),
+            (FrameKind::Settings, Side::Worker) => Message::Settings(payload),
             (FrameKind::Open, Side::Worker) => {
                 let (head, more) = OpenHead::decode(&mut payload)?;
                 if self.partial.contains_key(&stream) {
@@ -196,7 +198,9 @@ impl Assembler {
                 | FrameKind::Open
                 | FrameKind::Error
                 | FrameKind::Cancel
-                | FrameKind::End,
+                | FrameKind::End
+                | FrameKind::Settings
+                | FrameKind::Telemetry,
                 _,
             ) => return Err(out_of_place),
         };

@@ -63,6 +63,11 @@ pub enum FrameKind {
     Item = 11,
     /// 12, host to worker, empty: the host sends no more items on this stream.
     End = 12,
+    /// 13, host to worker, stream 0: what the worker should know beside its calls; a map whose keys
+    /// each replace what was said before.
+    Settings = 13,
+    /// 15, worker to host, stream 0: spans and events of its calls; a list of maps.
+    Telemetry = 15,
 }
 
 impl FrameKind {
@@ -80,13 +85,18 @@ impl FrameKind {
             10 => Self::Goaway,
             11 => Self::Item,
             12 => Self::End,
+            13 => Self::Settings,
+            15 => Self::Telemetry,
             _ => return None,
         })
     }
 
     /// Whether such frames belong to the connection and carry stream 0.
     const fn is_for_connection(self) -> bool {
-        matches!(self, Self::Hello | Self::Ping | Self::Pong | Self::Goaway)
+        matches!(
+            self,
+            Self::Hello | Self::Ping | Self::Pong | Self::Goaway | Self::Settings | Self::Telemetry
+        )
     }
 }
 

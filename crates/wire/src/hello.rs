@@ -154,6 +154,8 @@ impl Hello {
     pub const STARTED: &'static str = "started";
     /// Capability: calls can be opened as streams.
     pub const STREAMS: &'static str = "streams";
+    /// Capability: the worker tells of its calls, if it is asked to.
+    pub const TELEMETRY: &'static str = "telemetry";
 
     /// Whether the worker has a capability.
     pub fn can(&self, capability: &str) -> bool {

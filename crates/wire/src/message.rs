@@ -72,6 +72,10 @@ pub enum Message {
         /// The ping's token.
         token: u64,
     },
+    /// What the worker should know beside its calls: an encoded map.
+    Settings(Bytes),
+    /// What the worker tells of its calls: an encoded list of maps.
+    Telemetry(Bytes),
     /// No new calls.
     Goaway {
         /// For the log. Cut at [`MAX_CHUNK`] bytes.
@@ -165,6 +169,8 @@ impl Message {
             }
             Self::Ping { token } => single(FrameKind::Ping, 0, &token.to_le_bytes(), Bytes::new()),
             Self::Pong { token } => single(FrameKind::Pong, 0, &token.to_le_bytes(), Bytes::new()),
+            Self::Settings(body) => single(FrameKind::Settings, 0, &[], cut(body)),
+            Self::Telemetry(body) => single(FrameKind::Telemetry, 0, &[], cut(body)),
             Self::Goaway { reason } => single(FrameKind::Goaway, 0, &[], cut(reason.into())),
         }
     }

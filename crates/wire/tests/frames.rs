@@ -63,6 +63,7 @@ fn to_worker() -> impl Strategy<Value = Message> {
         body().prop_map(|body| Message::Item { stream: STREAM, body }),
         Just(Message::End { stream: STREAM }),
         any::<u64>().prop_map(|token| Message::Ping { token }),
+        any::<[u8; 9]>().prop_map(|bytes| Message::Settings(bytes.to_vec().into())),
         any::<u64>().prop_map(|token| Message::Pong { token }),
         ".*".prop_map(|reason| Message::Goaway { reason }),
     ]
@@ -75,6 +76,7 @@ fn to_host() -> impl Strategy<Value = Message> {
         (stream(), any::<u8>())
             .prop_map(|(stream, byte)| Message::Error { stream, body: vec![byte; 40].into() }),
         any::<[u8; 9]>().prop_map(|bytes| Message::Hello(bytes.to_vec().into())),
+        any::<[u8; 9]>().prop_map(|bytes| Message::Telemetry(bytes.to_vec().into())),
         any::<u64>().prop_map(|token| Message::Pong { token }),
     ]
 }

@@ -108,6 +108,10 @@ impl Connection<'_> {
                 self.buffers.answered();
                 Ok(())
             }
+            Message::Telemetry(body) => {
+                self.told(&body);
+                Ok(())
+            }
             // The exit follows.
             Message::Goaway { .. } => Ok(()),
             Message::Hello(_) => Err("it said hello twice".to_owned()),

@@ -51,7 +51,8 @@ impl Hub {
         if let Some(count) = read.dropped {
             return Some(Piece::Dropped(count));
         }
-        let context = read.trace.map(|trace| TraceContext { trace, span: read.span, sampled: true });
+        let context =
+            read.trace.map(|trace| TraceContext { trace, span: read.span, sampled: true });
         let attributes = read.attributes;
         let telemetry = match read.event {
             Some(name) => Telemetry::Event(Event {
@@ -167,5 +168,92 @@ fn scalar(value: Value) -> Option<Scalar> {
         Value::Str(text) if text.len() <= MAX_TEXT => Some(Scalar::Text(text)),
         ref number @ Value::Int(_) => number.as_i64().map(Scalar::Int),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use snakehouse_base::id::{Incarnation, WorkerId};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::telemetry::TelemetryConfig;
+
+    fn dict(entries: &[(&str, Value)]) -> Value {
+        let entry = |(key, value): &(&str, Value)| (Value::from(*key), value.clone());
+        Value::Dict(entries.iter().map(entry).collect())
+    }
+
+    fn bytes(bytes: &[u8]) -> Value {
+        Value::Bytes(bytes.to_vec().into())
+    }
+
+    fn span() -> Vec<(&'static str, Value)> {
+        vec![
+            ("kind", "tool".into()),
+            ("name", "add".into()),
+            ("trace", bytes(&[1; 16])),
+            ("span", bytes(&[2; 8])),
+            ("parent", bytes(&[3; 8])),
+            ("start", 10.into()),
+            ("end", 20.into()),
+            ("of a newer worker", Value::None),
+        ]
+    }
+
+    fn with(key: &'static str, value: Value) -> Value {
+        let mut span = span();
+        span.retain(|(name, _)| *name != key);
+        span.push((key, value));
+        dict(&span)
+    }
+
+    #[test]
+    fn what_is_no_telemetry_is_counted_and_costs_nothing_else() {
+        let (sink, mut told) = mpsc::channel(100);
+        let hub = Hub::new("tools", TelemetryConfig::new(Arc::new(sink)));
+        let worker = WorkerRef { id: WorkerId(0), incarnation: Incarnation(1), pid: 1 };
+        let long = "x".repeat(MAX_TEXT + 1);
+        let bad = [
+            Value::None,
+            dict(&[]),
+            dict(&[("event", "loss".into())]),
+            dict(&[("event", "".into()), ("at", 1.into())]),
+            dict(&[("event", "x".repeat(129).as_str().into()), ("at", 1.into())]),
+            with("kind", "host".into()),
+            with("name", Value::None),
+            with("trace", bytes(&[0; 16])),
+            with("trace", bytes(&[1; 15])),
+            with("span", bytes(&[0; 8])),
+            with("end", 9.into()),
+            with("start", (-1).into()),
+            with("attributes", Value::List(Vec::new())),
+            with("attributes", dict(&[("x", Value::None)])),
+            with("attributes", dict(&[("x", long.as_str().into())])),
+            Value::Dict(vec![(Value::None, Value::None)]),
+        ];
+        let report = |pieces: Vec<Value>| {
+            hub.report(worker, &Value::List(pieces).encode().expect("an encodable report"));
+        };
+        let count = bad.len() as u64;
+        report(bad.to_vec());
+        hub.report(worker, &Bytes::from_static(b"\xc1"));
+        hub.report(worker, &Bytes::from_static(b"\xc0"));
+        assert_eq!(hub.counts().malformed, count + 2);
+        assert!(told.try_recv().is_err());
+
+        let many = (0..MAX_PIECES + 5).map(|_| dict(&[("dropped", 2.into())]));
+        report(many.collect());
+        assert_eq!(hub.counts().dropped_by_workers, 2 * MAX_PIECES as u64);
+
+        report(vec![dict(&span())]);
+        let Ok(Telemetry::Span(span)) = told.try_recv() else { unreachable!("a span was told") };
+        assert_eq!(
+            (&*span.name, span.parent, span.worker),
+            ("add", 0x0303_0303_0303_0303, Some(worker))
+        );
+        assert_eq!((hub.counts().spans, hub.counts().malformed), (1, count + 2));
     }
 }

@@ -191,14 +191,14 @@ fn error_code(error: &CallError) -> Cow<'static, str> {
 /// The span that subscribers of `tracing` see; `None` if there is none who wants it, which costs one
 /// comparison.
 fn see(pool: &str, kind: SpanKind, name: &str, context: &TraceContext) -> Option<tracing::Span> {
-    use tracing::field::{Empty, display};
+    use tracing::field::Empty;
     let span = tracing::info_span!(
         target: "snakehouse_pool::call",
         "call",
         pool,
         tool = name,
         kind = ?kind,
-        traceparent = (!context.is_none()).then(|| display(context)),
+        traceparent = (!context.is_none()).then(|| tracing::field::display(context)),
         outcome = Empty,
     );
     (!span.is_disabled()).then_some(span)

@@ -42,6 +42,7 @@ mod sessions;
 mod stats;
 mod streams;
 mod support;
+mod telemetry;
 mod tree_kills;
 mod turmoil;
 mod typed;

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from snakehouse import DeviceFault, tool, trace
+from snakehouse import DeviceFault, emit, span, tool, trace
 
 state = {"count": 0}
 held = []
@@ -289,3 +289,27 @@ def die_at_first(path, text, deaths, hang=False):
 @tool
 def device_fault():
     raise DeviceFault("it fell off the bus")
+
+
+@tool
+def work(rows):
+    """Two spans, one in the other, and an event; where each stands."""
+    places = [str(trace())]
+    with span("load", rows=rows, url="https://me:hunter2@host/x"):
+        places.append(str(trace()))
+        emit("loaded", rows, 0.5, api_key="sk-live-0123456789")
+        with span("parse"):
+            places.append(str(trace()))
+    return places
+
+
+@tool
+def work_stream(rows):
+    for row in range(rows):
+        yield row
+
+
+@tool
+def fail_in_a_span(secret):
+    with span("inner"):
+        raise PermissionError(f"not with {secret}")
