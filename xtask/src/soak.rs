@@ -3,7 +3,8 @@
 //! A soak is a test that CI runs at a small size, run at a large one, with a seed that is drawn,
 //! printed and can be given again. `cargo xtask soak` lists [the table](SOAKS); `cargo xtask soak
 //! NAME` runs one and writes its outcome into `docs/soak.md`. To register a check, add a line to the
-//! table: its test takes its size from the environment variable that is named there.
+//! table: its test takes its size from the environment variable that is named there. All of them find
+//! `SNAKEHOUSE_SOAK` set: bounds of time are then for the long size.
 
 use std::path::Path;
 use std::process::Command;
@@ -171,6 +172,20 @@ const SOAKS: &[Soak] = &[
         commands: &[&["test", "-p", "snakehouse-pool", "--test", "it", "tree_kills"]],
     },
     Soak {
+        name: "pool-worker-kills",
+        what: "kills of random workers under load",
+        variable: "SNAKEHOUSE_KILLS",
+        size: 1000,
+        commands: &[&["test", "-p", "snakehouse-pool", "--test", "it", "kills::every_call_ends"]],
+    },
+    Soak {
+        name: "pool-recycles",
+        what: "replacements of workers under load",
+        variable: "SNAKEHOUSE_RECYCLES",
+        size: 1000,
+        commands: &[&["test", "-p", "snakehouse-pool", "--test", "it", "replacements_under_load"]],
+    },
+    Soak {
         name: "pool-duplex",
         what: "MiB echoed through a stream at constant memory",
         variable: "SNAKEHOUSE_MIB",
@@ -277,6 +292,7 @@ fn passes(root: &Path, order: &Order, command: &[&str]) -> bool {
         .args(command.iter().map(|argument| argument.replace("{size}", &size)))
         .current_dir(root)
         .env(order.soak.variable, &size)
+        .env("SNAKEHOUSE_SOAK", order.soak.name)
         .env("SNAKEHOUSE_FIRST_SEED", &seed)
         .env("PROPTEST_RNG_SEED", &seed)
         .env("SHUTTLE_RANDOM_SEED", &seed)

@@ -84,10 +84,11 @@ impl Rig {
     }
 }
 
-/// Runs a test in a runtime of its own.
+/// Runs a test in a runtime of its own. In a soak it may take two hours.
 pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
+    let rounds = if std::env::var_os("SNAKEHOUSE_SOAK").is_some() { 240 } else { 4 };
     snakehouse_supervise::run(async {
-        tokio::time::timeout(4 * BOUND, test).await.expect("the test did not end")
+        tokio::time::timeout(rounds * BOUND, test).await.expect("the test did not end")
     })
 }
 
