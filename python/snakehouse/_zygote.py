@@ -5,14 +5,15 @@ The reaper starts it as ``worker.py --zygote NAME...`` with a sequenced-packet s
 (``_fork_safety``), says what it found, and then does nothing but wait for requests and fork, always
 from its one thread. It runs none of the tools.
 
-A worker is forked twice: the process between ends when it has forked, so the worker becomes the
-reaper's child, and this process can die without it. The worker arms its death signal only when it
-is the reaper's child, since the signal is tied to the parent of that moment. Processes between are
-forked in advance, and they are the ones that read the requests.
+A worker is forked twice, and in advance: the zygote forks a process between, and that forks a
+worker that nobody has asked for yet, which reads the next request. Then the process between ends,
+so the worker becomes the reaper's child, and this process can die without it. The worker arms its
+death signal only when it is the reaper's child, since the signal is tied to the parent of that
+moment. So nothing is forked, and little memory given back, while somebody waits.
 
     zygote  {"event": "ready"} | {"event": "failed"} | {"event": "unfit", "why"}
     reaper  {"args", "variables", "cwd", "limits", "groups"} + the worker's descriptors, the report
-    report  "pid N", by the process between; then "up", or an errno, a step and why it failed
+    report  "pid N", then "up", or an errno, a step and why it failed
 """
 
 from __future__ import annotations
@@ -28,7 +29,13 @@ import socket
 import sys
 
 from snakehouse import _codec, _load, _main, _pages
-from snakehouse._birth import SCRATCH, Birth, load_prctl, tie_down
+from snakehouse._birth import (
+    PR_SET_CHILD_SUBREAPER,
+    SCRATCH,
+    Birth,
+    load_prctl,
+    tie_down,
+)
 from snakehouse._fork_safety import Witness, reserve
 from snakehouse._packets import HangUp, receive, send
 
@@ -42,8 +49,13 @@ if TYPE_CHECKING:
 SOCKET = 3
 # What a worker's modules import when it is first needed, which is in every worker.
 LATER = ("inspect", "traceback")
-# How the process between a zygote and a worker ends if it has not forked.
-_FAILED, _HUNG_UP = 1, 2
+# How the process between ends if the worker has ended before it, and if there is none.
+_HUNG_UP, _FAILED = 1, 2
+# In which time (milliseconds) one is needed soon, and what it becomes if it is not.
+_SOON = 20
+_SHELL = "/bin/sh"
+# By this its host finds it, whatever happens.
+_RUN = "SNAKEHOUSE_RUN"
 # How many of them wait at once: while one ends and is replaced, the other one is there.
 _READY = 2
 
@@ -116,10 +128,7 @@ def _fall_silent() -> None:
 
 
 def _serve(talk: socket.socket, prctl: Prctl, witness: Witness) -> Message:
-    """Keeps processes ready that fork the next workers. Returns in workers only, with the request.
-
-    They are forked before they are needed, so a worker costs one fork while somebody waits.
-    """
+    """Keeps the next workers ready. Returns in workers only, with the request."""
     reaper = os.getppid()
     waiting = 0
     is_tidy = False
@@ -132,7 +141,7 @@ def _serve(talk: socket.socket, prctl: Prctl, witness: Witness) -> Message:
                     _refuse(talk, prctl, error)
                 break
             if middle == 0:
-                return _wait_and_fork(talk, prctl, reaper, witness)
+                return _fork_and_wait(talk, prctl, reaper, witness)
             waiting += 1
         if not is_tidy:
             # Nobody waits for this: whoever does has its process.
@@ -156,40 +165,39 @@ def _refuse(talk: socket.socket, prctl: Prctl, error: OSError) -> None:
         os.close(fd)
 
 
-def _wait_and_fork(talk: socket.socket, prctl: Prctl, reaper: int, witness: Witness) -> Message:
+def _fork_and_wait(talk: socket.socket, prctl: Prctl, reaper: int, witness: Witness) -> Message:
     """In the process between. Returns in the worker only, which is then tied down."""
     middle = fcntl.fcntl(os.pidfd_open(os.getpid()), fcntl.F_DUPFD_CLOEXEC, SCRATCH)
+    go, going = os.pipe()
+    if _fork(talk, prctl):
+        os.close(going)
+        _let_go(go)
+    # What can be done before anybody waits for it.
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    _reseed()
+    gc.enable()
+    poll = select.poll()
+    poll.register(middle, select.POLLIN)
     try:
         message, (*fds, report) = receive(talk)
     except HangUp:
         os._exit(_HUNG_UP)
-    birth = Birth(prctl, report)
-    birth.stage = "fork"
-    try:
-        worker = os.fork()
-    except OSError as error:
-        birth.fail(error)
-        os._exit(_FAILED)
-    if worker:
-        # Written before the worker is the reaper's child, which it is when this process is gone.
-        os.write(birth.report, b"pid %d\n" % worker)
-        os._exit(0)
+    # Written before it is the reaper's child, which it is when the process between is gone.
+    os.write(report, b"pid %d\n" % os.getpid())
+    os.write(going, b"\n")
     # Its number is about to be another descriptor's.
     talk.detach()
+    birth = Birth(prctl, report)
     try:
         birth.own_group()
         birth.place(fds, keep={middle, *witness.files})
         birth.tie_to_host()
-        birth.adopt()
         birth.stage = "files"
         witness.reopen()
         tie_down(birth, message)
-        birth.stage = "environment"
-        _awake(message)
+        sys.argv[1:] = message["args"]
         # Last, since the end of the process between takes as long as it has memory.
         birth.stage = "parent"
-        poll = select.poll()
-        poll.register(middle, select.POLLIN)
         poll.poll()
         os.close(middle)
         birth.die_with(reaper)
@@ -199,6 +207,37 @@ def _wait_and_fork(talk: socket.socket, prctl: Prctl, reaper: int, witness: Witn
         birth.fail(error)
         os._exit(127)
     return message
+
+
+def _fork(talk: socket.socket, prctl: Prctl) -> int:
+    """As ``os.fork``; where that fails, when somebody asks, and then he hears why."""
+    try:
+        return os.fork()
+    except OSError:
+        poll = select.poll()
+        poll.register(talk, select.POLLIN)
+        poll.poll()
+    try:
+        return os.fork()
+    except OSError as error:
+        _refuse(talk, prctl, error)
+        os._exit(_FAILED)
+
+
+def _let_go(go: int) -> NoReturn:
+    """Ends this process when the worker says so, or has ended: what it says is a line.
+
+    The end of a process takes as long as it has memory, and the worker waits for it. So one that is
+    not needed soon becomes a program that has none.
+    """
+    poll = select.poll()
+    poll.register(go, select.POLLIN)
+    if not poll.poll(_SOON):
+        os.dup2(go, 0)
+        with contextlib.suppress(OSError):
+            run = {name: os.environ[name] for name in os.environ if name == _RUN}
+            os.execve(_SHELL, [_SHELL, "-c", "read -r line"], run)  # noqa: S606
+    os._exit(0 if os.read(go, 1) else _HUNG_UP)
 
 
 def _forget_signals(handlers: dict[signal.Signals, Any]) -> None:
@@ -215,13 +254,6 @@ def _forget_variables(environment: dict[str, str]) -> None:
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
     os.environ.update(environment)
-
-
-def _awake(message: Message) -> None:
-    """Makes a forked process what a started one would be."""
-    sys.argv[1:] = message["args"]
-    _reseed()
-    gc.enable()
 
 
 def _reseed() -> None:

@@ -291,23 +291,58 @@ def test_a_start_that_hangs_holds_up_nothing(
 def test_the_generators_of_numpy_and_torch_are_seeded_in_each_worker(
     start_reaper: Start, tmp_path: Path
 ) -> None:
-    says = "import os\ndef seed():\n    os.write(1, b'{}')\n"
+    seeded = tmp_path / "seeded"
+    says = f"import os\ndef seed():\n    with open({str(seeded)!r}, 'a') as file:\n"
+    says += "        file.write(f'{os.getpid()} {__name__}\\n')\n"
     (tmp_path / "numpy").mkdir()
     (tmp_path / "numpy" / "__init__.py").write_text("")
-    (tmp_path / "numpy" / "random.py").write_text(says.format("n"))
-    (tmp_path / "torch.py").write_text(says.format("t"))
+    (tmp_path / "numpy" / "random.py").write_text(says)
+    (tmp_path / "torch.py").write_text(says)
     env = {**ENV, "PYTHONPATH": str(tmp_path)}
     reaper = start_reaper()
     for worker in range(2):
         reaper.fork(tmp_path / "nothing.py", "numpy.random", "torch", env=env)
         if worker == 0:
             assert reaper.expect("zygote")["preload"] == ["numpy.random", "torch"]
-        assert reaper.expect("spawned")["zygote"] is not None
-        said = b""
-        while not said.endswith(b"nt"):
-            said += reaper.read(1)
+        spawned = reaper.expect("spawned")
+        assert spawned["zygote"] is not None
         # It finds no host, and says so.
         assert reaper.expect("exited")["code"] == 78
+        for name in ("numpy.random", "torch"):
+            assert f"{spawned['pid']} {name}" in seeded.read_text().splitlines()
+    reaper.hang_up()
+    reaper.gone()
+
+
+def test_a_worker_that_cannot_be_forked_is_refused_and_the_next_one_is_forked(
+    start_reaper: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "forks.py").write_text(
+        f"""
+import os
+fork, zygote = os.fork, os.getpid()
+def fail():
+    if os.getpid() != zygote and not os.path.exists({str(tmp_path / "gate")!r}):
+        raise BlockingIOError(11, "no room")
+    return fork()
+os.fork = fail
+"""
+    )
+    env = {**ENV, "PYTHONPATH": str(tmp_path)}
+    reaper = start_reaper()
+    for _ in range(3):
+        number = reaper.fork(tmp_path / "nothing.py", "forks", env=env)
+        if number == 1:
+            assert reaper.expect("zygote")["preload"] == ["forks"]
+        refused = reaper.expect("refused")
+        assert (refused["id"], refused["errno"], refused["message"]) == (
+            number,
+            11,
+            "fork: no room",
+        )
+    (tmp_path / "gate").write_text("")
+    reaper.fork(tmp_path / "nothing.py", "forks", env=env)
+    assert reaper.expect("spawned")["zygote"] is not None
     reaper.hang_up()
     reaper.gone()
 

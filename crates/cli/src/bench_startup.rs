@@ -167,7 +167,13 @@ async fn start(
     let pids: Vec<u32> = infos.iter().filter_map(|worker| worker.pid).collect();
     let reaper_pid = reaper.pid().unwrap_or_default();
     let others = children(reaper_pid).into_iter().filter(|pid| !pids.contains(pid));
-    let zygotes: Vec<u32> = others.flat_map(|pid| [vec![pid], children(pid)].concat()).collect();
+    // With all that they have forked in advance.
+    let mut zygotes: Vec<u32> = others.collect();
+    let mut looked = 0;
+    while let Some(pid) = zygotes.get(looked) {
+        zygotes.extend(children(*pid));
+        looked += 1;
+    }
     let sum = |pids: &[u32]| pids.iter().map(|pid| pss_mib(*pid)).sum();
     let measured = Measured {
         ready_ms,

@@ -84,7 +84,10 @@ fn a_damaged_package_is_mended_while_the_pool_runs() {
         }
         Watched::new(call_pid(&pool).await).kill();
         call_pid(&pool).await;
-        Watched::new(rig.reaper.pid().unwrap()).kill();
+        let reaper = Watched::new(rig.reaper.pid().unwrap());
+        reaper.kill();
+        // Until then the worker lives, and may take the call and die with it.
+        reaper.gone();
         call_pid(&pool).await;
         rig.end().await;
     });

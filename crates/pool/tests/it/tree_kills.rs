@@ -42,6 +42,8 @@ pub(crate) enum Victim {
     Zygote,
     /// The process between a zygote and its next worker.
     Between,
+    /// The next worker, which nobody has asked for yet.
+    Next,
     Worker,
 }
 
@@ -60,6 +62,10 @@ fn zygotes(reaper: u32) -> Vec<u32> {
     children(reaper).into_iter().filter(is_zygote).collect()
 }
 
+fn between(reaper: u32) -> Option<u32> {
+    zygotes(reaper).first().and_then(|pid| children(*pid).first().copied())
+}
+
 impl Victim {
     /// Its process now, if there is one.
     fn find(self, rig: &Rig, pool: Option<&Pool>) -> Option<Watched> {
@@ -70,9 +76,8 @@ impl Victim {
                 snakehouse_pool::ZygoteState::Serves { pid } => Some(pid),
                 _ => None,
             }),
-            Self::Between => {
-                zygotes(reaper).first().and_then(|pid| children(*pid).first().copied())
-            }
+            Self::Between => between(reaper),
+            Self::Next => between(reaper).and_then(|pid| children(pid).first().copied()),
             Self::Worker => pool?.workers().iter().find_map(|worker| worker.pid),
         };
         pid.and_then(Watched::open)
@@ -177,7 +182,8 @@ fn a_kill_while_the_zygote_imports() {
 
 #[test]
 fn a_kill_while_a_forked_worker_loads_its_modules() {
-    for victim in [Victim::Zygote, Victim::Between, Victim::Worker, Victim::Reaper] {
+    let all = [Victim::Zygote, Victim::Between, Victim::Next, Victim::Worker, Victim::Reaper];
+    for victim in all {
         let stage = Stage::new();
         let spec = spec().module(stage.name());
         run(disturbed(victim, stage, spec, false));
@@ -263,6 +269,7 @@ fn kills_under_load_cost_the_calls_that_ran_and_nothing_else() {
                     0 => Victim::Reaper,
                     1 | 2 => Victim::Zygote,
                     3 => Victim::Between,
+                    4 => Victim::Next,
                     _ => Victim::Worker,
                 };
                 if let Some(process) = victim.find(&rig, Some(&pool)) {
