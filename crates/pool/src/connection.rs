@@ -36,7 +36,6 @@ use crate::pool::Shared;
 use crate::reaper::Process;
 use crate::stream::flow::Flow;
 use buffers::Buffers;
-use cancels::Cancels;
 use input::Input;
 use output::Output;
 use recall::Recall;
@@ -47,6 +46,7 @@ use telemetry::Telling;
 /// turn.
 const REFUSED_AT_ONCE: usize = 64;
 
+pub(crate) use cancels::Cancels;
 pub(crate) use end::Settled;
 
 pub(crate) struct Connection<'a> {
@@ -148,7 +148,7 @@ impl<'a> Connection<'a> {
             Ok(Ok(hello)) => match hello.failure {
                 None => {
                     self.can_cancel = hello.can(Hello::CANCEL);
-                    self.tells_started = hello.can(Hello::STARTED);
+                    self.tells_started = hello.can(Hello::STARTED) && self.process.shares_page();
                     self.can_recall = self.tells_started && hello.can(Hello::RECALL);
                     self.can_stream = hello.can(Hello::STREAMS);
                     self.telling.can = hello.can(Hello::TELEMETRY);
@@ -278,7 +278,7 @@ impl<'a> Connection<'a> {
             Poll::Ready(Ok(_)) => has_work = true,
             Poll::Pending => {}
         }
-        if self.process.pidfd.poll_dead(cx) {
+        if self.process.hold.poll_dead(cx) {
             return Poll::Ready(Turn::Dead);
         }
         if has_work { Poll::Ready(Turn::Work) } else { Poll::Pending }
@@ -303,7 +303,7 @@ impl<'a> Connection<'a> {
         self.look_for_stuck(now);
         let runs = runs(self.tells_started, self.capacity, &self.process, &self.sent);
         if self.cancels.ring(now, &runs)
-            && let Err(error) = self.process.pidfd.ring()
+            && let Err(error) = self.process.hold.ring()
         {
             tracing::warn!(worker = %worker_id(self.place), %error, "doorbell not rung again");
         }
@@ -450,7 +450,7 @@ impl<'a> Connection<'a> {
         self.cancels.add(stream, runs, self.cancel_grace, self.can_cancel, now);
         self.output.put(Message::Cancel { stream });
         let told = self.process.page.cancel(stream).and_then(|()| match self.can_cancel {
-            true => self.process.pidfd.ring(),
+            true => self.process.hold.ring(),
             false => Ok(()),
         });
         if let Err(error) = told {

@@ -43,6 +43,11 @@ pub enum Death {
     Killed(KillReason),
     /// The reaper died, and everything below it was ended.
     ReaperDied,
+    /// It runs on another host, and the connection to that was lost. Whoever hosts it there ends it.
+    LinkLost {
+        /// What happened to the connection.
+        why: String,
+    },
     /// It is gone, and nobody learned how.
     Unknown,
 }
@@ -114,6 +119,7 @@ impl Death {
             Self::DeviceFault => "device_fault",
             Self::Killed(reason) => reason.code(),
             Self::ReaperDied => "reaper_died",
+            Self::LinkLost { .. } => "link_lost",
             Self::Unknown => "unknown",
         }
     }
@@ -125,7 +131,11 @@ impl Death {
             Self::Exited { .. } | Self::MemoryLimit | Self::CpuLimit => true,
             Self::Signalled { .. } => !matches!(self.code(), "killed" | "terminated"),
             Self::Killed(reason) => !matches!(reason, KillReason::Stop | KillReason::Recycled),
-            Self::OutOfMemory | Self::DeviceFault | Self::ReaperDied | Self::Unknown => false,
+            Self::OutOfMemory
+            | Self::DeviceFault
+            | Self::ReaperDied
+            | Self::LinkLost { .. }
+            | Self::Unknown => false,
         }
     }
 }
@@ -166,6 +176,7 @@ impl fmt::Display for Death {
             Self::DeviceFault => f.write_str("it said that its device failed"),
             Self::CpuLimit => f.write_str("it used more processor time than its limit"),
             Self::Killed(reason) => write!(f, "killed because {reason}"),
+            Self::LinkLost { why } => write!(f, "the connection to its host was lost: {why}"),
             Self::ReaperDied => f.write_str("the reaper above it died"),
             Self::Unknown => f.write_str("it is gone and its exit status is not known"),
         }

@@ -33,6 +33,7 @@
 //! [`script()`] owns a program. A library, or a program that is more than that, starts a [`Reaper`] and
 //! its pools in a supervision scope of its own with [`Reaper::start`] and [`Pool::start`].
 
+mod attach;
 mod attempts;
 mod call;
 mod check;
@@ -72,6 +73,7 @@ mod variables;
 mod window;
 mod worker;
 
+pub use attach::{AttachError, Attached, Attachments, Farewell, FromPool, Hosted, ToPool};
 pub use bytes::Bytes;
 pub use call::{Args, CallError, CallOptions, Where};
 pub use check::{Abilities, Kernel};

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use snakehouse_base::id::Incarnation;
+use snakehouse_base::id::{Incarnation, WorkerId};
 use snakehouse_supervise::{BoxError, CancellationToken, ChildCtx, ChildSpec, Restart, Task};
 use snakehouse_wire::Hello;
 use tokio::time::{Instant, timeout};
@@ -16,7 +16,9 @@ use crate::dispatcher::{Hail, worker_id};
 use crate::error::PoolError;
 use crate::output::Stream;
 use crate::pool::Shared;
+use crate::reaper::Process;
 use crate::start_delay::StartDelay;
+use crate::starts::Turn;
 
 /// A worker that served this long was of use, even without a call.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -78,25 +80,38 @@ async fn incarnation(
         return Ok(());
     }
     let suspect = delay.begin(&stop).await;
-    if suspect {
+    if suspect && shared.spec.attachments().is_none() {
         shared.reaper.mend_package().await;
     }
+    let arrival = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(()),
+        arrival = arrival(shared) => arrival,
+    };
     let device = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
         device = device(shared) => device,
     };
     let variable = device.as_ref().map(Lease::variable);
-    let turn = tokio::select! {
-        biased;
-        () = stop.cancelled() => return Ok(()),
-        turn = shared.starts.turn(suspect) => turn,
+    // What is started elsewhere wants no CPU of this host.
+    let turn = match &arrival {
+        Some(_) => None,
+        None => tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            turn = shared.starts.turn(suspect) => Some(turn),
+        },
     };
     let Some(incarnation) = shared.lock().starting(place, stop.clone()) else { return Ok(()) };
     let mut seat = Seat { shared, place, over: false };
-    let starting = turn.process();
-    let begun =
-        turn.during(begin(ctx, shared, place, incarnation, variable, &stop, &starting)).await?;
+    let starting = turn.as_ref().map(Turn::process).unwrap_or_default();
+    let process = process(shared, worker, arrival, variable);
+    let beginning = begin(ctx, shared, place, incarnation, process, &stop, &starting);
+    let begun = match turn {
+        Some(turn) => turn.during(beginning).await?,
+        None => beginning.await?,
+    };
     let Some(Begun { mut connection, captures, hello }) = begun else { return Ok(()) };
     let served = hello.is_ok();
     let death = match hello {
@@ -147,6 +162,32 @@ async fn incarnation(
     Err(PoolError::ended(shared.spec.name(), worker, served, &death, output))
 }
 
+/// The next worker that comes by itself, if those of the pool do. Waits for one.
+async fn arrival(shared: &Shared) -> Option<Process> {
+    match shared.spec.attachments() {
+        Some(attachments) => Some(attachments.next().await),
+        None => None,
+    }
+}
+
+/// The process of an incarnation: the one that came, or a new one.
+async fn process(
+    shared: &Shared,
+    worker: WorkerId,
+    arrival: Option<Process>,
+    device: Option<(String, String)>,
+) -> Result<Process, PoolError> {
+    if let Some(process) = arrival {
+        return Ok(process);
+    }
+    let mut command = shared
+        .spec
+        .command(&shared.reaper.python_worker())
+        .map_err(|message| PoolError::Spawn { worker, message })?;
+    command.env.extend(device);
+    shared.reaper.spawn(worker, command, shared.config.start_within).await
+}
+
 /// The device that the next incarnation is bound to, if the pool has devices. Waits for one.
 async fn device(shared: &Shared) -> Option<Lease<'_>> {
     match &shared.devices {
@@ -168,20 +209,15 @@ async fn begin<'a>(
     shared: &'a Shared,
     place: usize,
     incarnation: Incarnation,
-    device: Option<(String, String)>,
+    process: impl Future<Output = Result<Process, PoolError>>,
     stop: &CancellationToken,
     starting: &AtomicU32,
 ) -> Result<Option<Begun<'a>>, PoolError> {
     let worker = worker_id(place);
-    let mut command = shared
-        .spec
-        .command(&shared.reaper.python_worker())
-        .map_err(|message| PoolError::Spawn { worker, message })?;
-    command.env.extend(device);
     let mut process = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(None),
-        process = shared.reaper.spawn(worker, command, shared.config.start_within) => process?,
+        process = process => process?,
     };
     starting.store(process.pid, Ordering::Relaxed);
     shared.lock().started(place, process.pid, process.birth.clone());

@@ -7,6 +7,7 @@ use snakehouse_wire::{
     BUFFER_FD_VARIABLE, CAPACITY_VARIABLE, FD_VARIABLE, MODE_VARIABLE, PAGE_FD_VARIABLE,
 };
 
+use crate::attach::Attachments;
 use crate::devices::Devices;
 use crate::environment;
 use crate::interpreter::Interpreter;
@@ -74,6 +75,7 @@ enum Kind {
         path: PathBuf,
         args: Vec<String>,
     },
+    Attached(Attachments),
 }
 
 impl WorkerSpec {
@@ -111,6 +113,32 @@ impl WorkerSpec {
             name: name.into(),
             cancel_grace: None,
             kind: Kind::Program { path: path.into(), args },
+            env: Variables::default(),
+            inherit: Vec::new(),
+            cwd: None,
+            limits: Limits::default(),
+            devices: None,
+            capacity: None,
+        }
+    }
+
+    /// Workers that come by themselves, from other hosts: a place of the pool is filled by whoever is
+    /// [offered](Attachments::attach) next.
+    ///
+    /// What starts a worker (modules, environment, limits, devices) is said where it is started, by
+    /// the spec of its [`Hosted`](crate::Hosted), and does nothing here. Of a worker whose connection is
+    /// lost nobody knows what it had started: its calls fail with
+    /// [`CallError::OutcomeUnknown`](crate::CallError::OutcomeUnknown). A cancelled call that is not back
+    /// after 2 s costs the worker its place.
+    ///
+    /// An eager pool waits for its first workers as long as it takes; with
+    /// [`Start::Lazy`](crate::Start::Lazy) and [`min_workers`](crate::PoolConfig::min_workers) it is
+    /// there at once and takes in whoever comes.
+    pub fn attached(name: impl Into<String>, attachments: &Attachments) -> Self {
+        Self {
+            name: name.into(),
+            cancel_grace: Some(Duration::from_secs(2)),
+            kind: Kind::Attached(attachments.clone()),
             env: Variables::default(),
             inherit: Vec::new(),
             cwd: None,
@@ -253,6 +281,21 @@ impl WorkerSpec {
         matches!(self.kind, Kind::Python { .. })
     }
 
+    /// Where its workers come from, if they are not started here.
+    pub(crate) fn attachments(&self) -> Option<&Attachments> {
+        match &self.kind {
+            Kind::Attached(attachments) => Some(attachments),
+            _ => None,
+        }
+    }
+
+    /// The command for one incarnation that serves elsewhere: without what cannot travel.
+    pub(crate) fn hosted_command(&self, program: &Path) -> Result<Command, String> {
+        let mut command = self.command(program)?;
+        command.env.remove(BUFFER_FD_VARIABLE);
+        Ok(command)
+    }
+
     /// The command for one incarnation. `program` is the Python worker's.
     pub(crate) fn command(&self, program: &Path) -> Result<Command, String> {
         let text = |path: &Path| {
@@ -264,6 +307,7 @@ impl WorkerSpec {
         env.extend(environment::chosen(&self.inherit));
         env.extend(environment::MALLOC.map(|(k, v)| (k.to_owned(), v.to_owned())));
         let (argv, zygote) = match &self.kind {
+            Kind::Attached(_) => return Err("such a worker starts itself".to_owned()),
             Kind::Program { path, args } => {
                 let mut argv = vec![text(path)?];
                 argv.extend(args.iter().cloned());

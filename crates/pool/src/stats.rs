@@ -139,7 +139,7 @@ impl Pool {
         let in_flight: usize = infos.iter().map(|info| info.in_flight).sum();
         PoolStats {
             pool: self.name().to_owned(),
-            workers: infos.iter().filter(|info| info.pid.is_some()).count() as u64,
+            workers: infos.iter().filter(|info| info.birth.is_some()).count() as u64,
             in_flight: in_flight as u64,
             waiting: waiting as u64,
             oldest_wait_us: oldest.map(|since| micros(since.elapsed())),

@@ -16,7 +16,7 @@ pub struct WorkerRef {
     pub id: WorkerId,
     /// Which of its lives, from 1.
     pub incarnation: Incarnation,
-    /// Its process.
+    /// Its process; 0 for one that is [attached](Birth::Attached).
     pub pid: u32,
 }
 
@@ -50,6 +50,11 @@ pub enum Birth {
     Forked {
         /// The zygote's process.
         zygote: u32,
+    },
+    /// It came by itself, from another host.
+    Attached {
+        /// Where it runs, for people.
+        peer: String,
     },
     /// Its program was executed.
     Executed {

@@ -129,6 +129,9 @@ pub enum FrameError {
         /// Its length.
         len: usize,
     },
+    /// Bytes that must be whole frames are not.
+    #[error("the bytes end within a frame")]
+    Truncated,
     /// A piece of a body for which no body is open, or an open frame for a body that is.
     #[error("{kind:?} frame does not fit the state of stream {stream}")]
     OutOfPlace {
@@ -175,6 +178,7 @@ impl Coded for FrameError {
             Self::UnknownKind(_) => "frame_unknown_kind",
             Self::WrongStream { .. } => "frame_wrong_stream",
             Self::BadPayload { .. } => "frame_bad_payload",
+            Self::Truncated => "frame_truncated",
             Self::OutOfPlace { .. } => "frame_out_of_place",
             Self::OverSent { .. } => "frame_over_sent",
             Self::BodyTooLarge { .. } => "body_too_large",

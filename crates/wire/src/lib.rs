@@ -54,6 +54,7 @@
 mod assembler;
 pub mod buffer;
 pub mod credit;
+mod cut;
 mod failure;
 #[cfg(feature = "fake")]
 pub mod fake;
@@ -67,6 +68,7 @@ pub mod value;
 pub mod worker;
 
 pub use assembler::Assembler;
+pub use cut::{FrameHead, MAX_FRAMES, frame_heads, whole_frames};
 pub use failure::{Failure, Related, TraceFrame};
 pub use frame::{Frame, FrameError, FrameKind, HEAD_LEN, MAX_CHUNK, MAX_PAYLOAD, PROTOCOL_VERSION};
 pub use hello::{Hello, HelloError, ToolInfo, ToolKind};

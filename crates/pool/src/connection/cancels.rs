@@ -17,7 +17,7 @@ const RING_AGAIN: Duration = Duration::from_millis(2);
 
 /// The cancelled calls of one worker.
 #[derive(Debug, Default)]
-pub(super) struct Cancels {
+pub(crate) struct Cancels {
     calls: Vec<Cancelled>,
 }
 
@@ -35,7 +35,7 @@ struct Cancelled {
 impl Cancels {
     /// A call is cancelled. `grace` is how long it may go on, `can_ring` whether the worker hears the
     /// doorbell.
-    pub(super) fn add(
+    pub(crate) fn add(
         &mut self,
         stream: u32,
         runs: bool,
@@ -52,18 +52,18 @@ impl Cancels {
     }
 
     /// The call is answered.
-    pub(super) fn answered(&mut self, stream: u32) {
+    pub(crate) fn answered(&mut self, stream: u32) {
         self.calls.retain(|call| call.stream != stream);
     }
 
     /// When there is something to decide.
-    pub(super) fn wake(&self) -> Option<Instant> {
+    pub(crate) fn wake(&self) -> Option<Instant> {
         let times = |call: &Cancelled| [call.overdue, call.ring_again.map(|(at, _)| at)];
         self.calls.iter().flat_map(times).flatten().min()
     }
 
     /// Whether the doorbell is to be rung now.
-    pub(super) fn ring(&mut self, now: Instant, runs: impl Fn(u32) -> bool) -> bool {
+    pub(crate) fn ring(&mut self, now: Instant, runs: impl Fn(u32) -> bool) -> bool {
         let mut ring = false;
         for call in &mut self.calls {
             let Some((_, wait)) = call.ring_again.filter(|(at, _)| *at <= now) else { continue };
@@ -75,7 +75,7 @@ impl Cancels {
     }
 
     /// Whether a call ignored its cancel for a whole grace.
-    pub(super) fn is_ignored(
+    pub(crate) fn is_ignored(
         &mut self,
         now: Instant,
         grace: Option<Duration>,

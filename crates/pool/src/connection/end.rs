@@ -30,14 +30,14 @@ pub(crate) struct Settled {
 impl Connection<'_> {
     /// Whether it ever started a call. That calls were sent to it says nothing about the worker.
     pub(crate) fn was_of_use(&self) -> bool {
-        self.has_answered || self.process.page.started().is_ok_and(|started| started != 0)
+        self.has_answered || self.process.started(true).is_some_and(|started| started != 0)
     }
 
     /// The calls that the dead worker had: those that fail with it, and those that it never started.
     /// If it ran none, the first one that waited may be what ended it, and is marked.
     pub(crate) fn settle(mut self, incarnation: Incarnation, death: &Death) -> Settled {
         let worker = worker_id(self.place);
-        let started = self.process.page.started().ok().filter(|_| self.tells_started);
+        let started = self.process.started(self.tells_started);
         let mut settled = Settled::default();
         let (sent, mut ran_one) = (self.sent.take_all(started), false);
         for (sent, has_started) in sent {
@@ -74,7 +74,7 @@ impl Connection<'_> {
     pub(super) async fn read_last_words(&mut self) {
         if matches!(self.kill, Some(KillReason::CancelIgnored | KillReason::Stop)) {
             let reason = self.kill.take();
-            self.process.pidfd.dead().await;
+            self.process.hold.dead().await;
             self.read_the_rest();
             self.kill = reason;
         }
@@ -97,7 +97,7 @@ impl Connection<'_> {
 
     pub(super) fn kill_for(&mut self, reason: KillReason) {
         tracing::warn!(worker = %worker_id(self.place), pid = self.process.pid, %reason, "worker killed");
-        if let Err(error) = self.process.pidfd.kill() {
+        if let Err(error) = self.process.hold.kill() {
             tracing::error!(pid = self.process.pid, %error, "worker not killed");
         }
         self.kill.get_or_insert(reason);
@@ -105,14 +105,14 @@ impl Connection<'_> {
 
     /// The socket is closed from the other side: the process is about to be dead, or must be.
     pub(super) async fn expect_death(&mut self) {
-        if timeout(DEAD_WITHIN, self.process.pidfd.dead()).await.is_err() {
+        if timeout(DEAD_WITHIN, self.process.hold.dead()).await.is_err() {
             self.kill_for(KillReason::ClosedSocket);
         }
     }
 
     /// Waits for the death, then briefly for the exit status.
     pub(super) async fn death(&mut self) -> Death {
-        self.process.pidfd.dead().await;
+        self.process.hold.dead().await;
         let status = timeout(STATUS_WITHIN, &mut self.process.exited).await;
         match (self.kill.take(), status) {
             (Some(reason), _) => Death::Killed(reason),

@@ -83,7 +83,8 @@ impl Dispatcher {
 
     /// The incarnation has a process.
     pub(crate) fn started(&mut self, place: usize, pid: u32, birth: Birth) {
-        self.seats[place].pid = Some(pid);
+        // What is on another host cannot be looked at by its number.
+        self.seats[place].pid = Some(pid).filter(|pid| *pid != 0);
         self.seats[place].birth = Some(birth);
     }
 

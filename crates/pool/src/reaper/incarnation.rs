@@ -27,7 +27,7 @@ use crate::sweep::{RUN_ENV, sweep};
 use crate::worker::Birth;
 
 use super::message::{Event, MAX_MESSAGE, Request, VERSION};
-use super::process::{Command, Ends, Process};
+use super::process::{Command, Ends, Hold, Process};
 use super::zygotes::Zygotes;
 use super::{QUEUE, Shared, State};
 
@@ -316,7 +316,7 @@ impl Loop<'_> {
                             Some(zygote) => Birth::Forked { zygote },
                             None => Birth::Executed { why },
                         },
-                        pidfd,
+                        hold: Hold::Process(pidfd),
                         control: pending.control,
                         page: pending.page,
                         buffers: pending.buffers,

@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 pub(crate) use message::Zygote;
-pub(crate) use process::{Command, Process};
+pub(crate) use process::{Command, Hold, Process};
 pub use zygotes::{ZygoteInfo, ZygoteState};
 
 use crate::error::PoolError;

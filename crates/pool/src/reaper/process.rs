@@ -3,12 +3,14 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::task::Context;
 
 use snakehouse_wire::page::HostPage;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
+use crate::attach::Tether;
 use crate::death::Death;
 use crate::limits::Limits;
 use crate::os::{self, Pidfd};
@@ -35,9 +37,10 @@ pub(crate) struct Command {
 /// A running worker. Dropping it kills it.
 #[derive(Debug)]
 pub(crate) struct Process {
+    /// 0 on another host.
     pub(crate) pid: u32,
     pub(crate) birth: Birth,
-    pub(crate) pidfd: Pidfd,
+    pub(crate) hold: Hold,
     pub(crate) control: UnixStream,
     pub(crate) page: HostPage,
     /// For the descriptors of buffers; only if it was asked for.
@@ -47,10 +50,72 @@ pub(crate) struct Process {
     pub(crate) exited: oneshot::Receiver<Death>,
 }
 
+/// What a worker is held by.
+#[derive(Debug)]
+pub(crate) enum Hold {
+    /// A process of this host.
+    Process(Pidfd),
+    /// On another host, at the other end of the control socket.
+    Attached(Tether),
+}
+
+impl Hold {
+    /// Returns when the worker is dead, or nothing more is known of it. Cancel safe.
+    pub(crate) async fn dead(&self) {
+        match self {
+            Self::Process(pidfd) => pidfd.dead().await,
+            Self::Attached(tether) => tether.dead().await,
+        }
+    }
+
+    /// Whether it is dead; if not, the task is woken when it is.
+    pub(crate) fn poll_dead(&mut self, cx: &mut Context<'_>) -> bool {
+        match self {
+            Self::Process(pidfd) => pidfd.poll_dead(cx),
+            Self::Attached(tether) => tether.poll_dead(cx),
+        }
+    }
+
+    /// Ends it, or has it ended. One that is gone is fine.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        match self {
+            Self::Process(pidfd) => pidfd.kill(),
+            Self::Attached(tether) => {
+                tether.kill();
+                Ok(())
+            }
+        }
+    }
+
+    /// Rings for a cancel. On another host that is the business of whoever is there.
+    pub(crate) fn ring(&self) -> io::Result<()> {
+        match self {
+            Self::Process(pidfd) => pidfd.ring(),
+            Self::Attached(_) => Ok(()),
+        }
+    }
+}
+
+impl Process {
+    /// Whether this host and the worker look at one page.
+    pub(crate) const fn shares_page(&self) -> bool {
+        matches!(self.hold, Hold::Process(_))
+    }
+
+    /// The call that the worker started last, 0 before the first; `claimed` is whether it says so in
+    /// its page. `None` if nobody knows.
+    pub(crate) fn started(&self, claimed: bool) -> Option<u32> {
+        match &self.hold {
+            Hold::Process(_) => self.page.started().ok().filter(|_| claimed),
+            Hold::Attached(tether) => tether.started(),
+        }
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // Nothing happens if it is dead. Its group and what it left are the reaper's.
-        if let Err(error) = self.pidfd.kill() {
+        if let Err(error) = self.hold.kill() {
             tracing::error!(pid = self.pid, %error, "worker not killed");
         }
     }

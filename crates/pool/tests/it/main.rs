@@ -9,6 +9,7 @@
     reason = "all of this is test code, helpers outside of test functions included"
 )]
 
+mod attached;
 mod attempts;
 mod buffers;
 mod calls;

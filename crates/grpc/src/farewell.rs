@@ -1,0 +1,62 @@
+//! The last word about a worker, as it travels.
+
+use snakehouse_pool::{Death, Farewell, KillReason};
+
+use crate::proto::Ended;
+use crate::proto::ended::Cause;
+
+pub(crate) fn to_wire(farewell: &Farewell) -> Ended {
+    let cause = match &farewell.death {
+        Death::Exited { code } => Cause::Exited(*code),
+        Death::Signalled { signal } => Cause::Signalled(*signal),
+        other => Cause::Other(other.code().to_owned()),
+    };
+    Ended { cause: Some(cause), started: farewell.started }
+}
+
+pub(crate) fn from_wire(ended: Ended) -> Farewell {
+    let death = match ended.cause {
+        Some(Cause::Exited(code)) => Death::Exited { code },
+        Some(Cause::Signalled(signal)) => Death::Signalled { signal },
+        Some(Cause::Other(name)) => match name.as_str() {
+            "memory_limit" => Death::MemoryLimit,
+            "out_of_memory" => Death::OutOfMemory,
+            "cpu_limit" => Death::CpuLimit,
+            "device_fault" => Death::DeviceFault,
+            "reaper_died" => Death::ReaperDied,
+            "broke_protocol" => {
+                Death::Killed(KillReason::Garbage("its host could not read it".to_owned()))
+            }
+            _ => Death::Unknown,
+        },
+        None => Death::Unknown,
+    };
+    Farewell { death, started: ended.started }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_both_hosts_know_arrives() {
+        for death in [
+            Death::Exited { code: 3 },
+            Death::Signalled { signal: 11 },
+            Death::MemoryLimit,
+            Death::OutOfMemory,
+            Death::CpuLimit,
+            Death::DeviceFault,
+            Death::ReaperDied,
+            Death::Unknown,
+        ] {
+            let farewell = Farewell { death, started: Some(7) };
+            assert_eq!(from_wire(to_wire(&farewell)), farewell);
+        }
+        let broke = Death::Killed(KillReason::Garbage("a frame".to_owned()));
+        let told = from_wire(to_wire(&Farewell { death: broke, started: None }));
+        assert_eq!((told.death.code(), told.started), ("broke_protocol", None));
+        let later = Ended { cause: Some(Cause::Other("of a later version".into())), started: None };
+        assert_eq!(from_wire(later).death, Death::Unknown);
+    }
+}

@@ -1,0 +1,121 @@
+//! The accept loop: every connection is a task of one scope, and its requests belong to it.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use snakehouse_base::ByteSize;
+use snakehouse_guard::Permits;
+use snakehouse_supervise::{CancellationToken, Scope};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::running::{Requests, Started};
+use crate::server::{Limits, Router};
+
+/// How long TLS may take to agree.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// The pause after the system refused a connection, such as for want of descriptors.
+const REFUSED: Duration = Duration::from_millis(50);
+/// Room for the data of one request on its way, before its reader asks for more.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+/// The same for all requests of a connection.
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Most bytes of a request's headers.
+const HEADERS: u32 = 16 * 1024;
+
+/// What every connection is served with.
+#[derive(Clone)]
+pub(crate) struct Serving {
+    pub(crate) router: Router,
+    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) limits: Limits,
+}
+
+/// Accepts until `cancelled` fires. Connections belong to `scope`.
+pub(crate) async fn accept(
+    listener: Arc<TcpListener>,
+    serving: Serving,
+    scope: Scope,
+    cancelled: CancellationToken,
+) -> Result<(), Infallible> {
+    let places = Permits::counted(serving.limits.connections.max(1)).expect("it is at least one");
+    loop {
+        let place = tokio::select! {
+            place = places.acquire(ByteSize(1)) => place,
+            () = cancelled.cancelled() => return Ok(()),
+        };
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "connection not accepted");
+                    tokio::time::sleep(REFUSED).await;
+                    continue;
+                }
+            },
+            () = cancelled.cancelled() => return Ok(()),
+        };
+        let (serving, stopping) = (serving.clone(), scope.cancelled());
+        // Nobody waits for a connection; the scope joins it.
+        drop(scope.task("connection", async move {
+            connection(stream, serving, stopping).await;
+            drop(place);
+        }));
+    }
+}
+
+async fn connection(stream: TcpStream, serving: Serving, stopping: CancellationToken) {
+    // Messages are small and latency matters; a socket that refuses the option works all the same.
+    let _ = stream.set_nodelay(true);
+    let peer = stream.peer_addr().map_or_else(|_| "?".to_owned(), |peer| peer.to_string());
+    match &serving.tls {
+        None => serve(stream, &peer, serving, stopping).await,
+        Some(tls) => match timeout(HANDSHAKE, tls.accept(stream)).await {
+            Ok(Ok(stream)) => serve(stream, &peer, serving, stopping).await,
+            Ok(Err(error)) => tracing::info!(peer, %error, "no TLS with this peer"),
+            Err(_elapsed) => tracing::info!(peer, "this peer takes too long over TLS"),
+        },
+    }
+}
+
+/// Serves one connection to its end. When `stopping` fires, what is under way is finished; what comes
+/// after is refused.
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: &str,
+    serving: Serving,
+    stopping: CancellationToken,
+) {
+    let started = Started::default();
+    let limits = &serving.limits;
+    let connection = http2::Builder::new(started.clone())
+        .timer(TokioTimer::new())
+        // A peer that is silent without having said goodbye is found out.
+        .keep_alive_interval(limits.ping_every)
+        .keep_alive_timeout(limits.ping_within)
+        .max_concurrent_streams(limits.streams)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(HEADERS)
+        .serve_connection(TokioIo::new(stream), serving.router.of(peer));
+    let mut connection = Box::pin(connection);
+    let mut requests = Requests::new(started);
+    let mut stopped = Box::pin(stopping.cancelled());
+    let mut is_stopping = false;
+    let ended = poll_fn(|cx| {
+        if !is_stopping && stopped.as_mut().poll(cx).is_ready() {
+            is_stopping = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        requests.poll_with(&mut connection, cx)
+    });
+    if let Err(error) = ended.await {
+        tracing::debug!(peer, %error, "connection ended");
+    }
+}

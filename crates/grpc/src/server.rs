@@ -1,0 +1,241 @@
+//! A server of pools: where it listens, who may come in, what it serves.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use snakehouse_base::{ByteSize, Secret};
+use snakehouse_pool::{Attachments, Pool};
+use snakehouse_supervise::{BoxError, ChildSpec, Scope};
+use tokio::net::TcpListener;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::{Code, Status};
+
+use crate::access::Access;
+use crate::attach::AttachService;
+use crate::error::GrpcError;
+use crate::front_door::FrontDoor;
+use crate::listen::{Serving, accept};
+use crate::proto::pool_server::PoolServer;
+use crate::proto::worker_server::WorkerServer;
+use crate::tls::ServerTls;
+
+/// Most bytes of a message with frames: the longest frame, and what stands around it.
+const FRAMES: usize = snakehouse_wire::MAX_FRAMES + 1024;
+
+/// How a server works.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Where it listens. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// What clients and agents must present. Needed beyond loopback. 16 or more letters and digits.
+    pub token: Option<Secret>,
+    /// Needed beyond loopback, unless [`plaintext`](Self::plaintext) is said.
+    pub tls: Option<ServerTls>,
+    /// Whether it may listen beyond loopback without TLS: where something else encrypts. The token
+    /// is readable on the wire then. Default no.
+    pub plaintext: bool,
+    /// Longest message of the front door, in both directions. Default 64 MiB.
+    pub max_message: ByteSize,
+    /// Most connections at once; further ones wait in the system's backlog. Default 256.
+    pub connections: usize,
+    /// Most requests at once on one connection. Default 256.
+    pub streams: u32,
+    /// How long a connection may be silent before it is asked whether it is there. Default 5 s.
+    pub ping_every: Duration,
+    /// How long it may take to answer; it is closed then, and what it carried fails. Default 5 s.
+    pub ping_within: Duration,
+}
+
+impl ServerConfig {
+    /// With the defaults, and neither token nor TLS.
+    pub fn new(listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            token: None,
+            tls: None,
+            plaintext: false,
+            max_message: ByteSize::mib(64),
+            connections: 256,
+            streams: 256,
+            ping_every: Duration::from_secs(5),
+            ping_within: Duration::from_secs(5),
+        }
+    }
+
+    /// Closed by default.
+    fn check(&self) -> Result<Access, GrpcError> {
+        let listen = self.listen;
+        if !listen.ip().is_loopback() {
+            if self.token.is_none() {
+                return Err(GrpcError::TokenNeeded { listen });
+            }
+            if self.tls.is_none() && !self.plaintext {
+                return Err(GrpcError::TlsNeeded { listen });
+            }
+        }
+        Access::new(self.token.clone())
+    }
+}
+
+/// What a server serves.
+#[derive(Clone, Debug, Default)]
+pub struct Services {
+    /// The pool behind the front door.
+    pub front_door: Option<Pool>,
+    /// Where workers of other hosts are taken in.
+    pub workers: Option<Attachments>,
+}
+
+/// What bounds a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) connections: usize,
+    pub(crate) streams: u32,
+    pub(crate) ping_every: Duration,
+    pub(crate) ping_within: Duration,
+}
+
+/// A server that listens. Cheap to clone; the scope it was started in owns it: at its stop the server
+/// accepts nothing more, and requests under way have 5 s.
+#[derive(Clone, Debug)]
+pub struct Server {
+    local: SocketAddr,
+}
+
+impl Server {
+    /// Begins to listen.
+    ///
+    /// Start it after its pool, in the same scope or a later one, so that it stops before it.
+    ///
+    /// # Errors
+    /// [`GrpcError::TokenNeeded`], [`TlsNeeded`](GrpcError::TlsNeeded),
+    /// [`BadToken`](GrpcError::BadToken), [`NotBound`](GrpcError::NotBound).
+    pub async fn start(
+        scope: &Scope,
+        config: ServerConfig,
+        services: Services,
+    ) -> Result<Self, GrpcError> {
+        let access = config.check()?;
+        let listen = config.listen;
+        let not_bound = |source| GrpcError::NotBound { listen, source };
+        let listener = Arc::new(TcpListener::bind(listen).await.map_err(not_bound)?);
+        let local = listener.local_addr().map_err(not_bound)?;
+        let most = usize::try_from(config.max_message.0).unwrap_or(usize::MAX);
+        let scope = scope.open("grpc");
+        let front_door = services.front_door.map(|pool| {
+            PoolServer::new(FrontDoor::new(pool, scope.clone()))
+                .max_decoding_message_size(most)
+                .max_encoding_message_size(most)
+        });
+        let workers = services.workers.map(|attachments| {
+            WorkerServer::new(AttachService::new(attachments, scope.clone()))
+                .max_decoding_message_size(FRAMES)
+        });
+        let router = Router { access, front_door, workers, peer: Arc::from("") };
+        let limits = Limits {
+            connections: config.connections,
+            streams: config.streams,
+            ping_every: config.ping_every,
+            ping_within: config.ping_within,
+        };
+        let tls = config.tls.as_ref().map(ServerTls::acceptor);
+        let serving = Serving { router, tls, limits };
+        let connections = scope.clone();
+        scope.child(ChildSpec::new("accept", move |ctx| {
+            let accepting =
+                accept(listener.clone(), serving.clone(), connections.clone(), ctx.cancelled());
+            async move {
+                ctx.ready();
+                accepting.await.map_err(BoxError::from)
+            }
+        }));
+        Ok(Self { local })
+    }
+
+    /// Where it listens, with the port it got.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+}
+
+/// Gives a request to its service, if it may come in.
+#[derive(Clone)]
+pub(crate) struct Router {
+    access: Access,
+    front_door: Option<PoolServer<FrontDoor>>,
+    workers: Option<WorkerServer<AttachService>>,
+    peer: Arc<str>,
+}
+
+/// Who sent a request, for people.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerName(pub(crate) Arc<str>);
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+impl Router {
+    /// The router of one connection.
+    pub(crate) fn of(&self, peer: &str) -> Self {
+        Self { peer: Arc::from(peer), ..self.clone() }
+    }
+}
+
+impl hyper::service::Service<Request<Incoming>> for Router {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn call(&self, mut request: Request<Incoming>) -> Answer {
+        if let Err(status) = self.access.admit(request.headers()) {
+            return answer(status);
+        }
+        request.extensions_mut().insert(PeerName(self.peer.clone()));
+        let service = request.uri().path().split('/').nth(1).unwrap_or_default();
+        match (service, &self.front_door, &self.workers) {
+            ("snakehouse.v1.Pool", Some(pool), _) => pool.clone().call(request),
+            ("snakehouse.v1.Worker", _, Some(workers)) => workers.clone().call(request),
+            _ => answer(Status::new(Code::Unimplemented, "this server has no such service")),
+        }
+    }
+}
+
+fn answer(status: Status) -> Answer {
+    Box::pin(std::future::ready(Ok(status.into_http())))
+}
+
+#[cfg(test)]
+mod tests {
+    use snakehouse_base::Coded;
+
+    use super::*;
+
+    #[test]
+    fn beyond_loopback_it_needs_a_token_and_tls_or_a_word_for_plaintext() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let (cert, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+        let tls = ServerTls::from_pem(cert.as_bytes(), key.as_bytes(), None).unwrap();
+        let token = Secret::new("0123456789abcdef");
+        let code = |listen: &str, token: Option<&Secret>, tls: Option<&ServerTls>, plaintext| {
+            let mut config = ServerConfig::new(listen.parse().unwrap());
+            (config.token, config.tls, config.plaintext) =
+                (token.cloned(), tls.cloned(), plaintext);
+            config.check().map(drop).map_err(|error| error.code())
+        };
+        assert_eq!(code("127.0.0.1:0", None, None, false), Ok(()));
+        assert_eq!(code("[::1]:0", None, None, false), Ok(()));
+        for open in ["0.0.0.0:0", "192.0.2.1:0", "[::]:0"] {
+            assert_eq!(code(open, None, Some(&tls), true), Err("token_needed"), "{open}");
+            assert_eq!(code(open, Some(&token), None, false), Err("tls_needed"), "{open}");
+            assert_eq!(code(open, Some(&token), Some(&tls), false), Ok(()), "{open}");
+            assert_eq!(code(open, Some(&token), None, true), Ok(()), "{open}");
+        }
+        let weak = Secret::new("weak");
+        assert_eq!(code("127.0.0.1:0", Some(&weak), None, false), Err("bad_token"));
+    }
+}

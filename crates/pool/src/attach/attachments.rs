@@ -1,0 +1,272 @@
+//! The pool's side: where workers of other hosts come in.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use snakehouse_base::{ByteSize, Coded, Kind};
+use snakehouse_guard::{Permit, Permits};
+use snakehouse_wire::page::HostPage;
+use snakehouse_wire::{FrameError, frame_heads, whole_frames};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::sleep;
+
+use crate::death::{Death, KillReason};
+use crate::reaper::{Hold, Process};
+use crate::worker::Birth;
+
+use super::Farewell;
+use super::tether::{Line, Tether};
+
+/// How long a worker that the pool wants dead may take to say its last word.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Room for a read.
+const READ_ROOM: usize = 64 * 1024;
+
+/// Where workers of other hosts are offered, and where a pool takes them from. Cheap to clone.
+///
+/// For [`WorkerSpec::attached`](crate::WorkerSpec::attached). One pool takes from it.
+#[derive(Clone)]
+pub struct Attachments {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    most: usize,
+    /// Of those that are attached, one each; so the queue has room for whoever has one.
+    places: Permits,
+    offer: mpsc::Sender<Arrival>,
+    arrivals: Mutex<mpsc::Receiver<Arrival>>,
+}
+
+/// A worker that was let in and that no place of the pool has yet.
+#[derive(Debug)]
+struct Arrival {
+    process: Process,
+}
+
+/// Why a worker is not let in.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// As many are attached as the pool takes.
+    #[error("{most} workers are attached, and the pool takes no more")]
+    Full {
+        /// How many it takes.
+        most: usize,
+    },
+    /// No local socket could be made for it.
+    #[error("no socket for the worker: {0}")]
+    Socket(io::Error),
+}
+
+impl Coded for AttachError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Full { .. } => Kind::Saturated,
+            Self::Socket(_) => Kind::Environment,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Full { .. } => "too_many_attached",
+            Self::Socket(_) => "attach_socket",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Full { .. } => "raise the pool's number of workers, or end one".to_owned(),
+            Self::Socket(_) => "the system may be out of descriptors or memory".to_owned(),
+        })
+    }
+}
+
+impl Attachments {
+    /// Lets `most` workers in at once, at least 1: as many as the pool has
+    /// [workers](crate::PoolConfig::workers) and spare ones.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn new(most: usize) -> Self {
+        let most = most.max(1);
+        let (offer, arrivals) = mpsc::channel(most);
+        let places = Permits::counted(most).expect("it is at least one");
+        Self { shared: Arc::new(Shared { most, places, offer, arrivals: Mutex::new(arrivals) }) }
+    }
+
+    /// Offers a worker to the pool; `peer` is where it runs, for people. It serves once the pool has a
+    /// place for it and it has said hello.
+    ///
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn attach(&self, peer: &str) -> Result<Attached, AttachError> {
+        let full = || AttachError::Full { most: self.shared.most };
+        let place = self.shared.places.try_acquire(ByteSize(1)).ok_or_else(full)?;
+        let (ours, theirs) = UnixStream::pair().map_err(AttachError::Socket)?;
+        let page = HostPage::create().map_err(AttachError::Socket)?;
+        let line = Arc::new(Line::default());
+        let (exited, exit) = oneshot::channel();
+        let process = Process {
+            pid: 0,
+            birth: Birth::Attached { peer: peer.to_owned() },
+            hold: Hold::Attached(Tether::new(line.clone())),
+            control: ours,
+            page,
+            buffers: None,
+            output: None,
+            exited: exit,
+        };
+        self.shared.offer.try_send(Arrival { process }).map_err(|_| full())?;
+        let (read, write) = theirs.into_split();
+        let from_pool = FromPool { line: line.clone(), read, buffer: BytesMut::new() };
+        let to_pool = ToPool { line, write: Some(write), exited: Some(exited), _place: place };
+        Ok(Attached { from_pool, to_pool })
+    }
+
+    /// How many workers are attached.
+    pub fn attached(&self) -> usize {
+        self.shared.places.in_flight().0
+    }
+
+    /// Waits for the next worker that is still there. Cancel safe.
+    pub(crate) async fn next(&self) -> Process {
+        loop {
+            let arrival = self.shared.arrivals.lock().await.recv().await;
+            // The sender is beside the receiver.
+            let Some(arrival) = arrival else { std::future::pending().await };
+            match &arrival.process.hold {
+                Hold::Attached(tether) if tether.is_dead() => {}
+                _ => return arrival.process,
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Attachments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shared { most, .. } = &*self.shared;
+        f.debug_struct("Attachments").field("most", most).finish_non_exhaustive()
+    }
+}
+
+/// A worker that was let in: the two directions, to be used by two tasks or by one.
+#[derive(Debug)]
+pub struct Attached {
+    /// What the pool says.
+    pub from_pool: FromPool,
+    /// What the worker says.
+    pub to_pool: ToPool,
+}
+
+/// What the pool says to an attached worker.
+#[derive(Debug)]
+pub struct FromPool {
+    line: Arc<Line>,
+    read: OwnedReadHalf,
+    buffer: BytesMut,
+}
+
+impl FromPool {
+    /// The next whole frames for the worker, at most [`MAX_FRAMES`](snakehouse_wire::MAX_FRAMES)
+    /// bytes; `None` when it is to be killed, or is gone. Cancel safe.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            match whole_frames(&mut self.buffer) {
+                Ok(None) => {}
+                Ok(Some(frames)) => return Some(frames),
+                Err(error) => {
+                    tracing::error!(%error, "the pool's own frames are broken");
+                    return None;
+                }
+            }
+            self.buffer.reserve(READ_ROOM);
+            tokio::select! {
+                biased;
+                () = self.line.kill.cancelled() => return None,
+                () = self.line.gone.cancelled() => return None,
+                read = self.read.read_buf(&mut self.buffer) => {
+                    if !read.is_ok_and(|read| read > 0) {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What an attached worker says to the pool. Dropping it is the loss of the connection: nobody knows
+/// then what the worker had started.
+#[derive(Debug)]
+pub struct ToPool {
+    line: Arc<Line>,
+    write: Option<OwnedWriteHalf>,
+    exited: Option<oneshot::Sender<Death>>,
+    _place: Permit,
+}
+
+impl ToPool {
+    /// Passes whole frames on. Waits while the pool is behind. `false` when the pool wants nothing
+    /// more from the worker.
+    ///
+    /// # Errors
+    /// [`FrameError`] if these are no whole frames; nothing of them went on then.
+    pub async fn put(&mut self, frames: &Bytes) -> Result<bool, FrameError> {
+        frame_heads(frames, |_| ())?;
+        match &mut self.write {
+            Some(write) => Ok(write.write_all(frames).await.is_ok()),
+            None => Ok(false),
+        }
+    }
+
+    /// Returns when the pool has wanted the worker dead for as long as a last word may take. Cancel
+    /// safe: it counts anew then.
+    pub async fn overdue(&self) {
+        self.line.kill.cancelled().await;
+        sleep(LAST_WORD).await;
+    }
+
+    /// The worker is dead.
+    pub fn end(mut self, farewell: Farewell) {
+        self.over(farewell);
+    }
+
+    /// What came were no whole frames, or it came out of place: nothing more of it is read.
+    pub fn broken(mut self, how: impl Into<String>) {
+        let death = Death::Killed(KillReason::Garbage(how.into()));
+        self.over(Farewell { death, started: None });
+    }
+
+    /// Nobody knows what became of the worker, but for `why` that is.
+    pub fn lost(mut self, why: impl Into<String>) {
+        let death = Death::LinkLost { why: why.into() };
+        self.over(Farewell { death, started: None });
+    }
+
+    fn over(&mut self, farewell: Farewell) {
+        if let Some(exited) = self.exited.take() {
+            // A connection that is gone knows its own cause.
+            let _ = exited.send(farewell.death.clone());
+            let _ = self.line.farewell.set(farewell);
+            // What was written comes before the end.
+            drop(self.write.take());
+            self.line.gone.cancel();
+        }
+    }
+}
+
+impl Drop for ToPool {
+    fn drop(&mut self) {
+        let death = Death::LinkLost { why: "the connection was dropped".to_owned() };
+        self.over(Farewell { death, started: None });
+    }
+}
