@@ -88,7 +88,9 @@ impl Dial {
 }
 
 /// A connection. Cheap to clone: requests share it. With the last clone it is closed once what is
-/// under way is over.
+/// under way is over, and with its scope at once.
+///
+/// A stream whose response is dropped is cancelled once its requests have ended as well.
 #[derive(Clone)]
 pub struct Channel {
     send: http2::SendRequest<Body>,
@@ -149,10 +151,19 @@ async fn handshake(
         .handshake(TokioIo::new(stream))
         .await;
     let (send, mut connection) = shaken.map_err(|error| dial.not_reached(error))?;
+    let stop = scope.cancelled();
     let driver = scope.task("connection", async move {
         let mut requests = Requests::new(started);
-        if let Err(error) = poll_fn(|cx| requests.poll_with(&mut connection, cx)).await {
-            tracing::debug!(%error, "connection ended");
+        let driving = async {
+            if let Err(error) = poll_fn(|cx| requests.poll_with(&mut connection, cx)).await {
+                tracing::debug!(%error, "connection ended");
+            }
+            // It takes no more; what was sent goes on.
+            poll_fn(|cx| requests.poll_rest(cx)).await;
+        };
+        tokio::select! {
+            () = driving => {}
+            () = stop.cancelled() => {}
         }
     });
     Ok((send, driver))

@@ -45,14 +45,26 @@ impl Requests {
         if ended.is_ready() {
             return ended;
         }
+        let _ = self.poll_rest(cx);
+        Poll::Pending
+    }
+
+    /// Polls what the connection started. Ready when nothing of it is left.
+    pub(crate) fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let new =
                 std::mem::take(&mut *self.started.0.lock().unwrap_or_else(PoisonError::into_inner));
             let idle = new.is_empty();
             self.running.extend(new);
-            while let Poll::Ready(Some(())) = self.running.poll_next_unpin(cx) {}
+            let all = loop {
+                match self.running.poll_next_unpin(cx) {
+                    Poll::Ready(Some(())) => {}
+                    Poll::Ready(None) => break Poll::Ready(()),
+                    Poll::Pending => break Poll::Pending,
+                }
+            };
             if idle {
-                return Poll::Pending;
+                return all;
             }
         }
     }

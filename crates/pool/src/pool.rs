@@ -107,7 +107,7 @@ impl Shared {
 
 impl Pool {
     /// Starts the workers and waits until [`min_workers`](PoolConfig::min_workers) of them serve; a
-    /// lazy pool is there at once.
+    /// lazy pool is there at once, and so is one whose workers [attach](WorkerSpec::attached).
     ///
     /// From then on a worker that dies is started again for as long as the scope lives: at once if
     /// it had been of use, after 50 ms to 5 s if it died before it started a call. All pools of a
@@ -132,7 +132,8 @@ impl Pool {
         let (places, least) = (config.places(), config.least());
         let scope = scope.open(&spec.name);
         let (failure, mut failed) = oneshot::channel();
-        let eager = config.start == Start::Eager;
+        // Nobody can say when those of other hosts come.
+        let eager = config.start == Start::Eager && spec.attachments().is_none();
         let shared = Arc::new(Shared {
             dispatcher: Mutex::new(Dispatcher::new(config.clone(), Instant::now())),
             bells: std::iter::repeat_with(Notify::new).take(places).collect(),

@@ -131,9 +131,7 @@ impl WorkerSpec {
     /// [`CallError::OutcomeUnknown`](crate::CallError::OutcomeUnknown). A cancelled call that is not back
     /// after 2 s costs the worker its place.
     ///
-    /// An eager pool waits for its first workers as long as it takes; with
-    /// [`Start::Lazy`](crate::Start::Lazy) and [`min_workers`](crate::PoolConfig::min_workers) it is
-    /// there at once and takes in whoever comes.
+    /// The pool is there at once, and calls wait for whoever comes.
     pub fn attached(name: impl Into<String>, attachments: &Attachments) -> Self {
         Self {
             name: name.into(),

@@ -1,8 +1,9 @@
 //! The pool's side: where workers of other hosts come in.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -13,7 +14,7 @@ use snakehouse_wire::{FrameError, frame_heads, whole_frames};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep;
 
 use crate::death::{Death, KillReason};
@@ -39,16 +40,12 @@ pub struct Attachments {
 
 struct Shared {
     most: usize,
-    /// Of those that are attached, one each; so the queue has room for whoever has one.
+    /// Of those that are attached, one each.
     places: Permits,
-    offer: mpsc::Sender<Arrival>,
-    arrivals: Mutex<mpsc::Receiver<Arrival>>,
-}
-
-/// A worker that was let in and that no place of the pool has yet.
-#[derive(Debug)]
-struct Arrival {
-    process: Process,
+    /// Those that no place of the pool has yet, at most as many as there are permits.
+    arrivals: Mutex<VecDeque<Process>>,
+    /// Another one is there.
+    arrived: Notify,
 }
 
 /// Why a worker is not let in.
@@ -97,9 +94,9 @@ impl Attachments {
     /// Never.
     pub fn new(most: usize) -> Self {
         let most = most.max(1);
-        let (offer, arrivals) = mpsc::channel(most);
         let places = Permits::counted(most).expect("it is at least one");
-        Self { shared: Arc::new(Shared { most, places, offer, arrivals: Mutex::new(arrivals) }) }
+        let (arrivals, arrived) = (Mutex::default(), Notify::new());
+        Self { shared: Arc::new(Shared { most, places, arrivals, arrived }) }
     }
 
     /// Offers a worker to the pool; `peer` is where it runs, for people. It serves once the pool has a
@@ -110,8 +107,8 @@ impl Attachments {
     /// # Errors
     /// [`AttachError`].
     pub fn attach(&self, peer: &str) -> Result<Attached, AttachError> {
-        let full = || AttachError::Full { most: self.shared.most };
-        let place = self.shared.places.try_acquire(ByteSize(1)).ok_or_else(full)?;
+        let full = AttachError::Full { most: self.shared.most };
+        let place = self.shared.places.try_acquire(ByteSize(1)).ok_or(full)?;
         let (ours, theirs) = UnixStream::pair().map_err(AttachError::Socket)?;
         let page = HostPage::create().map_err(AttachError::Socket)?;
         let line = Arc::new(Line::default());
@@ -126,7 +123,12 @@ impl Attachments {
             output: None,
             exited: exit,
         };
-        self.shared.offer.try_send(Arrival { process }).map_err(|_| full())?;
+        let mut arrivals = self.arrivals();
+        // Those that went again while no place was free.
+        arrivals.retain(|process| !process.hold.is_lost());
+        arrivals.push_back(process);
+        drop(arrivals);
+        self.shared.arrived.notify_one();
         let (read, write) = theirs.into_split();
         let from_pool = FromPool { line: line.clone(), read, buffer: BytesMut::new() };
         let to_pool = ToPool { line, write: Some(write), exited: Some(exited), _place: place };
@@ -141,14 +143,18 @@ impl Attachments {
     /// Waits for the next worker that is still there. Cancel safe.
     pub(crate) async fn next(&self) -> Process {
         loop {
-            let arrival = self.shared.arrivals.lock().await.recv().await;
-            // The sender is beside the receiver.
-            let Some(arrival) = arrival else { std::future::pending().await };
-            match &arrival.process.hold {
-                Hold::Attached(tether) if tether.is_dead() => {}
-                _ => return arrival.process,
+            let first = self.arrivals().pop_front();
+            match first {
+                Some(process) if process.hold.is_lost() => {}
+                Some(process) => return process,
+                None => self.shared.arrived.notified().await,
             }
         }
+    }
+
+    fn arrivals(&self) -> MutexGuard<'_, VecDeque<Process>> {
+        // Nothing panics while it is held.
+        self.shared.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -76,6 +76,11 @@ impl Hold {
         }
     }
 
+    /// Whether it is on another host, and gone.
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(self, Self::Attached(tether) if tether.is_dead())
+    }
+
     /// Ends it, or has it ended. One that is gone is fine.
     pub(crate) fn kill(&self) -> io::Result<()> {
         match self {

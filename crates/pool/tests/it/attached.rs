@@ -3,23 +3,19 @@
 use snakehouse_base::Coded;
 use snakehouse_pool::{
     Args, AttachError, Attached, Attachments, Birth, Bytes, CallError, CallOptions, Death,
-    Farewell, Hosted, Pool, PoolConfig, Start, Value, WorkerSpec,
+    Farewell, Hosted, Pool, Value, WorkerSpec,
 };
 use snakehouse_supervise::{CancellationToken, Task};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-use crate::support::{BOUND, Rig, Trace, Watched, call, call_pid, run, soon, spec, wait_until};
+use crate::support::{
+    BOUND, Rig, Trace, Watched, call, call_pid, run, soon, spec, wait_until, workers as many,
+};
 
 /// A pool that takes in whoever comes.
 async fn pool_of(rig: &Rig, attachments: &Attachments, workers: usize) -> Pool {
-    let config = PoolConfig {
-        workers,
-        min_workers: Some(workers),
-        start: Start::Lazy,
-        ..PoolConfig::default()
-    };
-    rig.pool_of(WorkerSpec::attached("elsewhere", attachments), config).await
+    rig.pool_of(WorkerSpec::attached("elsewhere", attachments), many(workers)).await
 }
 
 /// A worker "elsewhere", and the wire between, which `cut` cuts.
@@ -175,9 +171,7 @@ fn a_call_elsewhere_that_ignores_its_cancel_costs_the_worker_its_place() {
         let attachments = Attachments::new(1);
         let spec = WorkerSpec::attached("elsewhere", &attachments)
             .cancel_grace(Some(Duration::from_millis(50)));
-        let config =
-            PoolConfig { min_workers: Some(1), start: Start::Lazy, ..PoolConfig::default() };
-        let pool = rig.pool_of(spec, config).await;
+        let pool = rig.pool_of(spec, many(1)).await;
         let elsewhere = attach(&rig, &attachments).await;
         call_pid(&pool).await;
         let within = CallOptions::within(Duration::from_millis(50));
@@ -218,8 +212,10 @@ fn no_more_are_let_in_than_the_pool_takes() {
 fn one_that_went_before_it_had_a_place_is_passed_over() {
     run(async {
         let rig = Rig::new().await;
-        let attachments = Attachments::new(2);
-        drop(attachments.attach("gone").unwrap());
+        let attachments = Attachments::new(1);
+        for _ in 0..5 {
+            drop(attachments.attach("gone").unwrap());
+        }
         let pool = pool_of(&rig, &attachments, 1).await;
         let elsewhere = attach(&rig, &attachments).await;
         assert_eq!(call_pid(&pool).await, elsewhere.process.pid);

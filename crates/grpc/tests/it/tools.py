@@ -1,0 +1,72 @@
+"""Tools for programs elsewhere."""
+
+import ctypes
+import os
+import time
+
+from snakehouse import incoming, tool
+
+
+@tool
+def echo(value):
+    return value
+
+
+@tool
+def add(a: int, b: int = 1) -> int:
+    """Adds two numbers."""
+    return a + b
+
+
+@tool
+def pid():
+    return os.getpid()
+
+
+@tool
+def fail(message):
+    try:
+        raise KeyError("inner")
+    except KeyError as error:
+        raise ValueError(message) from error
+
+
+@tool
+def segfault():
+    ctypes.string_at(0)
+
+
+@tool
+def append(path, text, seconds=0.0):
+    """Leaves a trace that it ran, then takes its time."""
+    with open(path, "a") as file:
+        file.write(text + "\n")
+    time.sleep(seconds)
+    return text
+
+
+@tool
+def count(n: int):
+    for number in range(n):
+        yield number
+    return "counted"
+
+
+@tool
+def double():
+    total = 0
+    for item in incoming():
+        total += item
+        yield 2 * item
+    return total
+
+
+@tool
+def stuck(path):
+    """Yields once, then leaves a trace when it is closed."""
+    try:
+        yield 1
+        time.sleep(600)
+    finally:
+        with open(path, "a") as file:
+            file.write("closed\n")
