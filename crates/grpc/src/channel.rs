@@ -112,6 +112,7 @@ impl Channel {
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = authority.port_u16().unwrap_or_default();
         let connecting = async {
+            // audit(deadline): all of this stands in `REACH_WITHIN`.
             let stream = TcpStream::connect((host.as_str(), port)).await;
             let stream = stream.map_err(|error| dial.not_reached(error))?;
             let beyond = stream.peer_addr().is_ok_and(|peer| !peer.ip().is_loopback());

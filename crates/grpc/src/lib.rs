@@ -37,6 +37,7 @@ mod trace;
     missing_debug_implementations,
     unreachable_pub,
     clippy::all,
+    clippy::allow_attributes_without_reason,
     reason = "generated code, which the test `generated` keeps current"
 )]
 pub mod proto {

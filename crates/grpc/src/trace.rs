@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use snakehouse_base::{Deadline, Kind};
+use snakehouse_pool::TraceContext;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
@@ -46,27 +47,11 @@ fn timeout(text: &str) -> Option<Duration> {
     })
 }
 
-/// The trace of a W3C `traceparent`; zero without one, and for one that is malformed, as the
+/// The trace of a W3C `traceparent`; none without one, and for one that is malformed, as the
 /// recommendation has it.
-pub(crate) fn trace(headers: &MetadataMap) -> [u8; 16] {
+pub(crate) fn trace(headers: &MetadataMap) -> TraceContext {
     let header = headers.get("traceparent").and_then(|value| value.to_str().ok());
-    header.and_then(parent).unwrap_or_default()
-}
-
-fn parent(text: &str) -> Option<[u8; 16]> {
-    let mut parts = text.split('-');
-    let (version, trace, span, flags) =
-        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let lengths = [version.len(), trace.len(), span.len(), flags.len()];
-    if lengths != [2, 32, 16, 2] || version == "ff" || (version == "00" && parts.next().is_some()) {
-        return None;
-    }
-    let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    if !text.bytes().take(55).all(|byte| is_hex(byte) || byte == b'-') {
-        return None;
-    }
-    let number = u128::from_str_radix(trace, 16).ok()?;
-    Some(number.to_be_bytes())
+    header.and_then(|text| text.parse().ok()).unwrap_or(TraceContext::NONE)
 }
 
 #[cfg(test)]
@@ -94,21 +79,14 @@ mod tests {
 
     #[test]
     fn a_trace_comes_from_a_sound_header_only() {
-        let id = "0af7651916cd43dd8448eb211c80319c";
-        let sound = format!("00-{id}-b7ad6b7169203331-01");
-        assert_eq!(parent(&sound).map(u128::from_be_bytes), u128::from_str_radix(id, 16).ok());
-        let later = format!("cc-{id}-b7ad6b7169203331-01-what-the-future-will-be-like");
-        assert!(parent(&later).is_some());
-        for wrong in [
-            "",
-            "00",
-            &format!("ff-{id}-b7ad6b7169203331-01"),
-            &format!("00-{id}-b7ad6b7169203331-01-more"),
-            &format!("00-{id}-b7ad6b7169203331"),
-            &format!("00-+{}-b7ad6b7169203331-01", &id[1..]),
-            &format!("00-{}-b7ad6b7169203331-01", id.to_uppercase()),
-        ] {
-            assert_eq!(parent(wrong), None, "{wrong}");
-        }
+        let mut headers = MetadataMap::new();
+        assert!(trace(&headers).is_none());
+        let sound = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        headers.insert("traceparent", sound.parse().unwrap());
+        let found = trace(&headers);
+        assert_eq!((found.span, found.sampled), (0xb7ad_6b71_6920_3331, true));
+        assert_eq!(found.trace[..2], [0x0a, 0xf7]);
+        headers.insert("traceparent", "00-nonsense".parse().unwrap());
+        assert!(trace(&headers).is_none());
     }
 }

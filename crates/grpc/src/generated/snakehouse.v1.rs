@@ -171,6 +171,7 @@ pub struct TraceFrame {
 }
 /// Generated client implementations.
 pub mod pool_client {
+    // audit(lint): generated
     #![allow(
         unused_variables,
         dead_code,
@@ -340,6 +341,7 @@ pub mod pool_client {
 }
 /// Generated server implementations.
 pub mod pool_server {
+    // audit(lint): generated
     #![allow(
         unused_variables,
         dead_code,
@@ -745,6 +747,7 @@ pub mod ended {
 }
 /// Generated client implementations.
 pub mod worker_client {
+    // audit(lint): generated
     #![allow(
         unused_variables,
         dead_code,
@@ -856,6 +859,7 @@ pub mod worker_client {
 }
 /// Generated server implementations.
 pub mod worker_server {
+    // audit(lint): generated
     #![allow(
         unused_variables,
         dead_code,

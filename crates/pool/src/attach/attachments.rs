@@ -276,3 +276,15 @@ impl Drop for ToPool {
         self.over(Farewell { death, started: None });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_cannot_come_in_is_told_why() {
+        let error = AttachError::Socket(io::ErrorKind::OutOfMemory.into());
+        assert_eq!((error.kind(), error.code()), (Kind::Environment, "attach_socket"));
+        assert!(error.hint().is_some_and(|hint| hint.contains("descriptors")));
+    }
+}

@@ -261,7 +261,7 @@ impl Relay<'_> {
     }
 }
 
-/// The frames without the claim that a page says what was started: the pool has no such page. What is
+/// The frames without the claims that are about the page: the pool has none. What is
 /// no hello goes on as it is, for the pool to refuse.
 fn without_page(frames: Bytes) -> (Claims, Bytes) {
     let mut rest = BytesMut::from(&*frames);
@@ -276,7 +276,8 @@ fn without_page(frames: Bytes) -> (Claims, Bytes) {
         if let (Some("capabilities"), Value::List(list)) = (key.as_str(), value) {
             let has = |name| list.iter().any(|claim| claim.as_str() == Some(name));
             claims = Claims { cancel: has(Hello::CANCEL), started: has(Hello::STARTED) };
-            list.retain(|claim| claim.as_str() != Some(Hello::STARTED));
+            let of_the_page = [Some(Hello::STARTED), Some(Hello::RECALL)];
+            list.retain(|claim| !of_the_page.contains(&claim.as_str()));
         }
     }
     match Value::Dict(pairs).encode() {
@@ -309,7 +310,7 @@ mod tests {
     #[test]
     fn the_page_stays_here_and_everything_else_goes_on() {
         let extra = Some(("newer", 7));
-        let mut said = hello(&["cancel", "started", "streams"], extra);
+        let mut said = hello(&["cancel", "started", "recall", "streams"], extra);
         Message::Ping { token: 3 }.encode(&mut said);
         let (claims, told) = without_page(said.freeze());
         assert!(claims.cancel && claims.started);
