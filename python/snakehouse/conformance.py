@@ -1,5 +1,6 @@
 """Check that a program is a worker: ``python -m snakehouse.conformance -- PROGRAM [ARGS...]``.
 
+``--tools FILE`` instead of a program checks the Python worker of this interpreter with these tools.
 The program is started anew for each check, as a host starts it, and must offer the tools of
 ``docs/worker-protocol.md`` (chapter "Conformance"). One line per check on standard output; with
 ``--json`` one JSON document per line. Exit status 0 if every check passed or did not apply, 1 if
@@ -11,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from pathlib import Path
 
 from snakehouse._conformance_cases import CASES, NotApplicable
 from snakehouse._peer import CheckFailed, Peer
@@ -20,7 +23,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Sequence
 
-__all__ = ["Outcome", "check", "main"]
+__all__ = ["TOOLS", "Outcome", "check", "main"]
+
+#: The module with the tools that the checks need, for Python workers.
+TOOLS = "snakehouse._conformance_tools"
 
 
 class Outcome:
@@ -76,10 +82,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--only", action="append", choices=names, metavar="NAME", help="run this check alone"
     )
-    parser.add_argument("command", nargs="+", help="the program and its arguments, behind --")
+    parser.add_argument("--tools", metavar="FILE", help="check the Python worker with these tools")
+    parser.add_argument("command", nargs="*", help="the program and its arguments, behind --")
     options = parser.parse_args(arguments)
+    if bool(options.tools) == bool(options.command):
+        parser.error("name a program behind --, or Python tools with --tools")
+    command = options.command
+    if options.tools:
+        worker = Path(__file__).with_name("worker.py")
+        command = [sys.executable, str(worker), os.path.abspath(options.tools), TOOLS]
     counts = {"passed": 0, "failed": 0, "not applicable": 0}
-    for outcome in check(options.command, bound=options.bound, only=options.only):
+    for outcome in check(command, bound=options.bound, only=options.only):
         counts[outcome.result] += 1
         if options.json:
             line = {"check": outcome.name, "result": outcome.result, "detail": outcome.detail}

@@ -12,13 +12,13 @@ from conftest import BOUND, WORKER
 from snakehouse import conformance
 
 HERE = Path(__file__).parent
-TOOLS = HERE / "tools_for_conformance.py"
+TOOLS = conformance.TOOLS
 OTHER = HERE / "faulty_worker.py"
 
 
 @pytest.mark.parametrize("flags", [(), ("-S",)], ids=["site", "bare"])
 def test_our_worker_passes_every_check(flags: tuple[str, ...]) -> None:
-    command = [sys.executable, *flags, str(WORKER), str(TOOLS)]
+    command = [sys.executable, *flags, str(WORKER), TOOLS]
     outcomes = list(conformance.check(command, bound=BOUND))
     assert len(outcomes) > 25
     assert [(one.name, one.detail) for one in outcomes if one.result != "passed"] == []

@@ -1,5 +1,6 @@
 //! The command line, as data.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -47,6 +48,14 @@ pub(crate) enum Command {
     /// Call Python tools and look at workers.
     #[command(subcommand)]
     Pool(PoolCommand),
+    /// Make a directory to start from.
+    #[command(subcommand)]
+    Init(InitCommand),
+    /// Check programs that are workers.
+    #[command(subcommand)]
+    Worker(WorkerCommand),
+    /// Print the directory that makes `import snakehouse` work, for PYTHONPATH.
+    PythonPath,
     /// Measure, beside a limit or a peer in the same run.
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -162,6 +171,34 @@ pub(crate) struct PoolCallArgs {
     /// Give up after this many seconds, queueing included.
     #[arg(long, value_name = "SECONDS", default_value_t = 300.0)]
     pub timeout: f64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum InitCommand {
+    /// Python tools with their tests, and a page that says how to use them.
+    Worker {
+        /// The directory; made if need be. Files that are there are never changed.
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkerCommand {
+    /// Check that a program keeps to the worker protocol, or that Python tools let it. A line for each
+    /// check; exit status 1 if one failed.
+    Check(WorkerCheckArgs),
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct WorkerCheckArgs {
+    /// Check the Python worker with the tools of this file.
+    #[arg(long, value_name = "FILE")]
+    pub tools: Option<PathBuf>,
+
+    /// The program and its arguments.
+    #[arg(last = true, value_name = "PROGRAM")]
+    pub command: Vec<OsString>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -21,13 +21,17 @@ mod pool;
 mod running;
 mod stop_signal;
 mod up;
+mod worker;
 
 use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{BenchCommand, Cli, Command, ConfigCommand, ModelCommand, PoolCommand};
+use crate::args::{
+    BenchCommand, Cli, Command, ConfigCommand, InitCommand, ModelCommand, PoolCommand,
+    WorkerCommand,
+};
 use crate::config::{Config, Flags};
 use crate::error::CliError;
 use crate::output::Output;
@@ -69,6 +73,9 @@ async fn dispatch(cli: Cli, out: Output) -> Result<(), CliError> {
         Command::Pool(PoolCommand::Stats) => pool::stats(&config, out).await,
         Command::Pool(PoolCommand::Call(args)) => pool::call(&config, args, out).await,
         Command::Pool(PoolCommand::Stream(args)) => pool::stream(&config, args, out).await,
+        Command::Init(InitCommand::Worker { dir }) => worker::init(&dir, out),
+        Command::Worker(WorkerCommand::Check(args)) => worker::check(&config, args, out),
+        Command::PythonPath => worker::python_path(out),
         Command::Bench(BenchCommand::Pool(args)) => bench_pool::run(&config, args, out).await,
         Command::Bench(BenchCommand::Startup(args)) => bench_startup::run(&config, args, out).await,
         Command::Bench(BenchCommand::Recovery(args)) => {

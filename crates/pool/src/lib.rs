@@ -86,6 +86,7 @@ pub use interpreter::{Interpreter, PYTHON_ENV, Version};
 pub use json::{JsonError, from_json, to_json};
 pub use limits::{LimitSupport, Limits};
 pub use output::{OutputCounts, OutputLine, Stream as OutputStream};
+pub use package::python_path;
 pub use pool::Pool;
 pub use python_environment::EnvironmentError;
 pub use reaper::{Reaper, ReaperConfig, ZygoteInfo, ZygoteState};

@@ -32,6 +32,7 @@ const FILES: &[(&str, &str)] = &[
     file!("_codec.py"),
     file!("_conformance_cases.py"),
     file!("_context.py"),
+    file!("_conformance_tools.py"),
     file!("_doorbell.py"),
     file!("_environment.py"),
     file!("_errors.py"),
@@ -136,6 +137,15 @@ impl Package {
     pub(crate) fn worker(&self) -> PathBuf {
         self.root.join(NAME).join("worker.py")
     }
+}
+
+/// The directory that makes `import snakehouse` work in any interpreter, as part of `PYTHONPATH`: for
+/// tests of tools without a pool. Extracts the package if it is not there. Blocks on the disk.
+///
+/// # Errors
+/// [`PoolError::Package`].
+pub fn python_path() -> Result<PathBuf, PoolError> {
+    Package::extract().map(|package| package.root)
 }
 
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> PoolError {

@@ -4,3 +4,4 @@ mod bad_input;
 mod lifecycle;
 mod pool_stream;
 mod rust_client;
+mod worker_author;
