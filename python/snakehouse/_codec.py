@@ -5,7 +5,8 @@ encoded again by ours, which knows where the offending value is.
 
 The C one has wider limits than ours and knows no ``bytearray``. What it wrote is therefore looked
 at where that can matter: if it is long enough to be nested too deep, or has a byte that may begin
-bytes. What it read is looked at only if it is long enough.
+bytes. What it read is looked at only if it is long enough. It makes room for as many items as an
+array says that it has before it looks for them: long bytes are surveyed first.
 
 Two differences remain, for bytes that our encoders never write: of a key that a dict has twice the
 C one keeps the last, and it makes a timestamp of its own of extension type -1.
@@ -19,7 +20,7 @@ from snakehouse import _extensions, _msgpack
 from snakehouse._buffers import LEND_FROM
 from snakehouse._errors import MalformedValue
 from snakehouse._lender import Lender
-from snakehouse._limits import MAX_BYTES, MAX_DEPTH, is_ours, is_within
+from snakehouse._limits import MAX_BYTES, MAX_DEPTH, MAX_ITEMS, is_ours, is_within, survey
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +44,13 @@ _REFUSALS = (
 _KEPT = 1 << 20
 # The C unpacker puts 40 KiB on the stack for each nested call, that is for each tuple in a tuple.
 _MAX_NESTED_UNPACK = 16
+# And a copy of the tuple's bytes: of so many more, only so often.
+_LARGE_TUPLE = 1 << 20
+_MAX_NESTED_LARGE = 3
+# Fewer bytes cannot lie about so much that it matters.
+_SURVEY_FROM = 256 << 10
+# A survey that is not over after so many steps is one for the C unpacker.
+_PATIENCE = 256
 
 
 class Codec:
@@ -82,15 +90,16 @@ def choose(buffers: Buffers | None = None) -> Codec:
     if compiled is None:
         lending = None if buffers is None else _pure_lending(Lender(buffers))
         return Codec("python", _msgpack.encode, _msgpack.decode, lending)
-    ext_type, packer_type, unpackb = compiled
+    package, module = compiled
+    ext_type, packer_type = package.ExtType, module.Packer
     lending = None if buffers is None else _c_encode(ext_type, packer_type, Lender(buffers))
-    revive, decode = _c_decode(unpackb)
+    revive, decode = _c_decode(package, module)
     codec = Codec("msgpack", _c_encode(ext_type, packer_type), decode, lending)
-    codec.unpack, codec.revive = unpackb, revive
+    codec.unpack, codec.revive = module.unpackb, revive
     return codec
 
 
-def _compiled() -> tuple[Any, Any, Any] | None:
+def _compiled() -> tuple[Any, Any] | None:
     try:
         package = importlib.import_module("msgpack")
         compiled = importlib.import_module("msgpack._cmsgpack")
@@ -98,7 +107,7 @@ def _compiled() -> tuple[Any, Any, Any] | None:
         return None
     if package.version < (1, 1, 0):
         return None
-    return package.ExtType, compiled.Packer, compiled.unpackb
+    return package, compiled
 
 
 def _pure_lending(lender: Lender) -> Callable[[object], bytes]:
@@ -220,16 +229,22 @@ def _c_encode(
 
 
 def _c_decode(
-    unpackb: Any,
+    package: Any, module: Any
 ) -> tuple[Callable[[int, bytes], object], Callable[[bytes | bytearray | memoryview], Any]]:
+    unpackb = module.unpackb
     nested = 0
 
     def revive(kind: int, content: bytes) -> object:
         nonlocal nested
         if _msgpack.EXT_TUPLE <= kind <= _msgpack.EXT_FROZENSET:
-            if nested == _MAX_NESTED_UNPACK:
+            length = len(content)
+            if nested == _MAX_NESTED_UNPACK or (
+                nested == _MAX_NESTED_LARGE and length > _LARGE_TUPLE
+            ):
                 value = _msgpack.decode(content)
             else:
+                if length > _SURVEY_FROM:
+                    look_through(content, length)
                 nested += 1
                 try:
                     value = unpackb(content, ext_hook=revive, strict_map_key=False)
@@ -242,11 +257,27 @@ def _c_decode(
             return int.from_bytes(content, "big", signed=True)
         return _extensions.unpack(kind, content)
 
+    def look_through(data: bytes | bytearray | memoryview, length: int) -> None:
+        """Raises ``MalformedValue`` for long bytes that would have too much built."""
+        if length > MAX_ITEMS:
+            survey(data)
+        elif not survey(data, _PATIENCE):
+            walker = module.Unpacker(max_buffer_size=length, strict_map_key=False)
+            walker.feed(data)
+            try:
+                walker.skip()
+            except ValueError as error:
+                raise MalformedValue(f"bytes are not a value: {error}") from None
+            except package.OutOfData:
+                raise MalformedValue("bytes end within a value") from None
+
     def decode(data: bytes | bytearray | memoryview) -> Any:
         length = len(data)
         if length > MAX_BYTES:
             raise MalformedValue(f"more than {MAX_BYTES} bytes")
         try:
+            if length > _SURVEY_FROM:
+                look_through(data, length)
             value = unpackb(data, ext_hook=revive, strict_map_key=False)
         except MalformedValue:
             raise

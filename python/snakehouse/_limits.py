@@ -2,10 +2,12 @@
 
 The pure codec counts levels as it goes. The C codec has limits of its own, which are wider, and
 takes a ``bytearray`` for ``bytes``; so what it has read or written is looked at afterwards, if it
-can be in question at all.
+can be in question at all. What a decoder could build too much of is surveyed before it is built.
 """
 
 from __future__ import annotations
+
+from snakehouse._errors import MalformedValue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +25,27 @@ _NONE: frozenset[type] = frozenset()
 _OPENINGS = bytes(
     [*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF, 0xC7, 0xC8, 0xC9, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8]
 )
+# The bytes of what begins with a byte and holds no other values, if that alone tells them.
+_SIZES = [1] * 256
+_SIZES[0x80:0xA0] = [0] * 0x20
+_SIZES[0xA0:0xC0] = range(1, 0x21)
+_SIZES[0xC1] = 0
+_SIZES[0xC4:0xCA] = [0] * 6
+_SIZES[0xCA:0xD4] = [5, 9, 2, 3, 5, 9, 2, 3, 5, 9]
+_SIZES[0xD4:0xE0] = [0] * 12
+# How wide the length is that follows these bytes.
+_WIDTHS = {
+    **dict(zip(range(0xC4, 0xCA), (1, 2, 4, 1, 2, 4), strict=True)),
+    0xD9: 1,
+    0xDA: 2,
+    0xDB: 4,
+    0xDC: 2,
+    0xDD: 4,
+    0xDE: 2,
+    0xDF: 4,
+}
+# Extensions that are an array: tuple, set, frozenset.
+_ARRAYS = (2, 3, 4)
 # In fewer bytes it is quicker to count openings than to walk through the value.
 _COUNT_BELOW = 4096
 
@@ -39,9 +62,67 @@ def is_ours(value: Any, packed: bytes) -> bool:
 
 
 def is_within(value: Any, data: bytes | bytearray | memoryview) -> bool:
-    """Whether the value that these bytes are is within the limits."""
-    fits = not _may_be_deep(data) or _check(value, MAX_DEPTH, _NONE)
-    return fits and not has_too_many(value, len(data))
+    """Whether the value that these bytes are has few enough levels."""
+    return not _may_be_deep(data) or _check(value, MAX_DEPTH, _NONE)
+
+
+def survey(data: bytes | bytearray | memoryview, patience: int = MAX_BYTES) -> int:
+    """How many values these bytes say that there are, without building one.
+
+    0 after so many steps without an end. That what comes behind the value is nothing, and much
+    else, is left to the decoder: it builds no more than was counted here.
+
+    Raises ``MalformedValue`` for more than ``MAX_ITEMS``, and for more than there are bytes for.
+    """
+    length, sizes = len(data), _SIZES
+    at, total, left = 0, 0, 1
+    try:
+        while left:
+            if total == patience:
+                return 0
+            marker = data[at]
+            left -= 1
+            total += 1
+            if size := sizes[marker]:
+                at += size
+                continue
+            at, more = _behind(data, at + 1, marker)
+            if more:
+                if more < 0:
+                    # The array in an extension is the value.
+                    total, more = total - 1, 1
+                left += more
+                if left > length - at:
+                    break
+                if total + left > MAX_ITEMS:
+                    raise MalformedValue(f"more than {MAX_ITEMS} items")
+    except IndexError:
+        at = length + 1
+    if left or at > length:
+        raise MalformedValue("bytes end within a value")
+    return total
+
+
+def _behind(data: bytes | bytearray | memoryview, at: int, marker: int) -> tuple[int, int]:
+    """Where a value ends whose first byte does not tell, and how many values it holds; -1: one."""
+    if marker < 0x90:
+        return at, 2 * (marker & 0x0F)
+    if marker < 0xA0:
+        return at, marker & 0x0F
+    if width := _WIDTHS.get(marker):
+        length = int.from_bytes(data[at : at + width], "big")
+        at += width
+    elif marker != 0xC1:
+        length = 1 << (marker - 0xD4)
+    else:
+        raise MalformedValue("no value begins with byte 0xc1")
+    if 0xDC <= marker <= 0xDF:
+        return at, length if marker < 0xDE else 2 * length
+    if 0xC7 <= marker <= 0xC9 or 0xD4 <= marker <= 0xD8:
+        if data[at] in _ARRAYS:
+            return at + 1, -1
+        at += 1
+    return at + length, 0
 
 
 def has_too_many(value: Any, length: int) -> bool:

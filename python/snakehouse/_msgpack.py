@@ -14,7 +14,7 @@ import struct
 from snakehouse import _extensions
 from snakehouse._errors import MalformedValue, UnsupportedValue
 from snakehouse._extensions import Refused
-from snakehouse._limits import MAX_BYTES, MAX_DEPTH, MAX_ITEMS, has_too_many
+from snakehouse._limits import MAX_BYTES, MAX_DEPTH, MAX_ITEMS, has_too_many, survey
 from snakehouse._marks import name_of
 
 TYPE_CHECKING = False
@@ -240,6 +240,8 @@ def decode(data: bytes | bytearray | memoryview) -> Any:
     if len(view) > MAX_BYTES:
         raise MalformedValue(f"more than {MAX_BYTES} bytes")
     try:
+        if len(view) > MAX_ITEMS:
+            survey(view)
         value, end = _get(view, 0, 1)
     except (IndexError, struct.error):
         raise MalformedValue("bytes end within a value") from None
@@ -249,8 +251,6 @@ def decode(data: bytes | bytearray | memoryview) -> Any:
         raise MalformedValue("value is nested too deep for this stack") from None
     if end != len(view):
         raise MalformedValue(f"{len(view) - end} bytes follow the value")
-    if has_too_many(value, end):
-        raise MalformedValue(f"more than {MAX_ITEMS} items")
     return value
 
 

@@ -7,6 +7,8 @@ import contextlib
 import enum
 import os
 import random
+import subprocess
+import sys
 from datetime import datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -187,7 +189,9 @@ def test_items_have_a_limit_that_is_the_same_on_both_ways(
     monkeypatch.setattr(_limits, "MAX_ITEMS", 1000)
     most: list[Any] = [[None] * 500, {n: (n,) for n in range(166)}]
     assert _limits.count(most) == 1 + 1 + 500 + 1 + 166 * 3
-    monkeypatch.setattr(_limits, "MAX_ITEMS", _limits.count(most))
+    for module in (_limits, _msgpack, _codec):
+        monkeypatch.setattr(module, "MAX_ITEMS", _limits.count(most))
+    monkeypatch.setattr(_codec, "_SURVEY_FROM", 0)
     data = codec.encode(most)
     assert equal(codec.decode(data), most)
     with pytest.raises(UnsupportedValue, match="items"):
@@ -287,3 +291,56 @@ def test_a_packer_does_not_keep_the_room_of_a_large_value() -> None:
             codec.encode(value)
         del value
     assert mapped() - before < 32 << 20
+
+
+_WITHIN = """
+import resource, sys
+from snakehouse import MalformedValue, _codec, _msgpack
+decode = {"msgpack": _codec.choose().decode, "python": _msgpack.decode}[sys.argv[1]]
+data = eval(sys.argv[2])
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20),) * 2)
+try:
+    decode(data)
+except MalformedValue as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("b'\\xdd' + (17 << 20).to_bytes(4, 'big') + b'\\x90' * (17 << 20)", "items"),
+        ("(b'\\xdd' + (2 << 20).to_bytes(4, 'big')) * 100 + bytes(2 << 20)", "end within"),
+        (
+            "b'\\xc9' + (500 + (2 << 20)).to_bytes(4, 'big') + b'\\2'"
+            " + (b'\\xdd' + (2 << 20).to_bytes(4, 'big')) * 100 + bytes(2 << 20)",
+            "end within",
+        ),
+    ],
+    ids=["too many items", "heads that lie", "heads that lie in a tuple"],
+)
+def test_what_is_over_the_limits_is_refused_before_it_is_built(
+    codec: _codec.Codec, data: str, said: str
+) -> None:
+    """Within a quarter of a gigabyte, which either of these bodies would need many times."""
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHIN, codec.name, data],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+        timeout=300,
+    )
+    assert said in done.stdout, done.stderr
+
+
+def test_a_survey_counts_what_there_is() -> None:
+    chance = random.Random(3)
+    for _ in range(500):
+        value = random_value(chance)
+        data = PURE.encode(value)
+        assert _limits.survey(data) == _limits.count(value)
+        for cut in {chance.randrange(len(data)) for _ in range(3)}:
+            with contextlib.suppress(MalformedValue):
+                _limits.survey(data[:cut])
