@@ -14,6 +14,8 @@ import signal
 import socket
 import struct
 from contextvars import copy_context
+from gc import get_referents
+from sys import getrefcount
 from threading import get_ident
 from time import monotonic
 
@@ -116,9 +118,11 @@ class Loop:
         """
         base = self._base = copy_context()
         base.run(current.set, self._current)
-        # Calls share a context until one of them changes it; the next begins in a new one.
+        # Calls share a context until one of them changes it, or somebody else has it as well; the
+        # next begins in a new one.
         while base.copy().run(self._serve):
-            pass
+            self._current = self._current.next()
+            base.run(current.set, self._current)
         self._tell()
 
     def _serve(self) -> bool:
@@ -136,6 +140,10 @@ class Loop:
         # The reader's, in variables of our own: whoever else reads finds them put back.
         buffer, view, room = reader.buffer, reader.view, reader.room
         start, end = reader.start, reader.end
+        # What a context holds. A copy of a context shares it, and a change makes another one, with
+        # the same values but for one: a change shows, and whether somebody keeps a copy.
+        (shared,) = get_referents(base)
+        holders, known = getrefcount(shared), getrefcount(running)
         now = monotonic()
         number: int
         args = kwargs = result = payload = None
@@ -220,7 +228,11 @@ class Loop:
                 if tool.short < _QUICK:
                     tool.short = tool.short + 1 if monotonic() - now < _SHORT else 0
                 try:
-                    is_worn = copy_context() != base
+                    is_worn = (
+                        getrefcount(shared) != holders
+                        or getrefcount(running) != known
+                        or copy_context() != base
+                    )
                 except SystemExit:
                     self._end_by_exit()
                     raise
@@ -490,7 +502,14 @@ class _PlainCall(Call):
 
     def where(self) -> bytes:
         """See ``Call``: read only if somebody asks."""
-        return bytes(self._reader.view[self.at + _PLACE : self.at + _BODY])
+        return self.place or bytes(self._reader.view[self.at + _PLACE : self.at + _BODY])
+
+    def next(self) -> _PlainCall:
+        """For the calls to come; whoever still has this one sees it as it was."""
+        self.place = self.where()
+        call = _PlainCall(self._reader)
+        call.arrived = self.arrived
+        return call
 
 
 class _Served:

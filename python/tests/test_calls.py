@@ -321,6 +321,21 @@ def test_what_a_tool_sets_in_its_context_ends_with_its_call(host: Host) -> None:
     assert host.call("mark", 7) == ("imported", None)
 
 
+@pytest.mark.parametrize("is_held", [False, True])
+def test_an_equal_value_in_the_context_ends_with_its_call_too(host: Host, is_held: bool) -> None:
+    left = {host.call("keep_equal", is_held) for _ in range(5)}
+    assert len(left) == 1
+
+
+def test_a_thread_in_a_copy_of_its_context_sees_its_own_call_for_ever(host: Host) -> None:
+    host.call("watch_later", session=1, micros=1_000_000_000)
+    for _ in range(3):
+        host.call("echo", "x" * 100, session=2)
+    here, there = host.call("what_was_watched", session=2, micros=2_000_000_000)
+    assert (here[0], there[0]) == (2, 1)
+    assert there[1] < here[1]
+
+
 def test_pings_are_answered(host: Host) -> None:
     host.send(_frames.frame(_frames.KIND_PING, 0, b"12345678"))
     assert host.frame() == (_frames.KIND_PONG, 0, b"12345678")

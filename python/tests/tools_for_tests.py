@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
 import snakehouse
@@ -101,6 +101,46 @@ def emit_in_a_thread() -> None:
 
 marked: ContextVar[Any] = ContextVar("marked")
 marked.set("imported")
+
+
+kept: ContextVar[list[Any]] = ContextVar("kept")
+kept.set([])
+
+
+@snakehouse.tool
+def keep_equal(is_held: bool) -> int:
+    """Which list the last call left in the context; leaves another one that is equal."""
+    before = id(kept.get())
+    if is_held:
+        held_contexts.append(copy_context())
+    kept.set([])
+    return before
+
+
+held_contexts: list[Context] = []
+asked = threading.Event()
+watchers: list[threading.Thread] = []
+watched: list[Any] = []
+
+
+@snakehouse.tool
+def watch_later() -> None:
+    """Leaves a thread behind that will look at this call in a copy of its context."""
+
+    def look() -> None:
+        asked.wait(30)
+        watched.append((snakehouse.session(), snakehouse.deadline(), str(snakehouse.trace())))
+
+    watchers.append(threading.Thread(target=copy_context().run, args=(look,)))
+    watchers[-1].start()
+
+
+@snakehouse.tool
+def what_was_watched() -> Any:
+    here = (snakehouse.session(), snakehouse.deadline(), str(snakehouse.trace()))
+    asked.set()
+    watchers.pop().join()
+    return here, watched.pop()
 
 
 @snakehouse.tool
