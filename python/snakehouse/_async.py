@@ -2,7 +2,12 @@
 
 ``run_tool`` is the coroutine of one call, wherever it runs. ``Runner`` is an event loop that runs
 one call at a time and stands still in between: what a tool leaves running goes on with the next
-async call. A cancel is a cancel of the call's task.
+async call.
+
+A cancel is a cancel of the call's task, which it notices where it awaits. If the event loop does
+not even get to tell it because the call goes on without awaiting, the ``CancelledError`` is raised
+where it is: by the handler of the next ring, in the main thread, and never in the middle of what
+asyncio or this package do.
 """
 
 from __future__ import annotations
@@ -11,18 +16,28 @@ import asyncio
 import traceback
 
 from snakehouse._answer import BadItem
+from snakehouse._context import current
 from snakehouse._errors import Cancelled, UnsupportedValue
 from snakehouse._stream import item_frames
 from snakehouse._tool import ASYNC_FUNCTION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Coroutine,
+        Iterator,
+    )
     from contextvars import Context
+    from types import FrameType
     from typing import Any
 
     from snakehouse._channel import Channel
     from snakehouse._codec import Codec
+    from snakehouse._context import Call
     from snakehouse._tool import Tool
 
 
@@ -34,8 +49,12 @@ async def run_tool(
     was_hit: Callable[[], bool],
     args: list[Any],
     kwargs: dict[str, Any],
+    room: Callable[[], Awaitable[None]] | None = None,
 ) -> Any:
-    """Run an async tool; gives its result, after the items of a stream were sent."""
+    """Run an async tool; gives its result, after the items of a stream were sent.
+
+    ``room`` waits until there is room for another item, where ``send`` does not.
+    """
     if tool.kind == ASYNC_FUNCTION or channel is None:
         return await tool.function(*args, **kwargs)
     generator = tool.function(*args, **kwargs)
@@ -51,6 +70,8 @@ async def run_tool(
             await changed(channel, channel.may_send)
             channel.spend(len(payload))
             send(item_frames(channel.stream, payload))
+            if room is not None:
+                await room()
     finally:
         await _close(generator)
 
@@ -142,21 +163,60 @@ class AsyncIncoming:
 
 
 class Turn:
-    """One call of a runner, and whether it is given up."""
+    """One async call, and whether it is given up."""
 
-    __slots__ = ("_loop", "is_cancelled", "task")
+    __slots__ = ("_is_told", "_loop", "_was_rung", "call", "is_cancelled", "task")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, call: Call | None) -> None:
         self._loop = loop
+        self.call = call
         self.task: asyncio.Task[Any] | None = None
         self.is_cancelled = False
+        # Whether the call knows it.
+        self._is_told = False
+        self._was_rung = False
 
     def cancel(self) -> None:
         """Give it up, once. From any thread, and from a signal's handler; nothing if it is over."""
         if not self.is_cancelled:
             self.is_cancelled = True
-            if (task := self.task) is not None:
-                self._loop.call_soon_threadsafe(task.cancel)
+            if self.task is not None:
+                self._loop.call_soon_threadsafe(self._tell)
+
+    def hit(self, frame: FrameType | None) -> None:
+        """The bell rang and interrupted this frame, which may be the call's.
+
+        Raises ``CancelledError`` in what does not let the event loop tell it.
+        """
+        if not self.is_cancelled or self._is_told or current.get() is not self.call:
+            return
+        if not self._was_rung:
+            # It may be about to await.
+            self._was_rung = True
+        elif _is_tools(frame):
+            self._is_told = True
+            raise asyncio.CancelledError
+
+    def _tell(self) -> None:
+        if not self._is_told and self.task is not None:
+            self._is_told = True
+            self.task.cancel()
+
+
+def _is_tools(frame: FrameType | None) -> bool:
+    """Whether a frame is of what a call runs, with nothing of asyncio or of ours within that."""
+    step = frame
+    while step is not None:
+        name = str(step.f_globals.get("__name__"))
+        if name.startswith(("asyncio.", "snakehouse.")):
+            return step is not frame and step.f_code in _OUTERMOST
+        step = step.f_back
+    return False
+
+
+# What runs a tool, and what runs a step of a task.
+_STEP = asyncio.Handle._run  # noqa: SLF001  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportUnknownVariableType]
+_OUTERMOST = (run_tool.__code__, _STEP.__code__)  # pyright: ignore[reportUnknownMemberType]
 
 
 class Runner:
@@ -166,9 +226,9 @@ class Runner:
         self.loop = asyncio.new_event_loop()
         self._task: asyncio.Task[Any] | None = None
 
-    def begin(self) -> Turn:
+    def begin(self, context: Context) -> Turn:
         """There is a new call that may be cancelled."""
-        return Turn(self.loop)
+        return Turn(self.loop, context.get(current))
 
     def complete(self, turn: Turn, coroutine: Coroutine[Any, Any, Any], context: Context) -> Any:
         """Run a coroutine to its end. Raises what it raises, ``Cancelled`` if it was cancelled."""

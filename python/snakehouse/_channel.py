@@ -53,6 +53,11 @@ class Channel:
         self._owed = 0
         self._piece: bytearray | None = None
 
+    @property
+    def unfinished(self) -> int:
+        """Bytes of the item that is still arriving."""
+        return len(self._piece or b"")
+
     def receive(self, payload: memoryview, is_whole: bool) -> None:
         """A piece of an item, perhaps its last. Raises ``ProtocolError``."""
         piece = self._piece

@@ -48,6 +48,7 @@ class Doorbell:
         "is_arriving",
         "is_muffled",
         "on_cancel",
+        "on_ring",
         "open",
         "route",
         "running",
@@ -73,6 +74,9 @@ class Doorbell:
         # and told to ``on_cancel``.
         self.open = 0
         self.on_cancel: Callable[[], None] | None = None
+        # Told whenever the bell was heard, and what was interrupted by it: a host rings again as
+        # long as a call that it gave up is not answered. May raise.
+        self.on_ring: Callable[[FrameType | None], None] | None = None
         # Whether a call arrives or waits to be started: it may be overtaken, and is not over.
         self.is_arriving: Callable[[int], bool] = _never
         # In a worker that runs several calls, who gets every cancel.
@@ -105,9 +109,11 @@ class Doorbell:
         first = self.words[WORD_RECALL]
         return first != 0 and (stream - first) & _MASK < 0x80000000
 
-    def _ring(self, _signal: int, _frame: FrameType | None) -> None:
+    def _ring(self, _signal: int, frame: FrameType | None) -> None:
         if not self.is_muffled:
             self.look()
+            if self.on_ring is not None:
+                self.on_ring(frame)
 
     def shield(self, function: Callable[[], None]) -> None:
         """Run a function that the bell does not interrupt; then look, as ``look`` does."""

@@ -40,6 +40,9 @@ CREDIT = struct.Struct("<I")
 START_CREDIT = 64
 CREDIT_UNIT = 16384
 
+# How long (seconds) a host that broke the protocol is given to take the reason.
+LAST_WORDS = 1.0
+
 
 class ProtocolError(Exception):
     """The host broke the protocol. The connection is of no use after it."""

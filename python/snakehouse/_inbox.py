@@ -1,10 +1,11 @@
 """What the frames of the host have brought: calls that may begin, and the items of streams.
 
 Every frame but the plain call in one piece, which the loop takes itself, comes through here. Owned
-here: bodies that are still arriving, all together within ``MAX_BODY``, and the channels of streams
-that are not over. A frame that the protocol does not know is a ``ProtocolError``; a body that is
-too large is a call that is refused. Frames of a stream that has ended may still be on their way:
-they are dropped, as the numbers of calls only grow and so tell what is over.
+here: bodies and items that are still arriving, all together within ``MAX_BODY``, bodies of calls
+that wait, within as much again, and the channels of streams that are not over. A frame that the
+protocol does not know is a ``ProtocolError``; a body that is too large is a call that is refused.
+Frames of a stream that has ended may still be on their way: they are dropped, as the numbers of
+calls only grow and so tell what is over.
 """
 
 from __future__ import annotations
@@ -37,11 +38,13 @@ from snakehouse._frames import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 _MASK = 0xFFFFFFFF
 # Calls that wait here. A host sends a fraction of it ahead.
 _MAX_READY = 4096
+# So many bodies that are not longer may wait in any case.
+_SMALL = 64 << 10
 
 
 class Request:
@@ -98,6 +101,8 @@ class Inbox:
         self.waiting: set[int] = set()
         self.channels: dict[int, Channel] = {}
         self.ready: deque[Request] = deque()
+        # Calls that wait behind those, by their numbers, if somebody took them out of there.
+        self.queued: Mapping[int, Request] = {}
         # The host said goaway: what is ready is still to be run.
         self.is_over = False
 
@@ -112,6 +117,8 @@ class Inbox:
         elif kind in (KIND_DATA, KIND_ITEM) and (channel := self.channels.get(stream)):
             if len(payload) > MAX_CHUNK:
                 raise ProtocolError("a piece of an item is over the cap")
+            if kind == KIND_DATA and self._unfinished() + len(payload) > _frames.MAX_BODY:
+                raise ProtocolError("unfinished items are over the cap")
             channel.receive(payload, kind == KIND_ITEM)
         elif kind == KIND_CREDIT and len(payload) == _frames.CREDIT.size and stream:
             # For a stream that is over it means nothing.
@@ -137,6 +144,16 @@ class Inbox:
     def end(self, channel: Channel) -> None:
         """A stream is over: what still comes for it is dropped. From any thread."""
         del self.channels[channel.stream]
+
+    def _waiting_bytes(self, latest: Request) -> int:
+        """Bytes of complete bodies whose calls wait, with one that comes to them."""
+        waiting = [latest, *self.ready, *list(self.queued.values())]
+        return sum(len(request.body) for request in waiting)
+
+    def _unfinished(self) -> int:
+        """Bytes of bodies and items that are still arriving."""
+        # Channels are ended by other threads: what is listed is there.
+        return self._held + sum(channel.unfinished for channel in list(self.channels.values()))
 
     def _is_over(self, stream: int) -> bool:
         """Whether what is no open stream may have been one."""
@@ -175,6 +192,9 @@ class Inbox:
         if is_last:
             del self.partial[request.stream]
             self._held -= len(request.body)
-            if len(self.ready) == _MAX_READY:
+            if len(self.ready) + len(self.queued) >= _MAX_READY:
                 raise ProtocolError("more calls at once than any host sends")
+            if len(request.body) > _SMALL and self._waiting_bytes(request) > _frames.MAX_BODY:
+                request.body = bytearray()
+                request.is_refused = True
             self.ready.append(request)

@@ -14,7 +14,14 @@ import traceback
 
 from snakehouse import _buffers, _codec, _failure, _load, _schema
 from snakehouse._doorbell import Doorbell
-from snakehouse._frames import KIND_GOAWAY, KIND_HELLO, PROTOCOL_VERSION, ProtocolError, frame
+from snakehouse._frames import (
+    KIND_GOAWAY,
+    KIND_HELLO,
+    LAST_WORDS,
+    PROTOCOL_VERSION,
+    ProtocolError,
+    frame,
+)
 from snakehouse._modes import Mode
 from snakehouse._version import __version__
 
@@ -285,6 +292,7 @@ def _leave(control: socket.socket | None, status: int) -> NoReturn:
 
 def _say_goodbye(control: socket.socket, reason: str) -> None:
     try:
+        control.settimeout(LAST_WORDS)
         control.sendall(frame(KIND_GOAWAY, 0, reason.encode()))
     except OSError:
         # The host is gone or does not read; the exit status says the rest.

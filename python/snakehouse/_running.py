@@ -12,7 +12,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from typing import Any, Protocol
+    from typing import Protocol
 
     from snakehouse._inbox import Inbox, Request
 
@@ -33,7 +33,7 @@ class Running:
 
     def __init__(self) -> None:
         self._works: dict[int, Work] = {}
-        self._waiting: dict[int, Any] = {}
+        self.waiting: dict[int, Request] = {}
         self._wanted: set[int] = set()
         self._newest = 0
         self._arriving: set[int] = set()
@@ -46,7 +46,7 @@ class Running:
 
     def arrived(self, request: Request) -> None:
         """A call waits to be started. It leaves the inbox after this."""
-        self._waiting[request.stream] = request
+        self.waiting[request.stream] = request
         self._arriving.discard(request.stream)
         if (request.stream - self._newest) & _MASK < 0x80000000:
             self._newest = request.stream
@@ -56,17 +56,17 @@ class Running:
         self._works[stream] = work
         if stream in self._wanted:
             work.cancel()
-        self._waiting.pop(stream, None)
+        self.waiting.pop(stream, None)
 
     def end(self, stream: int) -> None:
         """A call was answered, also one that was never started."""
-        self._waiting.pop(stream, None)
+        self.waiting.pop(stream, None)
         self._works.pop(stream, None)
         self._wanted.discard(stream)
 
     def is_idle(self) -> bool:
         """Whether there is no call at all. Bodies that are still arriving do not count."""
-        return not self._ready and not self._waiting and not self._works
+        return not self._ready and not self.waiting and not self._works
 
     def cancel(self, stream: int) -> None:
         """Give a call up, wherever it is; nothing if it is over."""
@@ -77,5 +77,5 @@ class Running:
             work.cancel()
             return
         is_old = (self._newest - stream) & _MASK < 0x80000000
-        if is_old and stream not in self._arriving and stream not in self._waiting:
+        if is_old and stream not in self._arriving and stream not in self.waiting:
             self._wanted.discard(stream)

@@ -154,14 +154,15 @@ class MainSeat:
             # Cancels and credit come while the event loop runs.
             self._runner.loop.add_reader(self._control, self._pump)
         doorbell = self._doorbell
-        self._turn = turn = self._runner.begin()
+        self._turn = turn = self._runner.begin(context)
         doorbell.on_cancel = self._cancel_task
+        doorbell.on_ring = turn.hit
         try:
             if self._stream in doorbell.wanted:
                 self._cancel_task()
             return self._runner.complete(turn, coroutine, context)
         finally:
-            doorbell.on_cancel = None
+            doorbell.on_cancel = doorbell.on_ring = None
 
     def stop_reading(self) -> None:
         """There is nothing more to be read: who waits is given up."""

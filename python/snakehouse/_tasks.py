@@ -2,25 +2,29 @@
 
 The event loop reads, starts the calls in their order, at most as many at once as the worker has
 capacity, and writes each answer when it is ready. A cancel is a cancel of the call's task. A tool
-that does not await holds up all others, and is not interrupted.
+that does not await holds up all others; if it is cancelled it is interrupted where it is, as
+``_async`` says. A host that reads slowly holds up no call that has begun, and no other begins.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from time import monotonic
 
 from snakehouse import _answer, _telemetry
-from snakehouse._async import AsyncIncoming, run_tool
+from snakehouse._async import AsyncIncoming, Turn, run_tool
 from snakehouse._context import Call, current
 from snakehouse._doorbell import WORD_STARTED
 from snakehouse._errors import Cancelled, MalformedValue
 from snakehouse._frames import KIND_ERROR, KIND_LAST, ProtocolError, in_pieces
 from snakehouse._inbox import Inbox
 from snakehouse._load import LoadError
+from snakehouse._outgoing import Outgoing
 from snakehouse._perform import NO_ARGUMENTS, unready
 from snakehouse._reader import Reader
 from snakehouse._running import Running
@@ -28,12 +32,14 @@ from snakehouse._tool import ASYNC_FUNCTION, ASYNC_GENERATOR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
+    from types import FrameType
 
     from snakehouse._codec import Codec
     from snakehouse._doorbell import Doorbell
     from snakehouse._inbox import Request
     from snakehouse._tool import Tool
+
+_MAX_UNREAD = 4096
 
 
 class TaskServer:
@@ -62,16 +68,22 @@ class TaskServer:
         self._free = capacity
         self._loop = asyncio.new_event_loop()
         self._running = Running()
-        self._inbox = Inbox(self._running.cancel, control.sendall)
+        self._out = Outgoing(self._loop, control, self._written)
+        self._inbox = Inbox(self._running.cancel, self._pong)
         self._running.listen(self._inbox)
         self._reader = Reader(control)
         self._broken: BaseException | None = None
         self._is_over = False
+        # Pongs since there was no more room.
+        self._unread = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        # Of the calls that have begun, by what their context says.
+        self._works: dict[Call, _Work] = {}
         doorbell.route = self._running.cancel
         self._telemetry = _telemetry.current
         self._telemetry.serve(tools, self._speak)
         self._is_telling = False
+        doorbell.on_ring = self._rung
         os.register_at_fork(after_in_child=control.close)
 
     def run(self) -> None:
@@ -81,10 +93,51 @@ class TaskServer:
         """
         self._loop.add_reader(self._control, self._read)
         # A tool may stop the loop as well.
-        while not self._is_over:
-            self._loop.run_forever()
+        try:
+            while not self._is_over:
+                self._loop.run_forever()
+        except SystemExit:
+            with suppress(OSError):
+                self._out.finish()
+            raise
+        if isinstance(self._broken, ProtocolError) and self._out.held:
+            # No last words in the middle of a frame.
+            self._control.shutdown(socket.SHUT_WR)
         if self._broken is not None:
             raise self._broken
+
+    def _rung(self, frame: FrameType | None) -> None:
+        """The bell was heard in this frame."""
+        call = current.get()
+        if call is not None and (work := self._works.get(call)):
+            work.hit(frame)
+
+    def _written(self, error: OSError | None) -> None:
+        """There is room for more to be written, or no use."""
+        if error is not None:
+            self._broken = error
+            self._stop()
+            return
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Begin what there is room for, or end."""
+        if self._is_over:
+            return
+        try:
+            self._start()
+        except OSError as error:
+            self._broken = error
+            self._stop()
+        if self._inbox.is_over and self._running.is_idle() and not self._out.held:
+            self._stop()
+
+    def _pong(self, data: bytes) -> None:
+        """Answer what is no call. Raises ``ProtocolError`` for a host that only asks."""
+        self._unread = 0 if self._out.has_room else self._unread + 1
+        if self._unread > _MAX_UNREAD:
+            raise ProtocolError("pings from a host that does not read")
+        self._out.send(data)
 
     def _read(self) -> None:
         """Read once; what that raises ends the loop, which would only print it."""
@@ -94,9 +147,8 @@ class TaskServer:
                 self._reader.take_all(inbox, monotonic())
                 for request in inbox.ready:
                     self._running.arrived(request)
-                self._start()
-                if not inbox.is_over or not self._running.is_idle():
-                    return
+                self._go_on()
+                return
         except (ProtocolError, OSError) as error:
             self._broken = error
         self._stop()
@@ -106,11 +158,11 @@ class TaskServer:
         self._loop.call_soon_threadsafe(self._tell)
 
     def _tell(self) -> None:
-        """Send all telemetry."""
+        """Send all telemetry that there is room for; the rest goes with a later answer."""
         self._is_telling = False
         try:
-            while batch := self._telemetry.take():
-                self._control.sendall(batch)
+            while (self._out.has_room or self._inbox.is_over) and (batch := self._telemetry.take()):
+                self._out.send(batch)
         except OSError as error:
             self._broken = error
             self._stop()
@@ -121,7 +173,7 @@ class TaskServer:
         self._loop.stop()
 
     def _start(self) -> None:
-        while self._free and self._inbox.ready:
+        while self._free and self._inbox.ready and self._out.has_room:
             request = self._inbox.ready.popleft()
             self._doorbell.words[WORD_STARTED] = request.stream
             content = unready(request, len(self._tools))
@@ -131,8 +183,8 @@ class TaskServer:
                 self._answer(request, KIND_ERROR, content)
                 continue
             self._free -= 1
-            work = _Work(self._loop)
             call = Call(request.arrived, request.micros, request.session, request.place)
+            work = self._works[call] = _Work(self._loop, call)
             context = copy_context()
             context.run(current.set, call)
             task = self._loop.create_task(self._serve(request, work, call), context=context)
@@ -144,7 +196,7 @@ class TaskServer:
     async def _serve(self, request: Request, work: _Work, call: Call) -> None:
         pid = os.getpid()
         tool, codec = self._tools[request.number], self._codec
-        channel, send = request.channel, self._control.sendall
+        channel, out = request.channel, self._out
         is_decoded = False
         try:
             if work.is_cancelled:
@@ -157,8 +209,10 @@ class TaskServer:
             if channel is None and tool.kind == ASYNC_GENERATOR:
                 raise _answer.NotAStream
             if channel is not None:
-                call.incoming = AsyncIncoming(channel, codec.decode, send)
-            result = await run_tool(tool, channel, codec, send, work.was_hit, *body)
+                call.incoming = AsyncIncoming(channel, codec.decode, out.send)
+            result = await run_tool(
+                tool, channel, codec, out.send, work.was_hit, *body, room=out.room
+            )
             kind, payload = KIND_LAST, codec.encode_result(result)
         except SystemExit:
             raise
@@ -178,6 +232,8 @@ class TaskServer:
 
     def _done(self, request: Request, work: _Work, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        if work.call is not None:
+            del self._works[work.call]
         if task.cancelled() and not work.is_answered:
             # A tool cancelled all tasks, this one before its first step.
             self._end(request, KIND_ERROR, _answer.given_up())
@@ -190,13 +246,11 @@ class TaskServer:
             self._stop()
             return
         self._free += 1
-        self._start()
-        if self._inbox.is_over and self._running.is_idle():
-            self._stop()
+        self._go_on()
 
     def _answer(self, request: Request, kind: int, payload: bytes) -> None:
         for head, piece in in_pieces(request.stream, payload, kind):
-            self._control.sendall(head + bytes(piece))
+            self._out.send(head, piece)
         if self._telemetry.waiting:
             if self._telemetry.is_due() or self._inbox.is_over:
                 self._tell()
@@ -208,20 +262,14 @@ class TaskServer:
             self._inbox.end(request.channel)
 
 
-class _Work:
-    """A call in a task, and whether it is given up."""
+class _Work(Turn):
+    """A call in a task, whether it is given up, and whether it is answered."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self.task: asyncio.Task[None] | None = None
-        self.is_cancelled = False
+    __slots__ = ("is_answered",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, call: Call) -> None:
+        super().__init__(loop, call)
         self.is_answered = False
-
-    def cancel(self) -> None:
-        """Give the call up, once. In a signal's handler too."""
-        if not self.is_cancelled and self.task is not None:
-            self.is_cancelled = True
-            self._loop.call_soon_threadsafe(self.task.cancel)
 
     def was_hit(self) -> bool:
         """Whether it is given up."""

@@ -13,6 +13,7 @@ more; or the canceller, then the thread does not go on before it has been hit.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 from contextvars import copy_context
@@ -22,7 +23,7 @@ from time import monotonic, sleep
 from snakehouse import _answer, _buffers, _codec, _telemetry
 from snakehouse._doorbell import WORD_STARTED
 from snakehouse._errors import Cancelled
-from snakehouse._frames import KIND_ERROR, ProtocolError, in_pieces
+from snakehouse._frames import KIND_ERROR, LAST_WORDS, ProtocolError, in_pieces
 from snakehouse._inbox import Inbox
 from snakehouse._load import LoadError
 from snakehouse._perform import perform, unready
@@ -31,7 +32,6 @@ from snakehouse._running import Running
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Coroutine
     from contextvars import Context
     from typing import Any
@@ -84,6 +84,7 @@ class ThreadServer:
         self.doorbell = doorbell
         self.inbox = Inbox(self.running.cancel, self.send)
         self.running.listen(self.inbox)
+        self.inbox.queued = self.running.waiting
         self._control = control
         self._capacity = capacity
         self._reader = Reader(control)
@@ -122,8 +123,10 @@ class ThreadServer:
                 if inbox.is_over and self.running.is_idle():
                     break
         except ProtocolError:
-            # Nobody writes any more: what is said now are the last words.
-            self._writing.acquire()
+            # Nobody writes any more: what is said now are the last words. None are said into a
+            # frame that a host does not read.
+            if not self._writing.acquire(timeout=LAST_WORDS):
+                self._control.shutdown(socket.SHUT_WR)
             raise
         if self._exit is not None:
             raise self._exit
@@ -207,8 +210,6 @@ class ThreadServer:
             self._control.sendall(data)
 
     def _stop_reading(self) -> None:
-        import socket
-
         try:
             self._control.shutdown(socket.SHUT_RD)
         except OSError:
@@ -344,7 +345,7 @@ class ThreadSeat:
 
             self._runner = Runner()
         runner, work = self._runner, self.work
-        turn = runner.begin()
+        turn = runner.begin(context)
         work.wake = turn.cancel
         if work.is_cancelled:
             turn.cancel()

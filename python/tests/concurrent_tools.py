@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import snakehouse
@@ -35,6 +37,34 @@ async def wait() -> str:
     print("ready")
     await asyncio.sleep(1000)
     return "woke up"
+
+
+@snakehouse.tool
+async def never_await(how: str) -> str:
+    """Never lets the event loop go on; says so when it is interrupted."""
+
+    async def inner() -> None:
+        while how == "loop":
+            pass
+        time.sleep(1000)
+
+    try:
+        if how == "task":
+            await asyncio.create_task(inner())
+        await inner()
+    except asyncio.CancelledError:
+        print("interrupted", how)
+        raise
+    return "woke up"
+
+
+@snakehouse.tool
+async def beat(path: str) -> None:
+    """Makes a file longer and longer."""
+    while True:
+        with Path(path).open("a") as file:
+            file.write(".")
+        await asyncio.sleep(0.001)
 
 
 @snakehouse.tool

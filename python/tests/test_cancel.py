@@ -136,3 +136,16 @@ def overtaken(host: Host) -> None:
 
 def test_a_call_that_was_overtaken_is_cancelled_before_it_starts(host: Host) -> None:
     overtaken(host)
+
+
+@pytest.mark.parametrize("how", ["loop", "sleep"])
+def test_a_coroutine_that_never_awaits_is_interrupted(host: Host, how: str) -> None:
+    for _ in range(3):
+        stream = host.start("never_await", how)
+        while host.started != stream:
+            pass
+        host.ring(stream)
+        answered, (kind, failure) = host.reply()
+        assert (answered, kind, failure["code"]) == (stream, _frames.KIND_ERROR, "cancelled")
+    assert host.call("echo", 1) == 1
+    assert host.end() == (0, f"interrupted {how}\n" * 3, "")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 import random
+import select
+import socket
 import struct
 import time
 from collections.abc import Callable
@@ -11,9 +16,10 @@ from pathlib import Path
 import pytest
 from test_cancel import overtaken, wait_until
 
-from conftest import TOOLS, Host
+from conftest import BOUND, TOOLS, Host
 from snakehouse import _frames
 from snakehouse._inbox import Inbox
+from snakehouse._outgoing import Outgoing
 from snakehouse._running import Running
 
 ITEM, LAST, ERROR = _frames.KIND_ITEM, _frames.KIND_LAST, _frames.KIND_ERROR
@@ -363,3 +369,142 @@ def test_a_tool_that_stops_the_event_loop_does_not_end_the_worker(start_host: St
     host = start_mode(start_host, "asyncio")
     assert host.call("stop_the_loop") == "stopped"
     assert host.call("echo", 1) == 1
+
+
+@pytest.mark.parametrize("how", ["loop", "sleep", "task"])
+def test_a_coroutine_that_never_awaits_is_interrupted_and_no_other(
+    start_host: Start, how: str
+) -> None:
+    host = start_mode(start_host, "asyncio", 4)
+    other = host.start("nap", 0.05)
+    stream = host.start("never_await", how)
+    wait_until(lambda: host.started == stream)
+    host.ring(stream)
+    answers = dict(host.reply() for _ in range(2))
+    assert answers[other][0] == LAST
+    kind, failure = answers[stream]
+    assert (kind, failure["code"]) == (ERROR, "cancelled")
+    assert host.call("echo", 1) == 1
+    assert host.end() == (0, f"interrupted {how}\n", "")
+
+
+def test_a_slow_reader_does_not_hold_up_what_runs(start_host: Start, tmp_path: Path) -> None:
+    host = start_mode(start_host, "asyncio", 4)
+    beats = tmp_path / "beats"
+    beating = host.start("beat", str(beats))
+    wait_until(beats.exists)
+    large = host.start("echo", "x" * (8 << 20))
+    # The answer is on its way, and more of it than any socket keeps.
+    select.select([host.socket], [], [])
+    size = beats.stat().st_size
+    wait_until(lambda: beats.stat().st_size > size + 20)
+    assert host.reply() == (large, (LAST, "x" * (8 << 20)))
+    host.ring(beating)
+    assert host.reply()[0] == beating
+    assert host.call("echo", 1) == 1
+
+
+def test_an_answer_that_nobody_read_yet_leaves_before_a_goaway_ends_it(start_host: Start) -> None:
+    host = start_mode(start_host, "asyncio", 2)
+    stream = host.start("echo", "x" * (8 << 20))
+    host.send(_frames.frame(_frames.KIND_GOAWAY, 0, b""))
+    select.select([host.socket], [], [])
+    assert host.reply() == (stream, (LAST, "x" * (8 << 20)))
+    assert host.eof()
+    assert host.outcome()[0] == 0
+
+
+def test_what_is_not_read_leaves_no_room(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    loop = asyncio.new_event_loop()
+    told: list[OSError | None] = []
+    out = Outgoing(loop, ours, told.append)
+    content = os.urandom(4 << 20)
+    out.send(b"head", memoryview(content))
+    assert not out.has_room
+    room = loop.create_task(out.room())
+    loop.run_until_complete(asyncio.sleep(0))
+    assert not room.done()
+    got = b""
+    while len(got) < len(content) + 4:
+        with contextlib.suppress(BlockingIOError):
+            got += theirs.recv(1 << 20, socket.MSG_DONTWAIT)
+        loop.run_until_complete(asyncio.sleep(0))
+    assert got == b"head" + content
+    loop.run_until_complete(room)
+    assert out.has_room
+    assert told
+    assert set(told) == {None}
+    out.send(memoryview(content))
+    theirs.close()
+    while told[-1] is None:
+        loop.run_until_complete(asyncio.sleep(0))
+    assert isinstance(told[-1], OSError)
+    loop.close()
+    ours.close()
+
+
+def test_a_host_that_asks_and_does_not_read_is_left(start_host: Start) -> None:
+    host = start_mode(start_host, "asyncio", 2)
+    host.start("echo", "x" * (8 << 20))
+    select.select([host.socket], [], [])
+    host.send(_frames.frame(_frames.KIND_PING, 0, b"12345678") * 5000)
+    assert host.process.wait(BOUND) == 76
+
+
+def test_garbage_ends_it_while_an_answer_is_not_read(host: Host) -> None:
+    host.start("echo", "x" * (8 << 20))
+    select.select([host.socket], [], [])
+    host.send(_frames.frame(99, 0, b""))
+    assert host.process.wait(BOUND) == 76
+
+
+def test_bodies_that_wait_are_bounded_in_bytes(start_host: Start, tmp_path: Path) -> None:
+    (tmp_path / "tool.py").write_text(
+        "import threading\nimport snakehouse\nfrom snakehouse import _frames\n"
+        "_frames.MAX_BODY = 3 << 20\n"
+        "gate = threading.Event()\n"
+        "@snakehouse.tool\ndef wait():\n    while not gate.wait(0.01): pass\n"
+        "@snakehouse.tool\ndef size(text):\n    gate.set()\n    return len(text)\n"
+    )
+    env = {"SNAKEHOUSE_CAPACITY": "2", "SNAKEHOUSE_MODE": "threads"}
+    host = start_host(tmp_path / "tool.py", env=env).greet()
+    for _ in range(2):
+        host.start("wait")
+    large = [host.start("size", "x" * (1 << 20)) for _ in range(4)]
+    small = host.start("size", "x")
+    # Nothing is started before the last one is there: only now is one of the two let go.
+    host.send(_frames.frame(_frames.KIND_PING, 0, bytes(8)))
+    assert host.frame()[0] == _frames.KIND_PONG
+    host.ring(1)
+    answers = dict(host.reply() for _ in range(7))
+    for stream in large[:2]:
+        assert answers[stream] == (LAST, 1 << 20)
+    for stream in large[2:]:
+        kind, failure = answers[stream]
+        assert (kind, failure["code"]) == (ERROR, "body_too_large")
+    assert answers[small] == (LAST, 1)
+
+
+def test_items_that_arrive_are_bounded_together() -> None:
+    broken: list[int] = []
+    inbox = Inbox(broken.append, lambda _data: None)
+    for stream in (1, 2):
+        head = struct.pack("<HHQQ", 0, _frames.FLAG_STREAM, _frames.NEVER, 0)
+        head += bytes(_frames.OPEN_LENGTH - len(head))
+        inbox.take(_frames.KIND_OPEN, stream, memoryview(head), 0.0)
+    piece = memoryview(bytes(_frames.MAX_CHUNK))
+    most = _frames.MAX_BODY // len(piece)
+    for number in range(most):
+        inbox.take(_frames.KIND_DATA, 1 + number % 2, piece, 0.0)
+    with pytest.raises(_frames.ProtocolError):
+        inbox.take(_frames.KIND_DATA, 1, piece[:1], 0.0)
+    inbox.end(inbox.channels[1])
+    inbox.take(_frames.KIND_DATA, 2, piece, 0.0)
+
+
+def test_calls_that_wait_for_a_thread_are_bounded_in_number(threads: Host) -> None:
+    streams = [threads.open_frames("wait", "sleep") for _ in range(8)]
+    streams += [threads.open_frames("echo", 1) for _ in range(4097)]
+    threads.send(b"".join(data for _, data in streams))
+    assert threads.process.wait(BOUND) == 76

@@ -475,11 +475,11 @@ def test_a_cancel_that_comes_late_does_not_hit_the_next_turn() -> None:
         return "done"
 
     runner = Runner()
-    first = runner.begin()
+    first = runner.begin(copy_context())
     assert runner.complete(first, wait(None), copy_context()) == "done"
-    second = runner.begin()
+    second = runner.begin(copy_context())
     assert runner.complete(second, wait(first), copy_context()) == "done"
-    third = runner.begin()
+    third = runner.begin(copy_context())
     with pytest.raises(Cancelled):
         runner.complete(third, wait(third), copy_context())
     runner.loop.close()

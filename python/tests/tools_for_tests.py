@@ -175,6 +175,19 @@ def note(log: str, text: str) -> None:
 
 
 @snakehouse.tool
+async def never_await(how: str) -> str:
+    """Never lets the event loop go on; says so when it is interrupted."""
+    try:
+        while how == "loop":
+            pass
+        time.sleep(1000)
+    except asyncio.CancelledError:
+        print("interrupted", how)
+        raise
+    return "woke up"
+
+
+@snakehouse.tool
 async def count_to_async(limit: int, log: str = "") -> AsyncIterator[int]:
     try:
         for number in range(limit):
