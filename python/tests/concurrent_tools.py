@@ -40,10 +40,11 @@ async def wait() -> str:
 
 
 @snakehouse.tool
-async def never_await(how: str) -> str:
-    """Never lets the event loop go on; says so when it is interrupted."""
+async def never_await(how: str, mark: str) -> str:
+    """Makes a file, and never lets the event loop go on; says so when it is interrupted."""
 
     async def inner() -> None:
+        os.close(os.open(mark, os.O_CREAT))
         while how == "loop":
             pass
         time.sleep(1000)

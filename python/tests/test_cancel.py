@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -139,11 +140,11 @@ def test_a_call_that_was_overtaken_is_cancelled_before_it_starts(host: Host) -> 
 
 
 @pytest.mark.parametrize("how", ["loop", "sleep"])
-def test_a_coroutine_that_never_awaits_is_interrupted(host: Host, how: str) -> None:
-    for _ in range(3):
-        stream = host.start("never_await", how)
-        while host.started != stream:
-            pass
+def test_a_coroutine_that_never_awaits_is_interrupted(host: Host, how: str, tmp_path: Path) -> None:
+    for number in range(3):
+        mark = tmp_path / str(number)
+        stream = host.start("never_await", how, str(mark))
+        wait_until(mark.exists)
         host.ring(stream)
         answered, (kind, failure) = host.reply()
         assert (answered, kind, failure["code"]) == (stream, _frames.KIND_ERROR, "cancelled")

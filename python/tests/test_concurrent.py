@@ -373,12 +373,13 @@ def test_a_tool_that_stops_the_event_loop_does_not_end_the_worker(start_host: St
 
 @pytest.mark.parametrize("how", ["loop", "sleep", "task"])
 def test_a_coroutine_that_never_awaits_is_interrupted_and_no_other(
-    start_host: Start, how: str
+    start_host: Start, how: str, tmp_path: Path
 ) -> None:
     host = start_mode(start_host, "asyncio", 4)
     other = host.start("nap", 0.05)
-    stream = host.start("never_await", how)
-    wait_until(lambda: host.started == stream)
+    mark = tmp_path / "mark"
+    stream = host.start("never_await", how, str(mark))
+    wait_until(mark.exists)
     host.ring(stream)
     answers = dict(host.reply() for _ in range(2))
     assert answers[other][0] == LAST

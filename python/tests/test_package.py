@@ -51,6 +51,13 @@ def test_the_version_is_that_of_the_release() -> None:
     assert snakehouse.__version__ == cargo["workspace"]["package"]["version"]
 
 
+def test_the_licence_goes_with_the_package() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    (name,) = project["license-files"]
+    text = (PACKAGE.parent / name).read_text()
+    assert text == (PACKAGE.parents[1] / "LICENSE").read_text()
+
+
 def test_a_tool_stays_a_function() -> None:
     @snakehouse.tool
     def double(x: int) -> int:
