@@ -50,6 +50,7 @@ const FILES: &[(&str, &str)] = &[
     file!("_modes.py"),
     file!("_msgpack.py"),
     file!("_nursery.py"),
+    file!("_outgoing.py"),
     file!("_packets.py"),
     file!("_pages.py"),
     file!("_peer.py"),
