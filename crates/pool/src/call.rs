@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::death::Death;
 use crate::dispatcher::Ticket;
+use crate::session::{SessionEnd, Tag};
 use crate::stream::flow::{Flow, FlowHold};
 
 /// The arguments of a Python tool.
@@ -200,6 +201,36 @@ pub enum CallError {
         /// How it died.
         cause: Death,
     },
+    /// The session was closed, or it expired.
+    #[error("the session takes no more calls: {end}")]
+    SessionEnded {
+        /// Which of the two.
+        end: SessionEnd,
+    },
+    /// The session's worker has no free place, and the session does not wait for one.
+    #[error("worker {worker} of the session is busy")]
+    WorkerBusy {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// As many sessions are there as may be.
+    #[error("there are {limit} sessions already")]
+    SessionQuota {
+        /// The limit.
+        limit: usize,
+    },
+    /// No session may have this name.
+    #[error("a session cannot have this name: {rule}")]
+    BadSessionName {
+        /// The rule that it breaks.
+        rule: &'static str,
+    },
+    /// A session of this name is there and behaves otherwise.
+    #[error("session {name} exists with another affinity or time to live")]
+    SessionConflict {
+        /// The name.
+        name: String,
+    },
     /// The arguments cannot travel.
     #[error("the arguments cannot be sent: {0}")]
     BadArguments(ValueError),
@@ -251,6 +282,11 @@ impl CallError {
             | Self::Saturated { .. }
             | Self::UnknownTool { .. }
             | Self::SessionLost { .. }
+            | Self::SessionEnded { .. }
+            | Self::WorkerBusy { .. }
+            | Self::SessionQuota { .. }
+            | Self::BadSessionName { .. }
+            | Self::SessionConflict { .. }
             | Self::BadArguments(_)
             | Self::BreakerOpen { .. } => true,
             _ => false,
@@ -265,16 +301,20 @@ impl Coded for CallError {
             Self::OutcomeUnknown { .. } => Kind::OutcomeUnknown,
             Self::Deadline { .. } | Self::NoWorker { .. } => Kind::Deadline,
             Self::Cancelled => Kind::Cancelled,
-            Self::Saturated { .. } => Kind::Saturated,
+            Self::Saturated { .. } | Self::WorkerBusy { .. } | Self::SessionQuota { .. } => {
+                Kind::Saturated
+            }
+            Self::BadSessionName { .. } => Kind::InvalidInput,
             Self::Tool { failure, .. } => failure.kind,
             Self::UnknownTool { .. } => Kind::NotFound,
-            Self::SessionLost { .. } | Self::Stopped | Self::BreakerOpen { .. } => {
-                Kind::Unavailable
-            }
+            Self::SessionLost { .. }
+            | Self::SessionEnded { .. }
+            | Self::Stopped
+            | Self::BreakerOpen { .. } => Kind::Unavailable,
             Self::BadArguments(error) => error.kind(),
             Self::BadResult { .. } | Self::BadItem { .. } => Kind::Corrupt,
             Self::ResultType { error, .. } => error.kind(),
-            Self::StreamOver => Kind::Conflict,
+            Self::StreamOver | Self::SessionConflict { .. } => Kind::Conflict,
         }
     }
 
@@ -290,6 +330,11 @@ impl Coded for CallError {
             Self::UnknownTool { .. } => "unknown_tool",
             Self::BreakerOpen { .. } => "breaker_open",
             Self::SessionLost { .. } => "session_lost",
+            Self::SessionEnded { .. } => "session_ended",
+            Self::WorkerBusy { .. } => "worker_busy",
+            Self::SessionQuota { .. } => "session_quota",
+            Self::BadSessionName { .. } => "bad_session_name",
+            Self::SessionConflict { .. } => "session_conflict",
             Self::BadArguments(error) => error.code(),
             Self::BadResult { .. } => "bad_result",
             Self::ResultType { .. } => "result_type",
@@ -331,14 +376,30 @@ impl Coded for CallError {
                     .to_owned(),
             ),
             Self::SessionLost { .. } => {
-                Some("open a new session and set its state up again".to_owned())
+                Some("re-create the session and set its state up again".to_owned())
+            }
+            Self::SessionEnded { .. } => {
+                Some("open it again, if need be with a longer time to live".to_owned())
+            }
+            Self::WorkerBusy { .. } => {
+                Some("try again, or let the session's calls wait: affinity queue".to_owned())
+            }
+            Self::SessionQuota { .. } => {
+                Some("close sessions, let them expire sooner, or raise the limit".to_owned())
+            }
+            Self::SessionConflict { .. } => {
+                Some("open it with the options it was made with, or close it first".to_owned())
             }
             Self::BadArguments(error) => error.hint(),
             Self::StreamOver => Some("its result says how it ended".to_owned()),
             Self::ResultType { .. } => Some(
                 "give the Python function a return annotation: it is checked at the start".into(),
             ),
-            Self::Cancelled | Self::BadResult { .. } | Self::BadItem { .. } | Self::Stopped => None,
+            Self::BadSessionName { .. }
+            | Self::Cancelled
+            | Self::BadResult { .. }
+            | Self::BadItem { .. }
+            | Self::Stopped => None,
         }
     }
 }
@@ -353,8 +414,8 @@ pub(crate) struct Call {
     pub(crate) number: u16,
     pub(crate) body: Body,
     pub(crate) options: CallOptions,
-    /// The session's number; 0 is none. A call of a session never changes its worker.
-    pub(crate) session: u64,
+    /// Its session, if it is of one.
+    pub(crate) session: Option<Arc<Tag>>,
     /// Whether it is a stream.
     pub(crate) stream: bool,
     /// Workers that died with it as the next call to start.

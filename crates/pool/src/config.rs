@@ -5,6 +5,7 @@ use std::time::Duration;
 use snakehouse_base::ByteSize;
 use snakehouse_guard::BreakerConfig;
 
+use crate::session::SessionLimits;
 use crate::telemetry::TelemetryConfig;
 
 /// How a pool works. The default is one worker that lives for as long as it can.
@@ -55,6 +56,8 @@ pub struct PoolConfig {
     /// one tool, or in front of a device that may be gone, fails at once instead of after a start.
     /// Deaths of workers open it, failures of tools do not. Costs less than 1 µs per call.
     pub breaker: Option<BreakerConfig>,
+    /// How many sessions there may be, how long they live, and what they may hold in workers.
+    pub sessions: SessionLimits,
     /// Calls that may wait; one more is [`CallError::Saturated`](crate::CallError::Saturated).
     /// Default 10,000.
     pub queue: usize,
@@ -78,6 +81,7 @@ impl Default for PoolConfig {
             standby: 0,
             grow_after: Duration::from_millis(100),
             shrink_after: Duration::from_secs(60),
+            sessions: SessionLimits::default(),
             recycle: Recycle::default(),
             breaker: None,
             queue: 10_000,
@@ -105,6 +109,7 @@ impl PoolConfig {
                 "the memory to recycle at must be at least 1 byte",
                 recycle.memory != Some(ByteSize(0)),
             ),
+            ("there must be room for at least 1 session", self.sessions.most > 0),
             ("jitter must be from 0 to 1", (0.0..=1.0).contains(&recycle.jitter)),
         ];
         rules.into_iter().find(|(_, holds)| !holds).map_or(Ok(()), |(rule, _)| Err(rule))?;
@@ -206,6 +211,7 @@ mod tests {
         names(wrong(|config| config.workers = 0), "at least 1 worker");
         names(wrong(|config| config.min_workers = Some(2)), "min_workers");
         names(wrong(|config| config.queue = 0), "wait");
+        names(wrong(|config| config.sessions.most = 0), "session");
         names(wrong(|config| config.recycle.age = Some(Duration::ZERO)), "age");
         names(wrong(|config| config.recycle.calls = Some(0)), "calls");
         names(wrong(|config| config.recycle.memory = Some(ByteSize(0))), "memory");

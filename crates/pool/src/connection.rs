@@ -3,9 +3,9 @@
 //! Owns the process and the calls that were sent to it. It ends with the worker's death, by which
 //! time every call it had is finished or handed back. Garbage from the worker is a reason to kill
 //! it. The parts: `sent` has the calls by number, `cancels` decides about cancelled ones, `input` and
-//! `output` have the bytes, `buffers` the large ones, `answers` does what the worker says, `recall`
-//! takes calls back from a busy worker, `end` sees to its death. Tested with real workers in
-//! `tests/it`.
+//! `output` have the bytes, `buffers` the large ones, `sessions` what is said about sessions, `answers`
+//! does what the worker says, `recall` takes calls back from a busy worker, `end` sees to its death.
+//! Tested with real workers in `tests/it`.
 
 mod answers;
 mod buffers;
@@ -15,6 +15,7 @@ mod input;
 mod output;
 mod recall;
 mod sent;
+mod sessions;
 mod telemetry;
 
 use std::future::poll_fn;
@@ -59,6 +60,7 @@ pub(crate) struct Connection<'a> {
     tells_started: bool,
     can_recall: bool,
     can_stream: bool,
+    hears_of_sessions: bool,
     /// Calls that the worker runs at once.
     capacity: u32,
     input: Input,
@@ -115,6 +117,7 @@ impl<'a> Connection<'a> {
             tells_started: false,
             can_recall: false,
             can_stream: false,
+            hears_of_sessions: false,
             capacity: 1,
             input: Input::new(),
             output: Output::default(),
@@ -151,6 +154,7 @@ impl<'a> Connection<'a> {
                     self.tells_started = hello.can(Hello::STARTED) && self.process.shares_page();
                     self.can_recall = self.tells_started && hello.can(Hello::RECALL);
                     self.can_stream = hello.can(Hello::STREAMS);
+                    self.hears_of_sessions = hello.can(Hello::SESSIONS);
                     self.telling.can = hello.can(Hello::TELEMETRY);
                     self.capacity = hello.capacity;
                     return Ok(hello);
@@ -200,6 +204,7 @@ impl<'a> Connection<'a> {
         let mut stop_by = None;
         let mut timer = pin!(sleep_until(self.busy_since));
         let mut timer_at = None;
+        self.put_settings();
         self.exchange();
         while self.kill.is_none() {
             let wake = self.wake(stop_by);
@@ -334,9 +339,12 @@ impl<'a> Connection<'a> {
     fn exchange_once(&mut self) {
         let (mut calls, mut cancels) = (std::mem::take(&mut self.calls), Vec::new());
         let now = Instant::now();
+        let mut news = Vec::new();
         self.report(now, |dispatcher, place, report, after| {
             dispatcher.exchange(place, report, now, &mut calls, &mut cancels, after);
+            news = dispatcher.session_news(place);
         });
+        self.tell_sessions(news);
         if !calls.is_empty() && self.sent.is_empty() {
             self.busy_since = now;
         }
@@ -405,7 +413,7 @@ impl<'a> Connection<'a> {
         let head = OpenHead {
             tool: call.number,
             deadline_micros: call.options.deadline.to_wire(now.into_std()),
-            session: call.session,
+            session: call.session.as_ref().map_or(0, |tag| tag.id),
             trace: call.options.trace,
             depth: 0,
             is_stream,

@@ -54,6 +54,18 @@ pub struct PoolCounters {
     pub memory_too_low: u64,
     /// Workers that were replaced because somebody asked for it.
     pub recycled_asked: u64,
+    /// Sessions that were made, with a name or without.
+    pub sessions_made: u64,
+    /// Sessions that were refused because there were as many as may be.
+    pub sessions_refused: u64,
+    /// Sessions that were closed.
+    pub sessions_closed: u64,
+    /// Sessions that expired.
+    pub sessions_expired: u64,
+    /// Sessions that were lost because their worker died.
+    pub sessions_lost: u64,
+    /// Times that a session which only prefers a worker went to another one.
+    pub sessions_moved: u64,
     /// Sessions that were lost because their worker's replacement could wait no longer.
     pub sessions_recycled: u64,
     /// Steps of a worker's life that were refused because they are not possible. It is 0.

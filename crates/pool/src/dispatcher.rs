@@ -8,9 +8,9 @@
 //! its rules in `dispatcher/tests.rs` (calls) and `dispatcher/lives.rs` (workers), and against a
 //! reference under random events in `dispatcher/model.rs`.
 //!
-//! Here is what callers do; `choice` is the order of calls, `lifecycle` what becomes of workers,
-//! `recall` what is taken back from a busy worker, `ledger` where each call is, `seat` one worker's
-//! place.
+//! Here is what callers do; `choice` is the order of calls, `binding` what becomes of sessions,
+//! `lifecycle` what becomes of workers, `recall` what is taken back from a busy worker, `ledger` where
+//! each call is, `seat` one worker's place, `sessions` what is known of each session.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,11 +26,14 @@ use crate::config::PoolConfig;
 use crate::counters::PoolCounters;
 use crate::death::Death;
 use crate::phase::{Phase, Step};
+use crate::session::Tag;
 use crate::worker::{Life, WorkerInfo};
 
 use self::ledger::{At, Ledger, List};
 use self::seat::Seat;
+use self::sessions::Sessions;
 
+mod binding;
 #[cfg(test)]
 mod check;
 mod choice;
@@ -45,9 +48,13 @@ mod recall;
 mod rig;
 mod seat;
 #[cfg(test)]
+mod session_rules;
+mod sessions;
+#[cfg(test)]
 mod tests;
 mod weight;
 
+pub(crate) use self::binding::SessionNews;
 pub(crate) use self::ledger::Ticket;
 pub(crate) use self::lifecycle::{Hail, Unstarted};
 
@@ -60,13 +67,15 @@ const MOST_DEATHS: u32 = 3;
 pub(crate) struct Dispatcher {
     config: PoolConfig,
     next_call: u64,
-    next_session: u64,
     ledger: Ledger,
     /// Calls that any worker may run.
     waiting: List,
     /// Calls of sessions that wait, over all places.
     pinned: usize,
     seats: Vec<Seat>,
+    sessions: Sessions,
+    /// Calls that are bound and do not wait: given out before their step is over, or refused.
+    impatient: Vec<Ticket>,
     /// Workers that shall run calls now, between the least and the most.
     target: usize,
     /// When it last grew.
@@ -122,11 +131,12 @@ impl Dispatcher {
         let chance = config.recycle.seed.map_or_else(Chance::from_entropy, Chance::seeded);
         let mut dispatcher = Self {
             next_call: 1,
-            next_session: 1,
             ledger: Ledger::default(),
             waiting: List::default(),
             pinned: 0,
             seats: std::iter::repeat_with(Seat::vacant).take(config.places()).collect(),
+            sessions: Sessions::new(config.sessions),
+            impatient: Vec::new(),
             target: match config.start {
                 crate::config::Start::Eager => config.least(),
                 crate::config::Start::Lazy => 0,
@@ -149,15 +159,15 @@ impl Dispatcher {
 
     // What callers do.
 
-    /// Accepts a call, for one incarnation if `life` names it, and names it.
+    /// Accepts a call, for the worker of its session if it has one, and names it.
     pub(crate) fn submit(
         &mut self,
         call: Call,
-        life: Option<&Life>,
         now: Instant,
         after: &mut After,
     ) -> Result<Ticket, CallError> {
-        let place = match self.admit(life) {
+        let tag = call.session.clone();
+        let place = match self.admit(tag.as_ref(), now) {
             Ok(place) => place,
             Err(error) => {
                 after.over.push(call);
@@ -173,6 +183,9 @@ impl Dispatcher {
                 self.ledger.enter(pinned, At::Pinned(place), id, call, now)
             }
         };
+        if let Some(tag) = tag {
+            self.entered(&tag, ticket, place);
+        }
         self.next_call += 1;
         self.counters.accepted += 1;
         self.hand_out(now, after);
@@ -183,7 +196,11 @@ impl Dispatcher {
     }
 
     /// Whether one more call may wait, and where the session's worker is.
-    fn admit(&mut self, life: Option<&Life>) -> Result<Option<usize>, CallError> {
+    fn admit(
+        &mut self,
+        session: Option<&Arc<Tag>>,
+        now: Instant,
+    ) -> Result<Option<usize>, CallError> {
         if self.stopped {
             return Err(CallError::Stopped);
         }
@@ -192,7 +209,7 @@ impl Dispatcher {
             self.counters.saturated += 1;
             return Err(CallError::Saturated { limit });
         }
-        life.map(|life| self.seat_of(life)).transpose()
+        session.map_or(Ok(None), |tag| self.admit_session(tag, now))
     }
 
     /// Forgets a call whose caller is gone, and says where it was; `None` if it is over, and its
@@ -232,39 +249,10 @@ impl Dispatcher {
         Some(Where::Queue)
     }
 
-    /// A session on the serving worker that has the fewest.
-    pub(crate) fn open_session(
-        &mut self,
-        now: Instant,
-        after: &mut After,
-    ) -> Result<Option<(u64, Arc<Life>)>, CallError> {
-        if self.stopped {
-            return Err(CallError::Stopped);
-        }
-        self.miss_workers(now, after);
-        let serving = self.seats.iter_mut().filter(|seat| seat.is_open());
-        // One that is about to be replaced would wait for the session's end.
-        let Some(seat) = serving.min_by_key(|seat| (seat.retire.is_some(), seat.sessions)) else {
-            return Ok(None);
-        };
-        let Some(life) = seat.life.clone() else { return Ok(None) };
-        seat.sessions += 1;
-        let id = self.next_session;
-        self.next_session += 1;
-        Ok(Some((id, life)))
-    }
-
-    /// A session ended.
-    pub(crate) fn close_session(&mut self, life: &Life, now: Instant, after: &mut After) {
-        if let Ok(place) = self.seat_of(life) {
-            self.seats[place].sessions -= 1;
-            self.rest(place, now, after);
-        }
-    }
-
     /// Refuses everything from now on; what waits is stopped.
-    pub(crate) fn stop(&mut self, after: &mut After) {
+    pub(crate) fn stop(&mut self, now: Instant, after: &mut After) {
         self.stopped = true;
+        self.stop_sessions();
         self.fail_waiting(&CallError::Stopped, after);
         for place in 0..self.seats.len() {
             while let Some(first) = self.ledger.first(&self.seats[place].pinned) {
@@ -273,6 +261,7 @@ impl Dispatcher {
                 self.fail(call, CallError::Stopped, after);
             }
         }
+        self.close_books(now, after);
     }
 
     // What others see.
@@ -304,7 +293,7 @@ impl Dispatcher {
             in_flight: seat.in_flight(),
             window: seat.window.size(),
             capacity: seat.capacity,
-            sessions: seat.sessions,
+            sessions: seat.bound.len(),
             restarts: seat.restarts,
             rss: None,
         };

@@ -5,7 +5,7 @@
 //! that was started survives its owner.
 //!
 //! **What it owns.** A [`Reaper`] is the parent of all workers of a host. A [`Pool`] keeps workers
-//! alive and gives them calls; a [`Session`] pins calls to one life of one worker.
+//! alive and gives them calls; a [`Session`] keeps calls on one life of one worker.
 //! [`Interpreter::find`] finds Python, a [`Run`] is known to later ones, which end what it left.
 //!
 //! **How it fails.** [`PoolError`] for what cannot be started, [`CallError`] for calls: each call
@@ -92,7 +92,7 @@ pub use python_environment::EnvironmentError;
 pub use reaper::{Reaper, ReaperConfig, ZygoteInfo, ZygoteState};
 pub use run::Run;
 pub use script::{Host, script};
-pub use session::Session;
+pub use session::{Affinity, Session, SessionEnd, SessionInfo, SessionLimits, SessionOptions};
 pub use snakehouse_wire::buffer::SharedBuffer;
 pub use snakehouse_wire::{
     Array, Arrow, ArrowKind, ConvertError, Date, DateTime, Element, Failure, Order, Reference,

@@ -9,7 +9,6 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use snakehouse_base::Deadline;
 use snakehouse_base::id::WorkerId;
 use snakehouse_guard::{Breaker, by};
 use snakehouse_supervise::Scope;
@@ -28,12 +27,12 @@ use crate::keeper;
 use crate::os;
 use crate::output::{Output, OutputCounts, OutputLine};
 use crate::reaper::Reaper;
-use crate::session::Session;
+use crate::session::Tag;
 use crate::spec::WorkerSpec;
 use crate::starts::PoolStarts;
 use crate::stats::Tally;
 use crate::telemetry::{Hub, OpenSpan, SpanKind, TelemetryFilter};
-use crate::worker::{Life, WorkerInfo};
+use crate::worker::WorkerInfo;
 
 /// Workers that serve calls. Cheap to clone; the scope it was started in owns the workers.
 #[derive(Clone)]
@@ -155,7 +154,8 @@ impl Pool {
         let (watched, token) = (shared.clone(), scope.cancelled());
         let _stopper = scope.task("stopper", async move {
             token.cancelled().await;
-            watched.change(Dispatcher::stop);
+            let now = Instant::now();
+            watched.change(|pool, after| pool.stop(now, after));
         });
         let (mut news, token) = (shared.news.subscribe(), scope.cancelled());
         while eager && shared.lock().open_workers() < least {
@@ -201,37 +201,12 @@ impl Pool {
         call_bytes(&self.shared, None, tool, body, options).await
     }
 
-    /// Opens a session on the serving worker that has the fewest. Waits until one serves. Cancel
-    /// safe.
-    ///
-    /// # Errors
-    /// [`CallError::Deadline`], [`CallError::NoWorker`] or [`CallError::Stopped`].
-    pub async fn session(&self, deadline: Deadline) -> Result<Session, CallError> {
-        let mut news = self.shared.news.subscribe();
-        let failed_before = self.shared.lock().failed_starts();
-        loop {
-            news.borrow_and_update();
-            let now = Instant::now();
-            let opened = self.shared.change(|pool, after| pool.open_session(now, after))?;
-            if let Some((id, life)) = opened {
-                return Ok(Session::new(self.shared.clone(), life, id));
-            }
-            if self.shared.lock().failed_starts() > failed_before {
-                return Err(self.shared.not_given_out());
-            }
-            let stopped = self.scope.cancelled();
-            let waited = by(deadline, async {
-                tokio::select! {
-                    changed = news.changed() => changed.map_err(|_gone| CallError::Stopped),
-                    () = stopped.cancelled() => Err(CallError::Stopped),
-                }
-            });
-            waited.await.unwrap_or_else(|| Err(self.shared.not_given_out()))?;
-        }
-    }
-
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    pub(crate) fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     /// Every worker at this moment.
@@ -319,7 +294,7 @@ impl fmt::Debug for Pool {
 }
 
 /// The session a call belongs to.
-pub(crate) type Pin<'a> = Option<(&'a Life, u64)>;
+pub(crate) type Pin<'a> = Option<&'a Arc<Tag>>;
 
 pub(crate) async fn call_value(
     shared: &Shared,
@@ -349,13 +324,12 @@ pub(crate) async fn attempt(
         number: 0,
         body: body.into(),
         options,
-        session: pin.map_or(0, |(_, session)| session),
+        session: pin.cloned(),
         stream: false,
         deaths: 0,
         reply: reply.into(),
     };
-    let life = pin.map(|(life, _)| life);
-    let ticket = shared.change(|pool, after| pool.submit(call, life, now, after))?;
+    let ticket = shared.change(|pool, after| pool.submit(call, now, after))?;
     let mut guard = CancelOnDrop { shared, ticket, armed: true };
     match by(options.deadline, &mut outcome).await {
         Some(outcome) => {

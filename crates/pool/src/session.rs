@@ -1,46 +1,139 @@
-//! Calls that belong together: pinned to one life of one worker.
+//! Calls that belong together: what one leaves in its worker is there for the next.
+//!
+//! A [`Session`] is a handle. What the pool knows of a session is in its dispatcher: to which life of
+//! which worker it is bound, and until when it lives. A session with a name is there for whoever
+//! names it, until it is closed, expires, or is lost with its worker; one without a name ends with its
+//! handle. Tested in `dispatcher/bindings.rs` and its model without workers, and with real ones in
+//! `tests/it/sessions.rs` and `tests/it/named_sessions.rs`.
+
+mod options;
+mod tag;
 
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use snakehouse_base::Deadline;
+use snakehouse_guard::by;
 use snakehouse_wire::Value;
 use tokio::time::Instant;
 
 use crate::attempts::call_bytes;
 use crate::call::{Args, CallError, CallOptions};
-use crate::death::Death;
-use crate::pool::{Shared, call_value};
-use crate::worker::{Life, WorkerRef};
+use crate::pool::{Pool, Shared, call_value};
+use crate::worker::WorkerRef;
 
-/// A session on one incarnation of one worker.
+pub(crate) use self::options::check_name;
+pub use self::options::{Affinity, SessionEnd, SessionInfo, SessionLimits, SessionOptions};
+pub(crate) use self::tag::Tag;
+
+/// A session: calls that go to one incarnation of one worker, or (with [`Affinity::Hint`]) to the
+/// same one if they can.
 ///
 /// State that the session's calls leave in the worker is there for its next call, or the session is
-/// lost: it never moves to another incarnation. Other calls and sessions may use the same worker in
-/// between. Dropping it ends it.
+/// lost: it never moves to another incarnation by itself. Other calls and sessions may use the same
+/// worker in between. A lost session stays lost, for every call and every handle, until somebody
+/// says [`recreate`](Self::recreate).
+///
+/// Dropping a handle ends a session without a name, and nothing else.
+///
+/// ```no_run
+/// # use snakehouse_pool::{Args, CallError, CallOptions, Pool, SessionOptions};
+/// # async fn example(pool: &Pool) -> Result<(), CallError> {
+/// let mut session = pool.named_session("user-42", SessionOptions::default())?;
+/// let call = || Args::none().arg("hello");
+/// let answer = match session.call("chat", call(), CallOptions::default()).await {
+///     Err(CallError::SessionLost { .. }) => {
+///         session = session.recreate()?;
+///         session.call("chat", call(), CallOptions::default()).await?
+///     }
+///     other => other?,
+/// };
+/// # let _ = answer;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Session {
     shared: Arc<Shared>,
-    life: Arc<Life>,
-    id: u64,
+    tag: Arc<Tag>,
+}
+
+impl Pool {
+    /// Opens a session without a name on the serving worker that has the fewest. Waits until one
+    /// serves. It lives as long as its handle. Cancel safe.
+    ///
+    /// # Errors
+    /// [`CallError::Deadline`], [`CallError::NoWorker`], [`CallError::Stopped`] or
+    /// [`CallError::SessionQuota`].
+    pub async fn session(&self, deadline: Deadline) -> Result<Session, CallError> {
+        let shared = self.shared();
+        let mut news = shared.news.subscribe();
+        let failed_before = shared.lock().failed_starts();
+        loop {
+            news.borrow_and_update();
+            let now = Instant::now();
+            let opened = shared.change(|pool, after| pool.open_session(now, after))?;
+            if let Some(tag) = opened {
+                return Ok(Session { shared: shared.clone(), tag });
+            }
+            if shared.lock().failed_starts() > failed_before {
+                return Err(shared.not_given_out());
+            }
+            let stopped = self.scope().cancelled();
+            let waited = by(deadline, async {
+                tokio::select! {
+                    changed = news.changed() => changed.map_err(|_gone| CallError::Stopped),
+                    () = stopped.cancelled() => Err(CallError::Stopped),
+                }
+            });
+            waited.await.unwrap_or_else(|| Err(shared.not_given_out()))?;
+        }
+    }
+
+    /// The session of this name, made if there is none. Does not wait: it gets its worker with its
+    /// first call, in the same step in which that call gets it, so that calls made at the same time
+    /// find one worker.
+    ///
+    /// Looking a session up is a use of it. One that is lost is found lost.
+    ///
+    /// # Errors
+    /// [`CallError::BadSessionName`]: a name has 1 to 256 bytes, no control characters, and does not
+    /// begin with `#`. [`CallError::SessionConflict`] if there is one with other options,
+    /// [`CallError::SessionQuota`] if there are as many as may be, [`CallError::Stopped`].
+    pub fn named_session(&self, name: &str, options: SessionOptions) -> Result<Session, CallError> {
+        check_name(name)?;
+        let now = Instant::now();
+        let tag =
+            self.shared().change(|pool, after| pool.find_session(name, options, now, after))?;
+        Ok(Session { shared: self.shared().clone(), tag })
+    }
+
+    /// Every session, in no particular order. Takes time with their number.
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        let now = Instant::now();
+        self.shared().lock().session_infos(now)
+    }
+
+    /// Closes the session of this name, as [`Session::close`] does; whether there was one.
+    pub fn close_session(&self, name: &str) -> bool {
+        let now = Instant::now();
+        self.shared().change(|pool, after| pool.close_named(name, now, after))
+    }
 }
 
 impl Session {
-    pub(crate) fn new(shared: Arc<Shared>, life: Arc<Life>, id: u64) -> Self {
-        Self { shared, life, id }
-    }
-
     /// Calls a Python tool. Dropping the future cancels the call.
     ///
     /// # Errors
-    /// As [`Pool::call`](crate::Pool::call), and [`CallError::SessionLost`] if the incarnation is
-    /// dead or dies before the call has started.
+    /// As [`Pool::call`](crate::Pool::call), and [`CallError::SessionLost`],
+    /// [`CallError::SessionEnded`] and [`CallError::WorkerBusy`].
     pub async fn call(
         &self,
         tool: &str,
         args: Args,
         options: CallOptions,
     ) -> Result<Value, CallError> {
-        call_value(&self.shared, Some((&self.life, self.id)), tool, args, options).await
+        call_value(&self.shared, Some(&self.tag), tool, args, options).await
     }
 
     /// Calls a tool that reads its own bytes. Dropping the future cancels the call.
@@ -53,42 +146,77 @@ impl Session {
         body: Bytes,
         options: CallOptions,
     ) -> Result<Bytes, CallError> {
-        call_bytes(&self.shared, Some((&self.life, self.id)), tool, body, options).await
+        call_bytes(&self.shared, Some(&self.tag), tool, body, options).await
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
-    pub(crate) fn pin(&self) -> (&Life, u64) {
-        (&self.life, self.id)
+    pub(crate) fn tag(&self) -> &Arc<Tag> {
+        &self.tag
     }
 
-    /// The incarnation it is pinned to.
-    pub fn worker(&self) -> WorkerRef {
-        self.life.worker
+    /// Its number, which no other session of the pool ever has.
+    pub fn id(&self) -> u64 {
+        self.tag.id
     }
 
-    /// Waits until the incarnation is dead; says how it died. Cancel safe.
-    pub async fn lost(&self) -> Death {
-        self.life.ended().await
+    /// Its name, if it has one.
+    pub fn name(&self) -> Option<&str> {
+        self.tag.name.as_deref()
     }
 
-    /// Whether the incarnation is dead.
+    /// The incarnation that it is bound to, or was when it was lost; with [`Affinity::Hint`] the one
+    /// that it prefers. `None` before a named session's first call was given out, and after its end.
+    pub fn worker(&self) -> Option<WorkerRef> {
+        match self.tag.end() {
+            Some(SessionEnd::Lost { worker, .. }) => Some(*worker),
+            _ => self.shared.lock().worker_of(&self.tag),
+        }
+    }
+
+    /// Waits until it takes no more calls; says why. Cancel safe.
+    pub async fn ended(&self) -> SessionEnd {
+        self.tag.ended().await
+    }
+
+    /// Whether it is lost with its worker.
     pub fn is_lost(&self) -> bool {
-        self.life.death().is_some()
+        matches!(self.tag.end(), Some(SessionEnd::Lost { .. }))
+    }
+
+    /// A new session in place of one that is over, with the same name and options and without its
+    /// state. Of several callers who do so, the first makes it and the others find it; so does whoever
+    /// calls it for a session that is not over.
+    ///
+    /// # Errors
+    /// [`CallError::SessionQuota`] or [`CallError::Stopped`].
+    pub fn recreate(&self) -> Result<Self, CallError> {
+        let now = Instant::now();
+        let tag = self.shared.change(|pool, after| pool.recreate_session(&self.tag, now, after))?;
+        Ok(Self { shared: self.shared.clone(), tag })
+    }
+
+    /// Ends it. Calls that were accepted go on, new ones are refused, its name is free; when the last
+    /// call is over, the worker is told and drops its state.
+    pub fn close(&self) {
+        let now = Instant::now();
+        self.shared.change(|pool, after| pool.close_session(&self.tag, now, after));
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let now = Instant::now();
-        self.shared.change(|pool, after| pool.close_session(&self.life, now, after));
+        if self.tag.name.is_none() {
+            self.close();
+        }
     }
 }
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("id", &self.id).field("worker", &self.worker()).finish()
+        let label = self.tag.label();
+        f.debug_struct("Session").field("session", &label).field("end", &self.tag.end()).finish()
     }
 }

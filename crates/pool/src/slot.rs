@@ -39,7 +39,8 @@ pub(crate) fn spec(shared: Arc<Shared>, place: usize) -> ChildSpec {
         async move {
             let outcome = incarnation(&ctx, &shared, place, &delay).await;
             if let Err(error) = &outcome {
-                shared.change(|pool, after| pool.ended(error.to_string(), after));
+                let now = Instant::now();
+                shared.change(|pool, after| pool.ended(error.to_string(), now, after));
             }
             if shared.lock().is_closing(place) {
                 shared.change(|pool, after| pool.closed(place, Instant::now(), after));
@@ -121,7 +122,8 @@ async fn incarnation(
             );
             connection.is_life(incarnation);
             let capacity = usize::try_from(hello.capacity).unwrap_or(1);
-            let hail = Hail { tools: hello.tools, capacity };
+            let hears_of_sessions = hello.can(Hello::SESSIONS);
+            let hail = Hail { tools: hello.tools, capacity, hears_of_sessions };
             let now = Instant::now();
             shared.change(|pool, after| pool.serving(place, hail, now, after));
             shared.news.send_modify(|times| *times += 1);

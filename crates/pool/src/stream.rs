@@ -111,7 +111,8 @@ impl Session {
     /// Opens a stream of a Python tool on the session's worker.
     ///
     /// # Errors
-    /// As [`Pool::stream`], and [`CallError::SessionLost`].
+    /// As [`Pool::stream`], [`CallError::SessionLost`] and [`CallError::SessionEnded`];
+    /// [`CallError::WorkerBusy`] comes from [`Stream::next`].
     pub async fn stream(
         &self,
         tool: &str,
@@ -120,7 +121,7 @@ impl Session {
     ) -> Result<Stream, CallError> {
         let body =
             args.encode(self.shared().spec.has_buffers()).map_err(CallError::BadArguments)?;
-        open(self.shared(), Some(self.pin()), tool, body, options)
+        open(self.shared(), Some(self.tag()), tool, body, options)
     }
 
     /// Opens a stream of a tool that reads its own bytes.
@@ -133,7 +134,7 @@ impl Session {
         body: Bytes,
         options: CallOptions,
     ) -> Result<Stream, CallError> {
-        open(self.shared(), Some(self.pin()), tool, body, options)
+        open(self.shared(), Some(self.tag()), tool, body, options)
     }
 }
 
@@ -154,13 +155,12 @@ fn open(
             number: 0,
             body: body.into(),
             options,
-            session: pin.map_or(0, |(_, session)| session),
+            session: pin.cloned(),
             stream: true,
             deaths: 0,
             reply: Reply::Stream(FlowHold(flow.clone())),
         };
-        let life = pin.map(|(life, _)| life);
-        let ticket = shared.change(|pool, after| pool.submit(call, life, now, after))?;
+        let ticket = shared.change(|pool, after| pool.submit(call, now, after))?;
         Ok((ticket, flow))
     });
     if let Err(error) = &submitted {

@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock};
 use serde::Serialize;
 use snakehouse_base::ByteSize;
 use snakehouse_base::id::{Incarnation, WorkerId};
-use snakehouse_supervise::CancellationToken;
 
 use crate::death::Death;
 
@@ -98,28 +97,20 @@ pub struct WorkerInfo {
 pub(crate) struct Life {
     pub(crate) worker: WorkerRef,
     death: OnceLock<Death>,
-    over: CancellationToken,
 }
 
 impl Life {
     pub(crate) fn new(worker: WorkerRef) -> Arc<Self> {
-        Arc::new(Self { worker, death: OnceLock::new(), over: CancellationToken::new() })
+        Arc::new(Self { worker, death: OnceLock::new() })
     }
 
     pub(crate) fn end(&self, death: Death) {
         // Only the first end counts.
         let _ = self.death.set(death);
-        self.over.cancel();
     }
 
     /// How it ended, if it has.
     pub(crate) fn death(&self) -> Option<&Death> {
         self.death.get()
-    }
-
-    /// Waits for the end. Cancel safe.
-    pub(crate) async fn ended(&self) -> Death {
-        self.over.cancelled().await;
-        self.death.get().cloned().unwrap_or(Death::Unknown)
     }
 }

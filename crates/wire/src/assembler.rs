@@ -192,6 +192,7 @@ impl Assembler {
             (FrameKind::Goaway, _) => {
                 Message::Goaway { reason: String::from_utf8_lossy(&payload).into_owned() }
             }
+            (FrameKind::Session, Side::Worker) => Message::Session(payload),
             (FrameKind::Cancel, Side::Worker) => return Err(malformed),
             (
                 FrameKind::Hello
@@ -200,6 +201,7 @@ impl Assembler {
                 | FrameKind::Cancel
                 | FrameKind::End
                 | FrameKind::Settings
+                | FrameKind::Session
                 | FrameKind::Telemetry,
                 _,
             ) => return Err(out_of_place),

@@ -66,6 +66,9 @@ pub enum FrameKind {
     /// 13, host to worker, stream 0: what the worker should know beside its calls; a map whose keys
     /// each replace what was said before.
     Settings = 13,
+    /// 14, host to worker, stream 0: what becomes of a session; a [`SessionEvent`](crate::SessionEvent)
+    /// map.
+    Session = 14,
     /// 15, worker to host, stream 0: spans and events of its calls; a list of maps.
     Telemetry = 15,
 }
@@ -86,6 +89,7 @@ impl FrameKind {
             11 => Self::Item,
             12 => Self::End,
             13 => Self::Settings,
+            14 => Self::Session,
             15 => Self::Telemetry,
             _ => return None,
         })
@@ -95,7 +99,13 @@ impl FrameKind {
     const fn is_for_connection(self) -> bool {
         matches!(
             self,
-            Self::Hello | Self::Ping | Self::Pong | Self::Goaway | Self::Settings | Self::Telemetry
+            Self::Hello
+                | Self::Ping
+                | Self::Pong
+                | Self::Goaway
+                | Self::Settings
+                | Self::Session
+                | Self::Telemetry
         )
     }
 }

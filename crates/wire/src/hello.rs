@@ -156,6 +156,8 @@ impl Hello {
     pub const STREAMS: &'static str = "streams";
     /// Capability: the worker tells of its calls, if it is asked to.
     pub const TELEMETRY: &'static str = "telemetry";
+    /// Capability: the worker is told of sessions and of the limits of their state.
+    pub const SESSIONS: &'static str = "sessions";
 
     /// Whether the worker has a capability.
     pub fn can(&self, capability: &str) -> bool {

@@ -63,6 +63,7 @@ mod hello;
 mod message;
 mod open;
 pub mod page;
+mod session_event;
 mod trace;
 pub mod value;
 pub mod worker;
@@ -74,6 +75,7 @@ pub use frame::{Frame, FrameError, FrameKind, HEAD_LEN, MAX_CHUNK, MAX_PAYLOAD, 
 pub use hello::{Hello, HelloError, ToolInfo, ToolKind};
 pub use message::{Message, Segment, Segments};
 pub use open::OpenHead;
+pub use session_event::SessionEvent;
 pub use trace::{TraceContext, TraceparentError};
 pub use value::{
     Array, Arrow, ArrowKind, ConvertError, Date, DateTime, Element, Int, Order, Reference, Shared,

@@ -76,6 +76,9 @@ pub enum Message {
     Settings(Bytes),
     /// What the worker tells of its calls: an encoded list of maps.
     Telemetry(Bytes),
+    /// What becomes of a session: an encoded [`SessionEvent`](crate::SessionEvent). Only for workers
+    /// that claim [`Hello::SESSIONS`](crate::Hello::SESSIONS).
+    Session(Bytes),
     /// No new calls.
     Goaway {
         /// For the log. Cut at [`MAX_CHUNK`] bytes.
@@ -171,6 +174,7 @@ impl Message {
             Self::Pong { token } => single(FrameKind::Pong, 0, &token.to_le_bytes(), Bytes::new()),
             Self::Settings(body) => single(FrameKind::Settings, 0, &[], cut(body)),
             Self::Telemetry(body) => single(FrameKind::Telemetry, 0, &[], cut(body)),
+            Self::Session(body) => single(FrameKind::Session, 0, &[], cut(body)),
             Self::Goaway { reason } => single(FrameKind::Goaway, 0, &[], cut(reason.into())),
         }
     }

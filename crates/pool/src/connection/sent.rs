@@ -212,7 +212,7 @@ mod tests {
             number: 0,
             body: Bytes::new().into(),
             options: CallOptions::default(),
-            session: 0,
+            session: None,
             stream: false,
             deaths: 0,
             reply: reply.into(),

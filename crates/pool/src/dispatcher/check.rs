@@ -1,11 +1,12 @@
 //! What is true of a dispatcher at any moment, whatever happened to it. Tests look after every step.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::phase::Phase;
 
 use super::Dispatcher;
-use super::ledger::{At, List};
+use super::ledger::{At, List, Ticket};
 
 impl Dispatcher {
     /// Names the first rule that does not hold.
@@ -33,6 +34,7 @@ impl Dispatcher {
         if self.stopped {
             return holds("nothing waits in a stopped pool", self.waiting() == 0);
         }
+        self.check_sessions()?;
         let (least, most) = (self.config.least(), self.config.most());
         holds("the pool is no larger than it may be", self.target <= most)?;
         holds(
@@ -84,6 +86,58 @@ impl Dispatcher {
         }
     }
 
+    fn check_sessions(&self) -> Result<(), String> {
+        self.sessions.check()?;
+        let holds = |what: &str, holds: bool| match holds {
+            true => Ok(()),
+            false => Err(format!("{what}: {self:?}")),
+        };
+        holds("nobody who does not wait is left", self.impatient.is_empty())?;
+        holds("calls that are over are counted", !self.ledger.has_over())?;
+        let mut open = HashMap::new();
+        let lists = self.seats.iter().flat_map(|seat| [&seat.pinned, &seat.outbox, &seat.given]);
+        for list in lists.chain([&self.waiting]) {
+            for slot in self.ledger.iter(list).filter_map(|ticket| self.ledger.session(ticket)) {
+                *open.entry(slot).or_insert(0) += 1;
+            }
+        }
+        let mut homes = vec![0; self.seats.len()];
+        let mut bound = 0;
+        for record in self.sessions.iter() {
+            let slot = record.tag.slot;
+            holds("open calls are counted", open.remove(&slot).unwrap_or(0) == record.open)?;
+            let gone = record.leaving && record.open == 0;
+            holds("who is found by nobody has calls", !gone)?;
+            holds("who is found by nobody is over", !record.leaving || record.tag.end().is_some())?;
+            for (place, _) in record.homes.iter().filter(|(place, incarnation)| {
+                let seat = &self.seats[*place];
+                seat.incarnation == *incarnation && seat.life.is_some()
+            }) {
+                homes[*place] += 1;
+            }
+            let waits = |ticket: &Ticket| {
+                self.ledger.find(*ticket) == Some(At::Waiting)
+                    && self.ledger.session(*ticket) == Some(slot)
+            };
+            holds("who waits to be bound waits", record.waiting.iter().all(waits))?;
+            let Some(life) = record.life.as_ref().filter(|_| record.tag.is_strict()) else {
+                continue;
+            };
+            bound += 1;
+            holds("what waits of the bound waits there", record.waiting.is_empty())?;
+            let here = self.seats.iter().find(|seat| seat.bound.contains(&slot));
+            let here = here.and_then(|seat| seat.life.as_ref());
+            holds("it is bound where it says", here.is_some_and(|here| Arc::ptr_eq(here, life)))?;
+        }
+        holds("calls are of sessions", open.is_empty())?;
+        let seats = self.seats.iter();
+        holds(
+            "who is bound is known",
+            seats.clone().map(|s| s.bound.len()).sum::<usize>() == bound,
+        )?;
+        holds("homes are counted", seats.map(|seat| seat.homes).eq(homes))
+    }
+
     fn check_seat(&self, place: usize) -> Result<(), String> {
         let seat = &self.seats[place];
         let holds = |what: &str, holds: bool| match holds {
@@ -101,7 +155,7 @@ impl Dispatcher {
         holds("nothing is sent behind streams that hold every place", alone)?;
         let up = seat.phase.is_up();
         holds("only what is up has calls", up || seat.in_flight() == 0)?;
-        let bound = seat.sessions > 0 || !seat.pinned.is_empty();
+        let bound = !seat.bound.is_empty() || !seat.pinned.is_empty();
         holds("sessions are bound to the living", seat.life.is_some() || !bound)?;
         holds("what is alive is known by its life", up || seat.life.is_none())?;
         let spare = seat.phase == Phase::Standby;

@@ -14,6 +14,7 @@ use crate::call::{Call, CallError, Where};
 use crate::phase::Phase;
 
 use super::ledger::{At, Ticket};
+use super::seat::Seat;
 use super::{After, Dispatcher, Report};
 
 /// Where a call comes from.
@@ -99,8 +100,19 @@ impl Dispatcher {
         self.wear(place, count, now, after);
     }
 
-    /// Gives out calls for as long as a worker has room.
+    /// Gives out calls for as long as a worker has room. What does not wait for room is refused.
     pub(super) fn hand_out(&mut self, now: Instant, after: &mut After) {
+        self.give_out(now, after);
+        // It may have stood in the way of others.
+        while self.refuse_impatient(now, after) {
+            self.give_out(now, after);
+        }
+        if self.ledger.has_over() {
+            self.close_books(now, after);
+        }
+    }
+
+    fn give_out(&mut self, now: Instant, after: &mut After) {
         loop {
             let first = self.ledger.first(&self.waiting);
             let choice = first.and_then(|first| self.choose(first));
@@ -131,7 +143,18 @@ impl Dispatcher {
                 && seat.fits(is_stream)
                 && (seat.pinned.is_empty() || !older(self.ledger.first(&seat.pinned)))
         });
-        with_room.min_by_key(|(_, seat)| seat.in_flight()).map(|(place, _)| place)
+        match self.ledger.session(ticket) {
+            None => with_room.min_by_key(|(_, seat)| seat.in_flight()).map(|(place, _)| place),
+            Some(slot) => {
+                let preferred = self.prefers(slot);
+                // Sessions are spread, and keep off a worker that would have to wait for their end.
+                let order = |(place, seat): &(usize, &Seat)| {
+                    let retires = seat.retire.is_some();
+                    (Some(*place) != preferred, retires, seat.in_flight(), seat.homes)
+                };
+                with_room.min_by_key(order).map(|(place, _)| place)
+            }
+        }
     }
 
     /// The oldest call of a session whose worker has room. `first` is the oldest of the others, and
@@ -146,7 +169,8 @@ impl Dispatcher {
             first.filter(|_| choice.is_none()).filter(|first| self.ledger.is_stream(*first));
         let heads = self.seats.iter().enumerate().filter_map(|(place, seat)| {
             let head = self.ledger.first(&seat.pinned)?;
-            let fits = seat.serves_sessions() && seat.fits(self.ledger.is_stream(head));
+            let at_once = self.ledger.is_stream(head) || self.is_impatient(head);
+            let fits = seat.serves_sessions() && seat.fits(at_once);
             let held = seat.phase == Phase::Serving && stuck.is_some_and(|s| s.id < head.id);
             (fits && !held).then_some((head, place))
         });
@@ -195,6 +219,9 @@ impl Dispatcher {
             if let Some(at) = weight.due() {
                 self.arm(at, after);
             }
+        }
+        if let Some(slot) = self.ledger.session(ticket) {
+            self.given(slot, ticket, place, after);
         }
     }
 

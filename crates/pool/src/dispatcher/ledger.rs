@@ -2,10 +2,13 @@
 //!
 //! The entries lie in one vector and are linked through their places in it, so that every operation
 //! takes the same few steps with one call waiting as with a hundred thousand: to the end of a list,
-//! off its front, and out of its middle by [`Ticket`]. Only a call that comes back from a dead worker
-//! is put between others, and it walks past those that came back before it, at most.
+//! off its front, and out of its middle by [`Ticket`]. Two things are put between others: a call that
+//! comes back from a dead worker walks past those that came back before it, and the calls that waited
+//! for their session to be bound walk past those that are bound to the same worker, once.
 //!
 //! It cannot fail. Tested below, where steps are counted, and by the model test of the dispatcher.
+
+use std::collections::BTreeSet;
 
 use tokio::time::Instant;
 
@@ -15,7 +18,7 @@ use crate::call::Call;
 const NONE: u32 = u32::MAX;
 
 /// Names an open call. What is over has no entry, and a ticket of it finds nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Ticket {
     /// Calls are numbered from 1 in the order in which they were accepted.
     pub(crate) id: u64,
@@ -49,6 +52,8 @@ pub(crate) struct Ledger {
     entries: Vec<Entry>,
     /// Entries without a call.
     free: Vec<u32>,
+    /// Calls of sessions that are over, for whoever counts them.
+    over: Vec<(u32, Ticket)>,
     #[cfg(test)]
     pub(super) steps: u64,
 }
@@ -60,6 +65,8 @@ struct Entry {
     at: At,
     call: Option<Call>,
     is_stream: bool,
+    /// The slot of its session.
+    session: Option<u32>,
     cancelled: bool,
     accepted: Instant,
     before: u32,
@@ -102,6 +109,7 @@ impl Ledger {
             id,
             at,
             is_stream: call.is_stream(),
+            session: call.session.as_ref().map(|tag| tag.slot),
             call: Some(call),
             cancelled: false,
             accepted: now,
@@ -146,6 +154,12 @@ impl Ledger {
         self.find(ticket).is_some() && self.entries[ticket.entry as usize].is_stream
     }
 
+    /// The slot of its session, if it is of one.
+    pub(crate) fn session(&self, ticket: Ticket) -> Option<u32> {
+        self.find(ticket)?;
+        self.entries[ticket.entry as usize].session
+    }
+
     /// When it was accepted.
     pub(crate) fn accepted(&self, ticket: Ticket) -> Option<Instant> {
         self.find(ticket).map(|_| self.entries[ticket.entry as usize].accepted)
@@ -171,6 +185,34 @@ impl Ledger {
         self.unlink(from, ticket.entry);
         self.entries[ticket.entry as usize].at = at;
         self.link(to, ticket.entry, to.last, NONE);
+    }
+
+    /// Moves calls, in the order of their numbers, from one list to where they belong in another. How
+    /// many: some may be over.
+    pub(crate) fn merge(
+        &mut self,
+        tickets: &BTreeSet<Ticket>,
+        from: &mut List,
+        to: &mut List,
+        at: At,
+    ) -> usize {
+        let (mut before, mut behind) = (NONE, to.first);
+        let mut moved = 0;
+        for &ticket in tickets {
+            if self.find(ticket).is_none() {
+                continue;
+            }
+            moved += 1;
+            self.unlink(from, ticket.entry);
+            while behind != NONE && self.entries[behind as usize].id < ticket.id {
+                self.count_step();
+                (before, behind) = (behind, self.entries[behind as usize].behind);
+            }
+            self.entries[ticket.entry as usize].at = at;
+            self.link(to, ticket.entry, before, behind);
+            before = ticket.entry;
+        }
+        moved
     }
 
     /// Puts a call back among those that wait there, by its number.
@@ -204,7 +246,18 @@ impl Ledger {
         let entry = &mut self.entries[ticket.entry as usize];
         entry.id = 0;
         self.free.push(ticket.entry);
+        self.over.extend(entry.session.map(|session| (session, ticket)));
         entry.call.take()
+    }
+
+    /// Whether there are calls of sessions that are over.
+    pub(crate) const fn has_over(&self) -> bool {
+        !self.over.is_empty()
+    }
+
+    /// One of them, with the slot of its session.
+    pub(crate) fn next_over(&mut self) -> Option<(u32, Ticket)> {
+        self.over.pop()
     }
 
     /// How many calls are open.

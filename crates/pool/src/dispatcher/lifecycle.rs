@@ -29,6 +29,8 @@ pub(crate) struct Hail {
     pub(crate) tools: Vec<ToolInfo>,
     /// Calls it runs at once; at least 1.
     pub(crate) capacity: usize,
+    /// Whether it is to be told of sessions.
+    pub(crate) hears_of_sessions: bool,
 }
 
 /// What a dead worker had and did not start.
@@ -101,6 +103,7 @@ impl Dispatcher {
         let seat = &mut self.seats[place];
         seat.window = Window::new();
         seat.capacity = hail.capacity.max(1);
+        seat.hears_of_sessions = hail.hears_of_sessions;
         seat.numbers = hail.tools.iter().map(|tool| (tool.name.clone(), tool.number)).collect();
         seat.tools = hail.tools.into();
         seat.too_old = recycle.age.map(|age| now + age.mul_f64(part));
@@ -203,7 +206,7 @@ impl Dispatcher {
             self.counters.cancelled += 1;
             after.over.push(call);
             return;
-        } else if call.session != 0 {
+        } else if call.session.as_ref().is_some_and(|tag| tag.is_strict()) {
             lost.clone()
         } else if self.stopped {
             CallError::Stopped
@@ -220,27 +223,14 @@ impl Dispatcher {
         self.fail(Some(call), error, after);
     }
 
-    /// The sessions of an incarnation are lost, and what they wait for.
-    fn lose_sessions(&mut self, place: usize, cause: &Death, lost: &CallError, after: &mut After) {
-        let seat = &mut self.seats[place];
-        seat.sessions = 0;
-        if let Some(life) = seat.life.take() {
-            life.end(cause.clone());
-        }
-        while let Some(first) = self.ledger.first(&self.seats[place].pinned) {
-            self.pinned -= 1;
-            let call = self.ledger.remove(first, &mut self.seats[place].pinned);
-            self.fail(call, lost.clone(), after);
-        }
-    }
-
     /// An incarnation ended, or could not begin, for this reason. If none ever served and none is
     /// about to, what waits need not wait for its deadline.
-    pub(crate) fn ended(&mut self, why: String, after: &mut After) {
+    pub(crate) fn ended(&mut self, why: String, now: Instant, after: &mut After) {
         let starting = self.seats.iter().any(|seat| seat.phase == Phase::Starting);
         if self.counters.served == 0 && !starting {
             self.failed_starts += 1;
             self.fail_waiting(&CallError::NoWorker { cause: why.clone() }, after);
+            self.close_books(now, after);
         }
         self.last_end = Some(why);
     }
@@ -268,6 +258,7 @@ impl Dispatcher {
         }
         self.grow(now, room);
         self.shrink(now, after);
+        self.expire_sessions(now, after);
         for place in 0..self.seats.len() {
             let old = self.seats[place].too_old.is_some_and(|at| at <= now);
             if old && self.can_retire(place) {
@@ -277,7 +268,6 @@ impl Dispatcher {
                 self.give_up_drain(place, after);
             }
         }
-        self.settle(now, after);
         let mut measure = Vec::new();
         for (place, seat) in self.seats.iter_mut().enumerate() {
             let in_flight = seat.in_flight();
@@ -289,10 +279,8 @@ impl Dispatcher {
                 measure.push((place, seat.incarnation, pid));
             }
         }
-        if !measure.is_empty() {
-            // Who is weighed may have calls again.
-            self.hand_out(now, after);
-        }
+        // Who is weighed may have calls again.
+        self.settle(now, after);
         self.armed = self.next();
         after.keeper = false;
         Chores { open: std::mem::take(&mut self.opened), measure, next: self.armed }
@@ -371,7 +359,7 @@ impl Dispatcher {
             let measure = seat.weight.as_ref().and_then(Weight::due);
             [idle, old, measure, seat.drain_by]
         });
-        seats.flatten().chain(self.grows_at()).min()
+        seats.flatten().chain(self.grows_at()).chain(self.sessions.next_expiry()).min()
     }
 
     /// Has the keeper look at that time at the latest.
@@ -575,7 +563,6 @@ impl Dispatcher {
     /// A worker that is to be replaced was not done in time.
     fn give_up_drain(&mut self, place: usize, after: &mut After) {
         let death = Death::Killed(KillReason::Recycled);
-        self.counters.sessions_recycled += self.seats[place].sessions as u64;
         let (worker, incarnation) = (worker_id(place), self.seats[place].incarnation);
         tracing::warn!(%worker, %incarnation, "worker that is replaced is not done in time");
         let lost = CallError::SessionLost { worker, incarnation, cause: death.clone() };

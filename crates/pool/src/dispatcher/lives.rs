@@ -58,7 +58,7 @@ fn a_lazy_pool_that_cannot_start_says_so_to_its_callers() {
     assert!(rig.begin(0));
     rig.die(0, 0);
     let mut after = After::default();
-    rig.dispatcher.ended("no module named x".to_owned(), &mut after);
+    rig.dispatcher.ended("no module named x".to_owned(), rig.now, &mut after);
     rig.settle(after);
     let error = rig.outcome(id).unwrap().unwrap_err();
     assert_eq!(error, CallError::NoWorker { cause: "no module named x".to_owned() });
@@ -105,10 +105,10 @@ fn a_session_keeps_its_worker() {
     rig.submit("t", None).unwrap();
     rig.start_all();
     rig.answer(0, LONG);
-    let (_, life) = rig.session().unwrap();
+    let session = rig.session().unwrap();
     rig.pass(2 * shrink);
     assert_eq!(rig.states(), [Ready]);
-    rig.end_session(&life);
+    rig.end_session(&session);
     rig.pass(shrink);
     rig.obey();
     assert_eq!(rig.states(), []);
@@ -179,17 +179,17 @@ fn a_drain_waits_for_its_sessions_and_not_for_ever() {
     let recycle = Recycle { age: Some(AGE), ..Recycle::default() };
     let bound = recycle.drain_within;
     let mut rig = Rig::of(recycled(1, recycle), 1);
-    let (session, life) = rig.session().unwrap();
+    let session = rig.session().unwrap();
     rig.pass(AGE);
     rig.start_all();
     assert_eq!(rig.states(), [Draining, Ready]);
-    let served = rig.submit("t", Some((&life, session))).unwrap();
+    let served = rig.submit("t", Some(&session)).unwrap();
     assert_eq!(rig.ids(0), [served], "its session goes on");
     rig.answer(0, LONG);
     rig.pass(bound - SHORT);
     assert_eq!(rig.states(), [Draining, Ready]);
-    let running = rig.submit("t", Some((&life, session))).unwrap();
-    let waiting = rig.submit("t", Some((&life, session))).unwrap();
+    let running = rig.submit("t", Some(&session)).unwrap();
+    let waiting = rig.submit("t", Some(&session)).unwrap();
     rig.pass(SHORT);
     assert!(rig.workers[0].stop.is_cancelled());
     let lost = |error: CallError| match error {
@@ -198,9 +198,9 @@ fn a_drain_waits_for_its_sessions_and_not_for_ever() {
     };
     assert!(lost(rig.outcome(waiting).unwrap().unwrap_err()));
     assert_eq!(rig.outcome(running), None, "what runs may finish within the grace of a stop");
-    assert!(lost(rig.submit("t", Some((&life, session))).unwrap_err()));
-    assert!(life.death().is_some());
-    rig.end_session(&life);
+    assert!(lost(rig.submit("t", Some(&session)).unwrap_err()));
+    assert_eq!(session.end().map(|end| end.as_str()), Some("recycled"));
+    rig.end_session(&session);
     assert_eq!(rig.dispatcher.counters().sessions_recycled, 1);
 }
 
@@ -208,11 +208,11 @@ fn a_drain_waits_for_its_sessions_and_not_for_ever() {
 fn a_drain_ends_with_its_last_session() {
     let recycle = Recycle { age: Some(AGE), ..Recycle::default() };
     let mut rig = Rig::of(recycled(1, recycle), 1);
-    let (_, life) = rig.session().unwrap();
+    let session = rig.session().unwrap();
     rig.pass(AGE);
     rig.start_all();
     assert!(!rig.workers[0].stop.is_cancelled());
-    rig.end_session(&life);
+    rig.end_session(&session);
     assert!(rig.workers[0].stop.is_cancelled());
 }
 
@@ -221,19 +221,19 @@ fn a_drain_ends_with_a_call_that_is_not_given_out_after_all() {
     for (tool, goes) in [("t", true), ("x", false)] {
         let recycle = Recycle { age: Some(AGE), ..Recycle::default() };
         let mut rig = Rig::of(recycled(1, recycle), 1);
-        let (session, life) = rig.session().unwrap();
+        let session = rig.session().unwrap();
         rig.pass(AGE);
         rig.start_all();
         // The first is about to be fetched by the worker's connection, the second waits behind it.
         let mut submit = |tool| {
-            let (call, outcome) = Rig::call(tool, session, true);
+            let (call, outcome) = Rig::call(tool, Some(session.clone()), true);
             let mut after = After::default();
-            (rig.dispatcher.submit(call, Some(&life), rig.now, &mut after).unwrap(), outcome)
+            (rig.dispatcher.submit(call, rig.now, &mut after).unwrap(), outcome)
         };
         let (first, _first_outcome) = submit("t");
         let (_, outcome) = submit(tool);
         let _outcome = (!goes).then_some(outcome);
-        rig.end_session(&life);
+        rig.end_session(&session);
         assert!(!rig.workers[0].stop.is_cancelled());
         let mut after = After::default();
         assert_eq!(rig.dispatcher.cancel(first, rig.now, &mut after), Some(Where::Queue));

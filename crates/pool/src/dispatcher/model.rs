@@ -18,7 +18,8 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::call::CallOptions;
 use crate::config::{Recycle, Start};
-use crate::worker::{Birth, Life};
+use crate::session::{Affinity, SessionLimits, SessionOptions, Tag};
+use crate::worker::Birth;
 
 mod reference;
 mod world;
@@ -38,7 +39,7 @@ fn every_call_is_where_the_reference_says_and_ends_once() {
         worlds.push(world.finish());
     });
     type Count = fn(&PoolCounters) -> u64;
-    let happened: [(&str, Count); 13] = [
+    let happened: [(&str, Count); 17] = [
         ("answered", |count| count.answered / 10),
         ("cancelled", |count| count.cancelled),
         ("failed", |count| count.failed),
@@ -54,6 +55,10 @@ fn every_call_is_where_the_reference_says_and_ends_once() {
         }),
         ("sessions recycled", |count| count.sessions_recycled),
         ("saturated", |count| count.saturated),
+        ("sessions expired", |count| count.sessions_expired),
+        ("sessions lost", |count| count.sessions_lost),
+        ("sessions moved", |count| count.sessions_moved),
+        ("sessions refused", |count| count.sessions_refused),
     ];
     for (what, count) in happened {
         let sum: u64 = worlds.iter().map(count).sum();

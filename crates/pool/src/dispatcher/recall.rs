@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::call::{Call, CallError};
 use crate::death::Death;
+use crate::session::Affinity;
 
 use super::ledger::{At, List};
 use super::{After, Dispatcher, worker_id};
@@ -72,18 +73,22 @@ impl Dispatcher {
             after.over.push(call);
             return;
         }
-        let error = match call.session {
+        let strict = call.session.as_ref().filter(|tag| tag.is_strict());
+        let error = match strict {
             _ if self.stopped => CallError::Stopped,
-            0 => {
+            None => {
                 self.counters.recalled += 1;
                 return self.ledger.give_back(call, At::Waiting, list, &mut self.waiting);
             }
-            _ if seat.life.is_some() => {
+            Some(tag) if seat.life.is_some() => {
+                if tag.options.affinity == Affinity::FailFast {
+                    self.impatient.push(call.ticket);
+                }
                 self.pinned += 1;
                 return self.ledger.give_back(call, At::Pinned(place), list, &mut seat.pinned);
             }
             // The worker drains, and its sessions were given up.
-            _ => CallError::SessionLost {
+            Some(_) => CallError::SessionLost {
                 worker: worker_id(place),
                 incarnation: seat.incarnation,
                 cause: Death::Killed(crate::death::KillReason::Recycled),

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::call::CallOptions;
 use crate::config::Start;
+use crate::session::{SessionOptions, Tag};
 
 pub(super) type Outcome = oneshot::Receiver<Result<Bytes, CallError>>;
 
@@ -42,6 +43,8 @@ pub(super) struct Rig {
     pub(super) next: Option<Instant>,
     /// Whether the rules are not looked after, because there is too much to look at.
     pub(super) unchecked: bool,
+    /// What workers were told about sessions.
+    pub(super) told: Vec<(usize, SessionNews)>,
     /// Memory that is to be measured.
     pub(super) to_measure: Vec<(usize, snakehouse_base::id::Incarnation, u32)>,
 }
@@ -76,6 +79,7 @@ impl Rig {
             keeper: true,
             next: None,
             unchecked: false,
+            told: Vec::new(),
             to_measure: Vec::new(),
         }
     }
@@ -93,7 +97,7 @@ impl Rig {
         self.check();
     }
 
-    fn check(&self) {
+    pub(super) fn check(&self) {
         if !self.unchecked {
             self.dispatcher.check().unwrap();
         }
@@ -146,7 +150,7 @@ impl Rig {
     pub(super) fn hello(&mut self, place: usize) {
         let mut after = After::default();
         let tool = ToolInfo::new("t", 7, ToolKind::Function);
-        let hail = Hail { tools: vec![tool], capacity: self.capacity };
+        let hail = Hail { tools: vec![tool], capacity: self.capacity, hears_of_sessions: true };
         self.dispatcher.serving(place, hail, self.now, &mut after);
         self.settle(after);
         self.keep();
@@ -158,20 +162,16 @@ impl Rig {
         }
     }
 
-    pub(super) fn submit(
-        &mut self,
-        tool: &str,
-        pin: Option<(&Life, u64)>,
-    ) -> Result<u64, CallError> {
+    pub(super) fn submit(&mut self, tool: &str, pin: Option<&Arc<Tag>>) -> Result<u64, CallError> {
         self.submit_as(tool, pin, false)
     }
 
-    pub(super) fn stream(&mut self, pin: Option<(&Life, u64)>) -> Result<u64, CallError> {
+    pub(super) fn stream(&mut self, pin: Option<&Arc<Tag>>) -> Result<u64, CallError> {
         self.submit_as("t", pin, true)
     }
 
     /// A call that nobody has yet, and its outcome.
-    pub(super) fn call(tool: &str, session: u64, stream: bool) -> (Call, Outcome) {
+    pub(super) fn call(tool: &str, session: Option<Arc<Tag>>, stream: bool) -> (Call, Outcome) {
         let (reply, outcome) = oneshot::channel();
         let call = Call {
             ticket: Ticket::default(),
@@ -191,13 +191,12 @@ impl Rig {
     fn submit_as(
         &mut self,
         tool: &str,
-        pin: Option<(&Life, u64)>,
+        pin: Option<&Arc<Tag>>,
         stream: bool,
     ) -> Result<u64, CallError> {
-        let (call, outcome) = Self::call(tool, pin.map_or(0, |(_, session)| session), stream);
+        let (call, outcome) = Self::call(tool, pin.cloned(), stream);
         let mut after = After::default();
-        let life = pin.map(|(life, _)| life);
-        let ticket = self.dispatcher.submit(call, life, self.now, &mut after)?;
+        let ticket = self.dispatcher.submit(call, self.now, &mut after)?;
         self.outcomes.insert(ticket.id, outcome);
         self.tickets.insert(ticket.id, ticket);
         self.settle(after);
@@ -226,6 +225,8 @@ impl Rig {
         let (mut calls, mut cancels, mut after) = (Vec::new(), Vec::new(), After::default());
         let report = Report { answered, busy, ..Report::default() };
         self.dispatcher.exchange(place, &report, self.now, &mut calls, &mut cancels, &mut after);
+        let news = self.dispatcher.session_news(place);
+        self.told.extend(news.into_iter().map(|news| (place, news)));
         assert!(!calls.iter().any(Call::is_abandoned), "it is sent for nobody");
         assert!(calls.iter().all(|call| call.number == 7));
         self.workers[place].has.append(&mut calls);
@@ -342,19 +343,39 @@ impl Rig {
         at
     }
 
-    pub(super) fn session(&mut self) -> Option<(u64, Arc<Life>)> {
-        let mut after = After::default();
-        let session = self.dispatcher.open_session(self.now, &mut after).unwrap();
-        self.settle(after);
-        self.keep();
-        session
+    pub(super) fn session(&mut self) -> Option<Arc<Tag>> {
+        self.change(Dispatcher::open_session).unwrap()
     }
 
-    pub(super) fn end_session(&mut self, life: &Life) {
+    /// The session of a name, made if there is none.
+    pub(super) fn named(
+        &mut self,
+        name: &str,
+        options: SessionOptions,
+    ) -> Result<Arc<Tag>, CallError> {
+        self.change(|pool, now, after| pool.find_session(name, options, now, after))
+    }
+
+    pub(super) fn end_session(&mut self, tag: &Tag) -> bool {
+        self.change(|pool, now, after| pool.close_session(tag, now, after))
+    }
+
+    /// Does what a caller does, and what follows.
+    pub(super) fn change<T>(
+        &mut self,
+        change: impl FnOnce(&mut Dispatcher, Instant, &mut After) -> T,
+    ) -> T {
         let mut after = After::default();
-        self.dispatcher.close_session(life, self.now, &mut after);
+        let result = change(&mut self.dispatcher, self.now, &mut after);
         self.settle(after);
         self.keep();
+        result
+    }
+
+    /// Where the session's worker is.
+    pub(super) fn place_of(&self, tag: &Tag) -> Option<usize> {
+        let worker = self.dispatcher.worker_of(tag)?;
+        Some(usize::try_from(worker.id.0).unwrap())
     }
 
     pub(super) fn recycle(&mut self, place: usize) -> bool {

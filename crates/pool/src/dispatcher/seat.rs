@@ -1,6 +1,6 @@
 //! A worker's place, over all its incarnations: what is known about it, and what room it has.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use crate::phase::Phase;
 use crate::window::Window;
 use crate::worker::{Birth, Life, WorkerState};
 
+use super::binding::SessionNews;
 use super::ledger::{List, Ticket};
 use super::weight::Weight;
 
@@ -61,7 +62,13 @@ pub(crate) struct Seat {
     pub(super) numbers: HashMap<String, u16>,
     pub(super) tools: Arc<[ToolInfo]>,
     pub(super) life: Option<Arc<Life>>,
-    pub(super) sessions: usize,
+    /// The slots of sessions that are bound to this incarnation.
+    pub(super) bound: HashSet<u32>,
+    /// Sessions that may have state here: those, and those that only prefer a worker.
+    pub(super) homes: usize,
+    /// Whether the worker is told of sessions, and what.
+    pub(super) hears_of_sessions: bool,
+    pub(super) news: Vec<SessionNews>,
     /// Why this incarnation is to be replaced.
     pub(super) retire: Option<Why>,
     /// Until when it may drain.
@@ -103,7 +110,10 @@ impl Seat {
             numbers: HashMap::new(),
             tools: Arc::default(),
             life: None,
-            sessions: 0,
+            bound: HashSet::new(),
+            homes: 0,
+            hears_of_sessions: false,
+            news: Vec::new(),
             retire: None,
             drain_by: None,
             too_old: None,
@@ -154,8 +164,8 @@ impl Seat {
     }
 
     /// Whether it has nothing and waits for nothing.
-    pub(super) const fn is_idle(&self) -> bool {
-        self.in_flight() == 0 && self.pinned.is_empty() && self.sessions == 0
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight() == 0 && self.pinned.is_empty() && self.bound.is_empty()
     }
 
     /// Whether a worker is here, or will be, for longer than the work that it has.

@@ -56,8 +56,8 @@ fn unstarted_calls_go_to_another_worker_before_younger_ones() {
 #[test]
 fn a_session_ends_with_its_incarnation() {
     let mut rig = Rig::new(1, 100);
-    let (session, life) = rig.session().unwrap();
-    let pin = Some((&*life, session));
+    let session = rig.session().unwrap();
+    let pin = Some(&session);
     let sent = rig.submit("t", pin).unwrap();
     let waiting = rig.submit("t", pin).unwrap();
     rig.die(0, 0);
@@ -68,17 +68,17 @@ fn a_session_ends_with_its_incarnation() {
     rig.serve(0);
     let error = rig.submit("t", pin).unwrap_err();
     assert!(matches!(error, CallError::SessionLost { .. }), "{error:?}");
-    rig.end_session(&life);
+    rig.end_session(&session);
     assert_eq!(rig.dispatcher.waiting(), 0);
 }
 
 #[test]
 fn a_session_waits_for_its_worker_though_another_is_free() {
     let mut rig = Rig::new(2, 100);
-    let (session, life) = rig.session().unwrap();
-    let place = usize::try_from(life.worker.id.0).unwrap();
-    let first = rig.submit("t", Some((&life, session))).unwrap();
-    let second = rig.submit("t", Some((&life, session))).unwrap();
+    let session = rig.session().unwrap();
+    let place = rig.place_of(&session).unwrap();
+    let first = rig.submit("t", Some(&session)).unwrap();
+    let second = rig.submit("t", Some(&session)).unwrap();
     assert_eq!((rig.ids(place), rig.ids(1 - place)), (vec![first], vec![]));
     rig.answer(place, LONG);
     assert_eq!(rig.ids(place), [second]);
@@ -87,10 +87,10 @@ fn a_session_waits_for_its_worker_though_another_is_free() {
 #[test]
 fn neither_sessions_nor_others_starve() {
     let mut rig = Rig::new(1, 100);
-    let (session, life) = rig.session().unwrap();
+    let session = rig.session().unwrap();
     let mut expected = Vec::new();
     for n in 0..20 {
-        let pin = (n % 3 == 0).then_some((&*life, session));
+        let pin = (n % 3 == 0).then_some(&session);
         expected.push(rig.submit("t", pin).unwrap());
     }
     let mut order = Vec::new();
@@ -148,9 +148,9 @@ fn a_session_s_calls_come_back_to_their_worker() {
     while !rig.ids(1).is_empty() {
         rig.answer(1, SHORT);
     }
-    let (session, life) = rig.session().unwrap();
-    assert_eq!(life.worker.id, worker_id(0));
-    let mut pinned = || rig.submit("t", Some((&life, session))).unwrap();
+    let session = rig.session().unwrap();
+    assert_eq!(rig.place_of(&session), Some(0));
+    let mut pinned = || rig.submit("t", Some(&session)).unwrap();
     let (calls, gone) = ([(); 3].map(|()| pinned()), pinned());
     rig.cancel(gone, false);
     let running = rig.ids(0)[0];
@@ -240,8 +240,8 @@ fn bodies_are_let_go_without_the_lock() {
     rig.dispatcher.cancel(rig.tickets[&ids[1]], rig.now, &mut after);
     assert_eq!(after.over.len(), 1, "of a call that waited");
     rig.submit_many(2);
-    let (call, _outcome) = Rig::call("t", 0, false);
-    assert!(rig.dispatcher.submit(call, None, rig.now, &mut after).is_err());
+    let (call, _outcome) = Rig::call("t", None, false);
+    assert!(rig.dispatcher.submit(call, rig.now, &mut after).is_err());
     assert_eq!(after.over.len(), 2, "of a call that was refused");
     rig.outcomes.clear();
     rig.workers[0].has.clear();
@@ -259,9 +259,9 @@ fn answer(ticket: Ticket) -> Report<'static> {
 fn what_is_over_when_its_turn_comes_is_not_given_out() {
     let mut rig = Rig::new(1, 100);
     let running = rig.submit("t", None).unwrap();
-    let (mut call, mut outcome) = Rig::call("t", 0, true);
+    let (mut call, mut outcome) = Rig::call("t", None, true);
     call.options.deadline = snakehouse_base::Deadline::after(rig.now.into_std(), LONG);
-    rig.dispatcher.submit(call, None, rig.now, &mut After::default()).unwrap();
+    rig.dispatcher.submit(call, rig.now, &mut After::default()).unwrap();
     let next = rig.submit("t", None).unwrap();
     assert_eq!(rig.ids(0), [running]);
     rig.pass(LONG);
@@ -311,10 +311,10 @@ fn why_none_serves_is_known_while_none_does() {
     let mut rig = Rig::new(2, 100);
     let why = |rig: &Rig| rig.dispatcher.why_none_serves().map(str::to_owned);
     rig.die(0, 0);
-    rig.dispatcher.ended("first".to_owned(), &mut After::default());
+    rig.dispatcher.ended("first".to_owned(), rig.now, &mut After::default());
     assert_eq!(why(&rig), None);
     rig.die(1, 0);
-    rig.dispatcher.ended("second".to_owned(), &mut After::default());
+    rig.dispatcher.ended("second".to_owned(), rig.now, &mut After::default());
     assert_eq!(why(&rig), Some("second".to_owned()));
     rig.serve(0);
     assert_eq!(why(&rig), None);
@@ -326,7 +326,7 @@ fn a_stop_ends_what_waits_and_refuses_the_rest() {
     let running = rig.submit("t", None).unwrap();
     let waiting = rig.submit("t", None).unwrap();
     let mut after = After::default();
-    rig.dispatcher.stop(&mut after);
+    rig.dispatcher.stop(rig.now, &mut after);
     rig.settle(after);
     assert_eq!(rig.outcome(waiting), Some(Err(CallError::Stopped)));
     assert_eq!(rig.outcome(running), None);
@@ -398,11 +398,11 @@ fn a_stream_takes_a_worker_of_one_place_alone_and_is_never_sent_ahead() {
 #[test]
 fn a_stream_is_not_starved_by_sessions_nor_they_by_it() {
     let mut rig = Rig::new(1, 1000);
-    let (session, life) = rig.session().unwrap();
-    let first = rig.submit("t", Some((&life, session))).unwrap();
+    let session = rig.session().unwrap();
+    let first = rig.submit("t", Some(&session)).unwrap();
     let stream = rig.stream(None).unwrap();
-    let pinned = rig.submit("t", Some((&life, session))).unwrap();
-    let of_session = rig.stream(Some((&life, session))).unwrap();
+    let pinned = rig.submit("t", Some(&session)).unwrap();
+    let of_session = rig.stream(Some(&session)).unwrap();
     let last = rig.submit("t", None).unwrap();
     let mut order = Vec::new();
     while let Some(&id) = rig.ids(0).first() {

@@ -91,8 +91,9 @@ fn what_the_pool_does_to_a_worker_has_names() {
         let session = pool.session(soon().deadline).await.unwrap();
         let within = snakehouse_pool::CallOptions::within(Duration::from_millis(100));
         session.call("stubborn", Args::none(), within).await.unwrap_err();
-        let lost = session.lost().await;
-        assert_eq!(lost, Death::Killed(KillReason::CancelIgnored));
+        let end = session.ended().await;
+        let lost = end.death().unwrap();
+        assert_eq!(*lost, Death::Killed(KillReason::CancelIgnored));
         assert_eq!(lost.code(), "cancel_ignored");
 
         let trace = Trace::new();

@@ -95,8 +95,8 @@ fn a_tool_that_raises_a_lost_session_and_a_stopped_pool_have_their_codes() {
         assert_eq!((error.kind(), error.code()), (Kind::Tool, "tool_failed"));
 
         let session = pool.session(soon().deadline).await.unwrap();
-        Watched::new(session.worker().pid).kill();
-        session.lost().await;
+        Watched::new(session.worker().unwrap().pid).kill();
+        session.ended().await;
         let error = session.call("count", Args::none(), soon()).await.unwrap_err();
         assert_eq!((error.kind(), error.code()), (Kind::Unavailable, "session_lost"));
 

@@ -147,10 +147,10 @@ fn another_worker_s_processes_are_left_alone() {
         let pool = rig.pool(workers(2)).await;
         let a = pool.session(crate::support::soon().deadline).await.unwrap();
         let b = pool.session(crate::support::soon().deadline).await.unwrap();
-        assert_ne!(a.worker().id, b.worker().id);
+        assert_ne!(a.worker().unwrap().id, b.worker().unwrap().id);
         let of_a = watched(&a.call("litter", Args::none(), crate::support::soon()).await.unwrap());
         let of_b = watched(&b.call("litter", Args::none(), crate::support::soon()).await.unwrap());
-        Watched::new(a.worker().pid).kill();
+        Watched::new(a.worker().unwrap().pid).kill();
         of_a.iter().for_each(Watched::gone);
         assert!(of_b.iter().all(Watched::is_alive));
         b.call("pid", Args::none(), crate::support::soon()).await.unwrap();

@@ -24,7 +24,7 @@ fn a_device_that_fails_is_benched_and_the_replacement_gets_another() {
             other => panic!("{other:?}"),
         }
         // What was set up on the device is gone with it, for the session too.
-        assert_eq!(session.lost().await, Death::DeviceFault);
+        assert_eq!(session.ended().await.death(), Some(&Death::DeviceFault));
         // The same worker, a new life, another device.
         assert_eq!(device(&pool).await, "second");
         assert_eq!(pool.workers()[0].restarts, 1);

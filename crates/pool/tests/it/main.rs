@@ -27,6 +27,7 @@ mod interpreters;
 mod kills;
 mod limits;
 mod measurements;
+mod named_sessions;
 mod pools;
 mod processes;
 mod programs;

@@ -23,7 +23,7 @@ fn a_lazy_pool_has_no_worker_until_it_is_called() {
         assert_eq!(pool.workers().len(), 1);
         let other = rig.pool(lazy(2)).await;
         let session = other.session(soon().deadline).await.unwrap();
-        assert_eq!(other.workers()[0].pid, Some(session.worker().pid));
+        assert_eq!(other.workers()[0].pid, Some(session.worker().unwrap().pid));
         rig.end().await;
     });
 }

@@ -28,7 +28,7 @@ fn a_killed_reaper_takes_everything_with_it_and_comes_back() {
 
             let error = running.await.unwrap().unwrap_err();
             assert_eq!(error.kind(), Kind::WorkerDied, "{error}");
-            assert_eq!(session.lost().await, Death::ReaperDied);
+            assert_eq!(session.ended().await.death(), Some(&Death::ReaperDied));
             doomed.iter().for_each(Watched::gone);
             call_pid(&pool).await;
             assert_eq!(rig.reaper.restarts(), restarts + 1);

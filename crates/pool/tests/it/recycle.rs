@@ -200,7 +200,7 @@ fn a_session_is_waited_for() {
         let recycle = Recycle { calls: Some(3), jitter: 0.0, ..Recycle::default() };
         let pool = rig.pool(PoolConfig { recycle, ..workers(1) }).await;
         let session = pool.session(Deadline::never()).await.unwrap();
-        let pinned = Watched::new(session.worker().pid);
+        let pinned = Watched::new(session.worker().unwrap().pid);
         for expected in 1..=3 {
             let count = session.call("count", Args::none(), soon()).await.unwrap();
             assert_eq!(count.as_i64(), Some(expected));
@@ -227,7 +227,7 @@ fn a_session_is_not_waited_for_for_ever() {
         let session = pool.session(Deadline::never()).await.unwrap();
         let pid = session.call("pid", Args::none(), soon()).await.unwrap();
         let pinned = Watched::new(as_pid(&pid));
-        assert_eq!(session.lost().await, Death::Killed(KillReason::Recycled));
+        assert_eq!(session.ended().await.death(), Some(&Death::Killed(KillReason::Recycled)));
         let error = session.call("pid", Args::none(), soon()).await.unwrap_err();
         assert_eq!(error.code(), "session_lost");
         assert!(matches!(error, CallError::SessionLost { .. }));

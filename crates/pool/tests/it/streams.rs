@@ -334,7 +334,7 @@ fn a_session_s_stream_stays_with_its_worker() {
         let session = pool.session(soon().deadline).await.unwrap();
         let stream = session.stream("dies", Args::none(), soon()).await.unwrap();
         assert_eq!(all(&stream).await.0, [0, 1, 2]);
-        session.lost().await;
+        session.ended().await;
         let error = session.stream("count", Args::none(), soon()).await.unwrap_err();
         assert_eq!(error.code(), "session_lost");
         rig.end().await;

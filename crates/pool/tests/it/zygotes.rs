@@ -34,7 +34,7 @@ async fn one_on_each(pool: &Pool, workers: usize) -> Vec<Session> {
     for _ in 0..workers {
         sessions.push(pool.session(soon().deadline).await.unwrap());
     }
-    let ids: BTreeSet<_> = sessions.iter().map(|session| session.worker().id).collect();
+    let ids: BTreeSet<_> = sessions.iter().map(|session| session.worker().unwrap().id).collect();
     assert_eq!(ids.len(), workers);
     sessions
 }

@@ -62,7 +62,7 @@ impl EngineConnector for PoolConnector {
                 && !last.is_lost()
             {
                 kill(&last);
-                last.lost().await;
+                last.ended().await;
             }
             // audit(deadline): the owner waits for an engine for as long as the service runs
             let session = self.pool.session(Deadline::never()).await;
@@ -103,13 +103,14 @@ impl Engine for PoolWorker {
 
     fn identity(&self) -> EngineIdentity {
         let worker = self.session.worker();
-        EngineIdentity { pid: Some(worker.pid), incarnation: worker.incarnation.0 }
+        let incarnation = worker.map_or(0, |worker| worker.incarnation.0);
+        EngineIdentity { pid: worker.map(|worker| worker.pid), incarnation }
     }
 
     fn lost(&self) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>> {
         let session = self.session.clone();
         Box::pin(async move {
-            session.lost().await;
+            session.ended().await;
         })
     }
 
@@ -122,7 +123,8 @@ impl Engine for PoolWorker {
 /// The worker's identity is its incarnation; its process is not reaped before the pool has seen it
 /// end, so the number cannot belong to another process yet.
 fn kill(session: &Session) {
-    if let Ok(pid) = i32::try_from(session.worker().pid)
+    if let Some(worker) = session.worker()
+        && let Ok(pid) = i32::try_from(worker.pid)
         && let Some(pid) = rustix::process::Pid::from_raw(pid)
         && !session.is_lost()
     {

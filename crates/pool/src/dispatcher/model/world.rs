@@ -10,6 +10,7 @@ use super::reference::View;
 use super::*;
 
 mod end;
+mod sessions;
 
 #[derive(Debug, Default)]
 struct Worker {
@@ -36,18 +37,14 @@ enum Recall {
     Taken,
 }
 
-struct Session {
-    life: Arc<Life>,
-    number: u64,
-}
-
 pub(super) struct World {
     pool: Dispatcher,
     reference: Reference,
     outcomes: BTreeMap<u64, oneshot::Receiver<Result<Bytes, CallError>>>,
     tickets: BTreeMap<u64, Ticket>,
     workers: Vec<Worker>,
-    sessions: Vec<Session>,
+    /// Handles, several of which may be of one session.
+    sessions: Vec<Arc<Tag>>,
     /// Workers that are being weighed.
     scales: Vec<(usize, Incarnation)>,
     now: Instant,
@@ -58,6 +55,7 @@ pub(super) struct World {
     accepted: u64,
     saturated: u64,
     late: u64,
+    refused_sessions: u64,
 }
 
 impl World {
@@ -80,6 +78,11 @@ impl World {
             grow_after: Duration::from_secs(1),
             shrink_after: Duration::from_secs(10),
             queue: pick(5..40),
+            sessions: SessionLimits {
+                most: pick(2..9),
+                ttl: Duration::from_secs(8),
+                ..SessionLimits::default()
+            },
             recycle,
             ..PoolConfig::default()
         };
@@ -100,6 +103,7 @@ impl World {
             accepted: 0,
             saturated: 0,
             late: 0,
+            refused_sessions: 0,
         }
     }
 
@@ -131,9 +135,11 @@ impl World {
             (40..54, Some(place)) => self.come_up(place),
             (54..56, Some(place)) => self.die(place),
             (56..58, Some(place)) => self.weigh(place),
-            (58..85, _) => self.submit(),
-            (85..90, _) => self.cancel(),
-            (90..92, _) => self.open_session(),
+            (58..84, _) => self.submit(),
+            (84..87, _) => self.cancel(),
+            (87..88, _) => self.open_session(),
+            (88..91, _) => self.find_session(),
+            (91..92, _) => self.recreate_session(),
             (92..94, _) => self.close_session(),
             (94..97, Some(place)) => self.recall(place),
             (97..99, _) => {
@@ -169,6 +175,8 @@ impl World {
             window: seat.window.size(),
             recalls: seat.recalls,
             budget: seat.weight.as_ref().map_or(u64::MAX, Weight::left),
+            retires: seat.retire.is_some(),
+            in_peace: seat.phase == Phase::Stopping && seat.life.is_some(),
         };
         let mut views: Vec<_> = self.pool.seats.iter().map(view).collect();
         // What was given this moment is not news to the reference yet.
@@ -188,17 +196,18 @@ impl World {
         let views = self.views();
         self.reference.lose_sessions(&views);
         self.reference.hand_out(&views, self.now);
+        self.reference.count_uses(self.now);
+        self.reference.forget_sessions();
         let ids = |list: &List| self.pool.ledger.iter(list).map(|t| t.id).collect::<Vec<_>>();
         let expected = |holds: &dyn Fn(&reference::RefCall) -> bool| {
             let calls = self.reference.calls.iter().filter(|call| holds(call));
             calls.map(|call| call.id).collect::<Vec<_>>()
         };
-        let waiting = expected(&|call| call.at.is_none() && call.pin.is_none());
+        let waiting = expected(&|call| call.at.is_none() && self.reference.pin(call).is_none());
         assert_eq!(ids(&self.pool.waiting), waiting, "waiting");
         for (place, seat) in self.pool.seats.iter().enumerate() {
-            let pinned = expected(&|call| {
-                call.at.is_none() && call.pin.is_some_and(|(bound, _)| bound == place)
-            });
+            let pinned =
+                expected(&|call| call.at.is_none() && self.reference.pin(call) == Some(place));
             assert_eq!(ids(&seat.pinned), pinned, "pinned to {place}");
             let mut has = ids(&seat.given);
             has.extend(ids(&seat.outbox));
@@ -213,6 +222,9 @@ impl World {
         assert_eq!(count.accepted, self.accepted);
         assert_eq!(count.saturated, self.saturated);
         assert_eq!(count.late, self.late);
+        if !self.reference.stopped {
+            self.compare_sessions();
+        }
     }
 
     // Callers.
@@ -220,13 +232,10 @@ impl World {
     fn submit(&mut self) {
         let session = match self.sessions.len() {
             0 => None,
-            len => (self.pick(0..3) == 0).then(|| self.pick(0..len)),
+            len => (self.pick(0..4) == 0).then(|| self.pick(0..len)),
         };
         let stream = self.pick(0..5) == 0;
-        let (life, number) = match session.map(|nth| &self.sessions[nth]) {
-            Some(session) => (Some(session.life.clone()), session.number),
-            None => (None, 0),
-        };
+        let tag = session.map(|nth| self.sessions[nth].clone());
         // Its caller is slow to look at the time.
         let within = Duration::from_millis(self.pick(1..20_000) as u64);
         let deadline = match self.pick(0..4) {
@@ -241,27 +250,24 @@ impl World {
             number: 0,
             body: Bytes::new().into(),
             options: CallOptions::until(deadline),
-            session: number,
+            session: tag.clone(),
             stream,
             deaths: 0,
             reply: reply.into(),
         };
-        let pin = life.as_ref().map(|life| {
-            let place = usize::try_from(life.worker.id.0).unwrap();
-            (place, life.worker.incarnation)
-        });
         let full = self.reference.waiting() >= self.pool.config.queue;
-        let lost = pin.is_some_and(|(place, incarnation)| {
-            let view = self.views()[place];
-            !view.sessions || view.incarnation != incarnation
-        });
+        let over = tag.as_ref().is_some_and(|tag| self.reference.is_over(tag.id));
+        if let Some(tag) = tag.as_ref().filter(|_| !full) {
+            self.reference.used(tag.id, self.now);
+        }
         let mut after = After::default();
-        match self.pool.submit(call, life.as_deref(), self.now, &mut after) {
+        match self.pool.submit(call, self.now, &mut after) {
             Ok(ticket) => {
-                assert!(!full && !lost);
+                assert!(!full && !over);
                 self.accepted += 1;
                 assert_eq!(ticket.id, self.accepted);
-                self.reference.enter(ticket.id, stream, pin, deadline);
+                let session = tag.map(|tag| tag.id);
+                self.reference.enter(ticket.id, stream, session, deadline);
                 self.outcomes.insert(ticket.id, outcome);
                 self.tickets.insert(ticket.id, ticket);
             }
@@ -269,7 +275,9 @@ impl World {
                 assert!(full);
                 self.saturated += 1;
             }
-            Err(CallError::SessionLost { .. }) => assert!(lost && !full),
+            Err(CallError::SessionLost { .. } | CallError::SessionEnded { .. }) => {
+                assert!(over && !full);
+            }
             Err(error) => panic!("{error}"),
         }
         self.settle(after);
@@ -295,41 +303,6 @@ impl World {
             true => self.reference.call(id).cancelled = true,
             false => self.reference.end(id, End::Cancelled),
         }
-        self.settle(after);
-    }
-
-    fn open_session(&mut self) {
-        let mut after = After::default();
-        if let Some((number, life)) = self.pool.open_session(self.now, &mut after).unwrap() {
-            self.sessions.push(Session { life, number });
-        }
-        self.settle(after);
-    }
-
-    fn close_session(&mut self) {
-        if self.sessions.is_empty() {
-            return;
-        }
-        let nth = self.pick(0..self.sessions.len());
-        let session = self.sessions.swap_remove(nth);
-        // What it waits for is over with it.
-        let bound = |call: &&reference::RefCall| {
-            call.at.is_none()
-                && call.pin.is_some_and(|(place, incarnation)| {
-                    let worker = session.life.worker;
-                    worker.id == worker_id(place) && worker.incarnation == incarnation
-                })
-        };
-        let others = self.sessions.iter().any(|other| Arc::ptr_eq(&other.life, &session.life));
-        if !others {
-            let open: Vec<_> = self.reference.calls.iter().filter(bound).map(|c| c.id).collect();
-            for id in open {
-                drop(self.outcomes.remove(&id));
-                self.give_up(id);
-            }
-        }
-        let mut after = After::default();
-        self.pool.close_session(&session.life, self.now, &mut after);
         self.settle(after);
     }
 
@@ -463,7 +436,7 @@ impl World {
             }
         }
         let mut after = After::default();
-        self.pool.ended("it could not start".to_owned(), &mut after);
+        self.pool.ended("it could not start".to_owned(), self.now, &mut after);
         self.settle(after);
     }
 
@@ -502,7 +475,7 @@ impl World {
             self.workers[place].said_hello = true;
             let tools = vec![ToolInfo::new("t", 7, ToolKind::Function)];
             let mut after = After::default();
-            let hail = Hail { tools, capacity: self.capacity };
+            let hail = Hail { tools, capacity: self.capacity, hears_of_sessions: true };
             self.pool.serving(place, hail, self.now, &mut after);
             self.settle(after);
         }
@@ -528,6 +501,7 @@ impl World {
             return;
         }
         let room = self.pick(0..4) > 0;
+        self.reference.expire(self.now);
         let mut after = After::default();
         let chores = self.pool.chores(self.now, room, &mut after);
         (self.keeper, self.next) = (false, chores.next);

@@ -14,7 +14,7 @@ impl World {
     fn stop(mut self) -> PoolCounters {
         self.reference.stop();
         let mut after = After::default();
-        self.pool.stop(&mut after);
+        self.pool.stop(self.now, &mut after);
         self.settle(after);
         for place in 0..self.workers.len() {
             // Some finish what they have.
@@ -37,9 +37,7 @@ impl World {
 
     /// Everybody does their part until nothing is left to do.
     fn work_off(mut self) -> PoolCounters {
-        while !self.sessions.is_empty() {
-            self.close_session();
-        }
+        self.close_all_sessions();
         for round in 0..1_000 {
             self.keep();
             while !self.scales.is_empty() {
@@ -67,6 +65,7 @@ impl World {
             }
         }
         self.all_over();
+        assert_eq!(self.pool.session_infos(self.now), [], "sessions that never went");
         let kept = self.pool.seats.iter().filter(|seat| seat.is_kept()).count();
         let wanted = self.pool.target + self.pool.config.standby;
         assert!(kept >= wanted, "{kept} of {wanted} places are kept");
