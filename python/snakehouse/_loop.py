@@ -10,9 +10,9 @@ up after all, a timer writes. Nothing but
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
-import struct
 from contextvars import copy_context
 from gc import get_referents
 from sys import getrefcount
@@ -20,6 +20,7 @@ from threading import get_ident
 from time import monotonic
 
 from snakehouse import _answer, _telemetry
+from snakehouse._buffers import LEND_FROM
 from snakehouse._context import Call, current
 from snakehouse._doorbell import WORD_RECALL, WORD_STARTED, Doorbell
 from snakehouse._errors import Cancelled, MalformedValue
@@ -51,8 +52,15 @@ if TYPE_CHECKING:
     from snakehouse._inbox import Request
     from snakehouse._tool import Tool
 
-# A reply longer than this is written without being copied into a batch.
+# A reply longer than this is written without being copied into a batch. Bytes as long as this are
+# not even encoded: MessagePack of them is five bytes and they themselves.
 _BATCH = 64 << 10
+# So much of such bytes is held at most, and so many parts are written without being joined.
+_MOST_LARGE = 256 << 10
+_MOST_PARTS = 256
+# Heads and bodies of answers that are held at most: while the host reads the first of many, the
+# worker goes on, and neither ends up waiting for the other.
+_GROUP = 2 * 24
 # A call is short if it takes less (seconds). A tool is quick after so many short calls in a row.
 _SHORT = 200e-6
 _QUICK = 4
@@ -60,9 +68,8 @@ _QUICK = 4
 _HOLD = 1e-3
 # A timer that was set so long ago (seconds) and has not ended is gone: a tool took it.
 _LOST = 10e-3
-# What a read waits for at most while telemetry waits, and otherwise: for ever.
-_PATIENCE = struct.pack("ll", 0, int(_telemetry.DELAY * 1e6))
-_FOR_EVER = struct.pack("ll", 0, 0)
+# How long (milliseconds) the wait for the host is at most while telemetry waits.
+_PATIENCE = round(_telemetry.DELAY * 1e3)
 # An open frame that is not longer has a body that cannot be nested too deep.
 _SMALL = OPEN_LENGTH + MAX_DEPTH
 # Where in its frame a call's body begins, and what says where it stands in its trace.
@@ -85,8 +92,15 @@ class Loop:
         # Plain functions have the lowest numbers.
         self._plain = sum(tool.kind == FUNCTION for tool in tools)
         self._out: list[bytes] = []
+        # Bytes in it that are not to be copied.
+        self._large = 0
         # What a plain call is told about itself; changed for each, and the same object for all.
         self._reader = Reader(control)
+        # Before each read. Who waits in the read itself is woken for nothing whenever the host
+        # takes answers, since that makes room to write.
+        poll = select.poll()
+        poll.register(control, select.POLLIN)
+        self._wait = poll.poll
         self._current = _PlainCall(self._reader)
         self._base = copy_context()
         self._inbox = Inbox(doorbell.ask, self._out.append)
@@ -96,8 +110,8 @@ class Loop:
         self._broken: Exception | None = None
         self._telemetry = _telemetry.current
         self._telemetry.serve(tools, self._speak, self._take_functions)
-        # Whether a read ends when telemetry has waited for long enough.
-        self._is_impatient = False
+        # How long the next wait for the host may be: for ever, unless telemetry waits as well.
+        self._patience: int | None = None
         self._is_gone = False
         self._forked = False
         self._writing = False
@@ -140,6 +154,7 @@ class Loop:
         # The reader's, in variables of our own: whoever else reads finds them put back.
         buffer, view, room = reader.buffer, reader.view, reader.room
         start, end = reader.start, reader.end
+        wait = self._wait
         # What a context holds. A copy of a context shares it, and a change makes another one, with
         # the same values but for one: a change shows, and whether somebody keeps a copy.
         (shared,) = get_referents(base)
@@ -213,16 +228,21 @@ class Loop:
                         raise
                     if self._forked:
                         os._exit(70)
-                    payload = encode(result)
+                    is_apart = type(result) is bytes and _BATCH <= len(result) < LEND_FROM
+                    payload = None if is_apart else encode(result)
                 except SystemExit:
                     self._end_by_exit()
                     raise
                 except BaseException as error:
                     self._raised(stream, tool.tool, error, is_decoded, view[at + _BODY : stop])
                 else:
-                    if len(payload) <= _BATCH:
+                    if payload is None:
+                        self._keep_bytes(stream, result)
+                    elif len(payload) <= _BATCH:
                         out.append(pack(len(payload), KIND_LAST, stream))
                         out.append(payload)
+                        if len(out) >= _GROUP:
+                            self._flush()
                     else:
                         self._send_large(stream, payload)
                 if tool.short < _QUICK:
@@ -253,11 +273,10 @@ class Loop:
                 start, end = reader.start, reader.end
             if out:
                 self._flush()
-            try:
-                got = control.recv_into(view[end:room])
-            except BlockingIOError:
+            if not wait(self._patience):
                 self._tell()
-                got = control.recv_into(view[end:room])
+                wait()
+            got = control.recv_into(view[end:room])
             if not got:
                 return False
             running.arrived = now = monotonic()
@@ -388,9 +407,7 @@ class Loop:
 
     def _tell(self) -> None:
         """Send all telemetry: nothing else has come for long enough, or nothing comes any more."""
-        if self._is_impatient:
-            self._is_impatient = False
-            self._control.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _FOR_EVER)
+        self._patience = None
         while batch := self._telemetry.take():
             self._out.append(batch)
         self._flush()
@@ -400,17 +417,30 @@ class Loop:
         if telemetry.waiting:
             if telemetry.is_due():
                 self._out.append(telemetry.take())
-            elif not self._is_impatient:
-                self._is_impatient = True
-                self._control.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
+            else:
+                self._patience = _PATIENCE
         if self._out:
             # The timer's end keeps its hands off as long as this is set.
             self._writing = True
-            batch = b"".join(self._out)
-            self._out.clear()
-            self._control.sendall(batch)
+            if self._large and len(self._out) <= _MOST_PARTS:
+                self._flush_large()
+            else:
+                batch = b"".join(self._out)
+                self._out.clear()
+                self._control.sendall(batch)
             self._writing = False
             self._is_fresh = True
+
+    def _flush_large(self) -> None:
+        """Write from where it is what is held."""
+        self._large = 0
+        sent = self._control.sendmsg(self._out)
+        # A signal may cut it short.
+        is_whole = sent == sum(map(len, self._out))
+        rest = b"" if is_whole else memoryview(b"".join(self._out))[sent:]
+        self._out.clear()
+        if rest:
+            self._control.sendall(rest)
 
     def _arm(self) -> bool:
         """Set the timer; false if nothing may be held because the timer is a tool's."""
@@ -474,6 +504,15 @@ class Loop:
             self._send(head, piece)
         self._writing = False
 
+    def _keep_bytes(self, stream: int, result: bytes) -> None:
+        """Keep an answer that is bytes as it is: in an encoded body they would be copied twice."""
+        length = len(result)
+        head = HEAD.pack(5 + length, KIND_LAST, stream) + b"\xc6" + length.to_bytes(4, "big")
+        self._out += (head, result)
+        self._large += length
+        if self._large >= _MOST_LARGE:
+            self._flush()
+
     def _send(self, head: bytes, piece: bytes | memoryview) -> None:
         sent = self._control.sendmsg((head, piece))
         if sent < len(head):
@@ -487,6 +526,7 @@ class Loop:
         self._forked = True
         self._armed = 0.0
         self._out.clear()
+        self._large = 0
         self._control.close()
 
 

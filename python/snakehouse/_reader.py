@@ -59,10 +59,11 @@ class Reader:
                 raise ProtocolError(f"frame of {length} bytes is over the cap")
             missing += length
         if start + missing > self.room or start > _ROOM // 2:
-            rest = bytes(self.view[start:end])
+            rest = self.view[start:end]
             if missing > self.room:
                 self._grow(missing + _ROOM)
             self.start, self.end = 0, len(rest)
+            # In one buffer the two may overlap, which this allows for.
             self.view[: len(rest)] = rest
 
     def _grow(self, room: int) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import struct
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +62,33 @@ def test_every_call_is_answered_in_order(host: Host) -> None:
     for n, (stream, _) in enumerate(frames):
         assert host.reply() == (stream, (_frames.KIND_LAST, n))
     assert host.started == frames[-1][0]
+
+
+def test_long_bytes_among_short_answers_are_whole_and_in_order(host: Host) -> None:
+    for _ in range(5):
+        host.call("echo", 0)
+    # More than the socket holds, so that writes are cut into parts.
+    values = [bytes([n]) * 70_000 if n % 3 == 0 else n for n in range(100)]
+    frames = [host.open_frames("echo", value) for value in values]
+    writer = threading.Thread(target=lambda: host.send(b"".join(data for _, data in frames)))
+    writer.start()
+    for (stream, _), value in zip(frames, values, strict=True):
+        assert host.reply() == (stream, (_frames.KIND_LAST, value))
+    writer.join()
+
+
+def test_a_signal_that_cuts_a_long_write_short_loses_nothing(host: Host) -> None:
+    for _ in range(5):
+        host.call("echo", 0)
+    chance = random.Random(19)
+    values = [chance.randbytes(200_000) for _ in range(20)]
+    for value in values:
+        stream, data = host.open_frames("echo", value)
+        host.send(data)
+        # The worker writes more than the socket holds: it waits within, or will.
+        for _ in range(20):
+            host.process.send_signal(signal.SIGURG)
+        assert host.reply() == (stream, (_frames.KIND_LAST, value))
 
 
 def test_bodies_in_pieces_may_be_interleaved(host: Host) -> None:

@@ -47,12 +47,7 @@ impl Args {
 
     /// `by_name`: shared buffers are not copied.
     pub(crate) fn encode(self, by_name: bool) -> Result<Body, ValueError> {
-        let kwargs = self.kwargs.into_iter().map(|(name, value)| (Value::Str(name), value));
-        let call = Value::List(vec![Value::List(self.args), Value::Dict(kwargs.collect())]);
-        if !by_name {
-            return call.encode().map(Body::from);
-        }
-        let (bytes, shared) = call.encode_by_name()?;
+        let (bytes, shared) = Value::encode_call(&self.args, &self.kwargs, by_name)?;
         Ok(Body { bytes, shared })
     }
 }

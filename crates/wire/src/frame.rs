@@ -239,14 +239,24 @@ impl Frame {
         if kind.is_for_connection() != (stream == 0) {
             return Err(FrameError::WrongStream { kind, stream });
         }
-        let total = HEAD_LEN + len;
-        if buf.len() < total {
-            buf.reserve(total - buf.len());
+        let missing = Self::missing(buf);
+        if missing > 0 {
+            buf.reserve(missing);
             return Ok(None);
         }
-        let mut whole = buf.split_to(total).freeze();
+        let mut whole = buf.split_to(HEAD_LEN + len).freeze();
         let payload = whole.split_off(HEAD_LEN);
         Ok(Some(Self { kind, stream, payload }))
+    }
+
+    /// How many bytes the first frame still needs; 0 if it is whole, and if it is not known because
+    /// its head is not whole or not allowed.
+    pub fn missing(buf: &[u8]) -> usize {
+        let Some(&[a, b, c, d, ..]) = buf.first_chunk::<HEAD_LEN>() else { return 0 };
+        match usize::try_from(u32::from_le_bytes([a, b, c, d])) {
+            Ok(len @ 0..=MAX_PAYLOAD) => (HEAD_LEN + len).saturating_sub(buf.len()),
+            _ => 0,
+        }
     }
 }
 

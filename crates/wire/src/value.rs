@@ -271,35 +271,24 @@ impl Value {
     /// # Errors
     /// [`ValueError`] if it breaks a limit or has a dict that Python cannot hold.
     pub fn encode(&self) -> Result<Bytes, ValueError> {
-        codec::encode(self, false).map(Bytes::from)
+        codec::encode(self).map(Bytes::from)
     }
 
-    /// The value's bytes, in which shared buffers are only named, and those buffers. Whoever reads
-    /// them must have got the buffers.
+    /// The body of a Python call: the value `[args, kwargs]`. With `by_name` shared buffers are only
+    /// named in it, and given beside it, each once: whoever reads the body must have got them.
     ///
     /// # Errors
     /// As [`encode`](Self::encode), and if it names more than [`Value::MAX_BUFFERS`].
-    pub fn encode_by_name(&self) -> Result<(Bytes, Vec<SharedBuffer>), ValueError> {
-        let bytes = codec::encode(self, true)?;
-        let mut buffers = Vec::new();
-        self.collect(&mut buffers);
+    pub fn encode_call(
+        args: &[Self],
+        kwargs: &[(String, Self)],
+        by_name: bool,
+    ) -> Result<(Bytes, Vec<SharedBuffer>), ValueError> {
+        let (bytes, buffers) = codec::encode_call(args, kwargs, by_name)?;
         if buffers.len() > Self::MAX_BUFFERS {
             return Err(ValueError::TooManyBuffers);
         }
         Ok((bytes.into(), buffers))
-    }
-
-    fn collect(&self, buffers: &mut Vec<SharedBuffer>) {
-        match self {
-            Self::Shared(shared) if !buffers.contains(&shared.buffer) => {
-                buffers.push(shared.buffer.clone());
-            }
-            Self::List(items) | Self::Tuple(items) => {
-                items.iter().for_each(|item| item.collect(buffers));
-            }
-            Self::Dict(pairs) => pairs.iter().for_each(|(_, item)| item.collect(buffers)),
-            _ => {}
-        }
     }
 
     /// The value of these bytes, all of them. `bytes` inside of it are slices of the input.

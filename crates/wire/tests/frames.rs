@@ -260,6 +260,18 @@ fn an_error_in_the_middle_of_a_reply_replaces_it() {
 }
 
 #[test]
+fn what_a_frame_still_needs_is_known_from_its_head() {
+    let mut bytes = BytesMut::new();
+    Message::Reply { stream: 1, body: vec![7; 100].into() }.encode(&mut bytes);
+    let whole = HEAD_LEN + 100;
+    for len in 0..=whole {
+        let known = if len < HEAD_LEN { 0 } else { whole - len };
+        assert_eq!(Frame::missing(&bytes[..len]), known);
+    }
+    assert_eq!(Frame::missing(&[0xff; HEAD_LEN]), 0, "over the cap");
+}
+
+#[test]
 fn a_single_frame_body_is_not_copied() {
     let message = Message::Reply { stream: 1, body: vec![7; 64 << 10].into() };
     let mut bytes = BytesMut::new();

@@ -136,6 +136,47 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn a_call_is_the_list_of_its_arguments(
+        args in prop::collection::vec(value(), 0..4), kwargs in prop::collection::vec(value(), 0..4),
+    ) {
+        let kwargs: Vec<_> =
+            kwargs.into_iter().enumerate().map(|(n, value)| (format!("name{n}"), value)).collect();
+        let named = kwargs.iter().map(|(name, value)| (name.as_str().into(), value.clone()));
+        let call = Value::List(vec![Value::List(args.clone()), Value::Dict(named.collect())]);
+        let (bytes, buffers) = Value::encode_call(&args, &kwargs, true).unwrap();
+        prop_assert_eq!(bytes, call.encode().unwrap());
+        prop_assert!(buffers.is_empty());
+    }
+}
+
+#[test]
+fn a_name_that_is_given_twice_is_refused() {
+    for count in [2, 20] {
+        let mut kwargs: Vec<_> = (1..count).map(|n| (format!("name{n}"), Value::None)).collect();
+        assert!(Value::encode_call(&[], &kwargs, false).is_ok());
+        kwargs.push(("name1".to_owned(), Value::None));
+        let refused = Value::encode_call(&[], &kwargs, false);
+        assert_eq!(refused, Err(ValueError::DuplicateKey("\"name1\"".into())));
+    }
+}
+
+#[test]
+fn the_arguments_of_a_call_have_the_limits_of_values() {
+    let nested =
+        |levels| (1..levels).fold(Value::List(vec![]), |inner, _| Value::List(vec![inner]));
+    let call = |levels| Value::encode_call(&[nested(levels)], &[], false);
+    assert!(call(Value::MAX_DEPTH - 2).is_ok());
+    assert_eq!(call(Value::MAX_DEPTH - 1), Err(ValueError::TooDeep));
+}
+
+#[test]
+fn values_are_small() {
+    // Lists and dicts move them.
+    assert!(size_of::<Value>() <= 40, "{}", size_of::<Value>());
+}
+
 #[test]
 fn nesting_has_a_limit_both_ways() {
     for wrap in [Value::List as fn(Vec<Value>) -> Value, Value::Tuple] {

@@ -20,6 +20,9 @@ const READ_ROOM: usize = 256 * 1024;
 /// With less than this left, there is new room.
 const LEAST_ROOM: usize = 16 * 1024;
 
+/// The beginning of a frame that is shorter is moved for the sake of a longer read.
+const MOVE_BELOW: usize = 4 * 1024;
+
 /// Room for one read of what a dead worker left.
 const LAST_ROOM: usize = 64 * 1024;
 
@@ -27,12 +30,15 @@ const LAST_ROOM: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Input {
     bytes: BytesMut,
+    /// Length of the last frame: likely that of the next.
+    last: usize,
     assembler: Assembler,
 }
 
 impl Input {
     pub(super) fn new() -> Self {
-        Self { bytes: BytesMut::new(), assembler: Assembler::host(Assembler::DEFAULT_CAP) }
+        let assembler = Assembler::host(Assembler::DEFAULT_CAP);
+        Self { bytes: BytesMut::new(), last: 0, assembler }
     }
 
     /// The next whole frame of what was read.
@@ -40,7 +46,20 @@ impl Input {
     /// # Errors
     /// What is wrong with it. There is no way on after that.
     pub(super) fn frame(&mut self) -> Result<Option<Frame>, FrameError> {
-        Frame::decode(&mut self.bytes)
+        let missing = Frame::missing(&self.bytes);
+        if missing > self.room() {
+            // It has to move: to where more than its rest can be read.
+            self.bytes.reserve(missing.max(READ_ROOM));
+        }
+        let frame = Frame::decode(&mut self.bytes)?;
+        if let Some(frame) = &frame {
+            self.last = frame.payload.len();
+        }
+        Ok(frame)
+    }
+
+    fn room(&self) -> usize {
+        self.bytes.capacity() - self.bytes.len()
     }
 
     /// The message that a frame completes.
@@ -60,7 +79,12 @@ impl Input {
         socket: &mut UnixStream,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        if self.bytes.capacity() - self.bytes.len() < LEAST_ROOM {
+        let wanted = match self.bytes.len() {
+            0 => self.last.clamp(LEAST_ROOM, READ_ROOM),
+            1..MOVE_BELOW => LEAST_ROOM,
+            _ => 1,
+        };
+        if self.room() < wanted {
             self.bytes.reserve(READ_ROOM);
         }
         // Dropping it half-way loses nothing: it reads when it is ready, or not at all.

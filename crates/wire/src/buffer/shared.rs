@@ -91,7 +91,7 @@ impl SharedBuffer {
     /// [`ValueError::BadArray`] as for [`Array::new`](crate::Array::new).
     pub fn as_array(&self, dtype: &str, shape: &[u64], order: Order) -> Result<Value, ValueError> {
         let layout = Layout::new(dtype, shape, order, self.0.len)?;
-        Ok(Value::Shared(Shared { form: Form::Array(layout), buffer: self.clone() }))
+        Ok(Value::Shared(Shared { form: Form::Array(Box::new(layout)), buffer: self.clone() }))
     }
 
     /// As an argument that arrives as a table or record batch, if the bytes are an IPC stream.

@@ -19,7 +19,11 @@ pub enum Order {
 /// `snakehouse.Array` in a process that has not imported numpy. Arrays that are not contiguous are
 /// sent in C order; subclasses of `ndarray`, objects and structured types do not travel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Array {
+pub struct Array(Box<Parts>);
+
+/// Apart, so that arrays do not make every value as large as they are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Parts {
     layout: Layout,
     data: Bytes,
 }
@@ -52,7 +56,7 @@ impl Array {
     ) -> Result<Self, ValueError> {
         let data = data.into();
         let layout = Layout::new(dtype, shape, order, data.len() as u64)?;
-        Ok(Self { layout, data })
+        Ok(Self::with_layout(layout, data))
     }
 
     /// An array in C order of these numbers.
@@ -67,37 +71,36 @@ impl Array {
 
     /// numpy's `dtype.str`.
     pub fn dtype(&self) -> &str {
-        &self.layout.dtype
+        &self.0.layout.dtype
     }
 
     /// Items in each dimension. Empty for a single item.
     pub fn shape(&self) -> &[u64] {
-        &self.layout.shape
+        &self.0.layout.shape
     }
 
     /// The order of the bytes.
     pub fn order(&self) -> Order {
-        self.layout.order
+        self.0.layout.order
     }
 
     /// The bytes of the items.
     pub fn data(&self) -> &Bytes {
-        &self.data
+        &self.0.data
     }
 
     /// The items in the order of the bytes; none if they are not of this type.
     pub fn items<T: Element>(&self) -> Option<Vec<T>> {
         let size = usize::try_from(item_size(T::DTYPE)?).ok()?;
-        (&*self.layout.dtype == T::DTYPE)
-            .then(|| self.data.chunks_exact(size).map(T::take).collect())
+        (self.dtype() == T::DTYPE).then(|| self.0.data.chunks_exact(size).map(T::take).collect())
     }
 
     pub(super) fn with_layout(layout: Layout, data: Bytes) -> Self {
-        Self { layout, data }
+        Self(Box::new(Parts { layout, data }))
     }
 
     pub(super) fn layout(&self) -> &Layout {
-        &self.layout
+        &self.0.layout
     }
 }
 

@@ -7,29 +7,70 @@
 use bytes::Bytes;
 
 use super::{Int, Value, ValueError, ext, keys};
-use crate::buffer::split;
+use crate::buffer::{SharedBuffer, split};
 
 const EXT_BIG_INT: i8 = 1;
 const EXT_TUPLE: i8 = 2;
 const EXT_SET: i8 = 3;
 const EXT_FROZENSET: i8 = 4;
 
-/// Most values are shorter: they are written into one allocation.
+/// Most values are shorter, apart from one long text or bytes: they are written into one allocation.
 const FIRST_BYTES: usize = 256;
 
 /// Room that is made for a list or dict before its items are seen. A count may lie.
 const FIRST_ITEMS: usize = 32;
 
-/// `by_name`: shared buffers are named, not copied.
-pub(super) fn encode(value: &Value, by_name: bool) -> Result<Vec<u8>, ValueError> {
-    let mut out = Vec::with_capacity(FIRST_BYTES);
-    put(value, &mut out, 1, &mut Tally { items: 0, by_name })?;
+pub(super) fn encode(value: &Value) -> Result<Vec<u8>, ValueError> {
+    let mut out = Vec::with_capacity(FIRST_BYTES + long(value));
+    put(value, &mut out, 1, &mut Tally { items: 0, shared: None })?;
     Ok(out)
+}
+
+/// The body of a call. `by_name`: shared buffers are named, not copied, and given beside it.
+pub(super) fn encode_call(
+    args: &[Value],
+    kwargs: &[(String, Value)],
+    by_name: bool,
+) -> Result<(Vec<u8>, Vec<SharedBuffer>), ValueError> {
+    let values = args.iter().chain(kwargs.iter().map(|(_, value)| value));
+    let mut out = Vec::with_capacity(FIRST_BYTES + values.map(long).sum::<usize>());
+    let mut tally = Tally { items: 0, shared: by_name.then(Vec::new) };
+    // The two containers, and what holds them.
+    tally.add(3)?;
+    put_array_len(&mut out, 2)?;
+    put_array_len(&mut out, args.len())?;
+    args.iter().try_for_each(|arg| put(arg, &mut out, 3, &mut tally))?;
+    keys::check_texts(kwargs.iter().map(|(name, _)| name.as_str()))?;
+    put_len(&mut out, kwargs.len(), Some((0x80, 16)), [None, Some(0xde), Some(0xdf)])?;
+    for (name, value) in kwargs {
+        tally.add(1)?;
+        put_text(&mut out, name)?;
+        put(value, &mut out, 3, &mut tally)?;
+    }
+    Ok((out, tally.shared.unwrap_or_default()))
+}
+
+/// The bytes of what is best copied once, into the room that it needs.
+fn long(value: &Value) -> usize {
+    match value {
+        Value::Str(text) => text.len(),
+        Value::Bytes(bytes) | Value::ByteArray(bytes) => bytes.len(),
+        Value::Array(array) => array.data().len(),
+        _ => 0,
+    }
 }
 
 struct Tally {
     items: usize,
-    by_name: bool,
+    /// Those that were named, if they are to be.
+    shared: Option<Vec<SharedBuffer>>,
+}
+
+impl Tally {
+    fn add(&mut self, items: usize) -> Result<(), ValueError> {
+        self.items += items;
+        if self.items > Value::MAX_ITEMS { Err(ValueError::TooManyItems) } else { Ok(()) }
+    }
 }
 
 fn put(
@@ -41,10 +82,7 @@ fn put(
     if depth > Value::MAX_DEPTH {
         return Err(ValueError::TooDeep);
     }
-    tally.items += 1;
-    if tally.items > Value::MAX_ITEMS {
-        return Err(ValueError::TooManyItems);
-    }
+    tally.add(1)?;
     match value {
         Value::None => out.push(0xc0),
         Value::Bool(false) => out.push(0xc2),
@@ -54,10 +92,7 @@ fn put(
             out.push(0xcb);
             out.extend_from_slice(&x.to_bits().to_be_bytes());
         }
-        Value::Str(text) => {
-            put_len(out, text.len(), Some((0xa0, 32)), [Some(0xd9), Some(0xda), Some(0xdb)])?;
-            put_raw(out, text.as_bytes())?;
-        }
+        Value::Str(text) => put_text(out, text)?,
         Value::Bytes(bytes) => {
             put_len(out, bytes.len(), None, [Some(0xc4), Some(0xc5), Some(0xc6)])?;
             put_raw(out, bytes)?;
@@ -78,11 +113,16 @@ fn put(
                 put(item, out, depth + 1, tally)?;
             }
         }
-        Value::Shared(shared) if !tally.by_name => {
+        Value::Shared(shared) if tally.shared.is_none() => {
             tally.items -= 1;
             put(&shared.copied()?, out, depth, tally)?;
         }
         other => {
+            if let (Value::Shared(shared), Some(named)) = (other, &mut tally.shared)
+                && !named.contains(&shared.buffer)
+            {
+                named.push(shared.buffer.clone());
+            }
             let mut head = Vec::new();
             if let Some((kind, tail)) = ext::parts(other, &mut head) {
                 put_ext_head(out, kind, head.len() + tail.len())?;
@@ -103,8 +143,17 @@ fn put_array(
     depth: usize,
     tally: &mut Tally,
 ) -> Result<(), ValueError> {
-    put_len(out, list.len(), Some((0x90, 16)), [None, Some(0xdc), Some(0xdd)])?;
+    put_array_len(out, list.len())?;
     list.iter().try_for_each(|item| put(item, out, depth + 1, tally))
+}
+
+fn put_array_len(out: &mut Vec<u8>, len: usize) -> Result<(), ValueError> {
+    put_len(out, len, Some((0x90, 16)), [None, Some(0xdc), Some(0xdd)])
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) -> Result<(), ValueError> {
+    put_len(out, text.len(), Some((0xa0, 32)), [Some(0xd9), Some(0xda), Some(0xdb)])?;
+    put_raw(out, text.as_bytes())
 }
 
 /// Sorted, so that equal sets have equal bytes whatever order Python finds their items in.
@@ -124,7 +173,7 @@ fn put_set(
     }
     parts.sort_unstable();
     let mut inner = Vec::new();
-    put_len(&mut inner, list.len(), Some((0x90, 16)), [None, Some(0xdc), Some(0xdd)])?;
+    put_array_len(&mut inner, list.len())?;
     parts.iter().try_for_each(|part| put_raw(&mut inner, part))?;
     put_ext(out, kind, &inner)
 }

@@ -13,30 +13,46 @@ use super::{Value, ValueError};
 /// So few texts are compared with each other sooner than hashed.
 const FEW: usize = 8;
 
+/// Refuses repeated texts, such as names of arguments.
+pub(super) fn check_texts<'a, I>(texts: I) -> Result<(), ValueError>
+where
+    I: ExactSizeIterator<Item = &'a str> + Clone,
+{
+    let few = texts.len() <= FEW;
+    let mut seen = HashSet::new();
+    for (at, text) in texts.clone().enumerate() {
+        let fresh = match few {
+            true => texts.clone().take(at).all(|before| before != text),
+            false => seen.insert(text),
+        };
+        if !fresh {
+            return Err(ValueError::DuplicateKey(shown(format!("{text:?}"))));
+        }
+    }
+    Ok(())
+}
+
 /// Refuses unhashable and repeated keys.
 pub(super) fn check<'a, I>(keys: I) -> Result<(), ValueError>
 where
     I: ExactSizeIterator<Item = &'a Value> + Clone,
 {
-    let few = keys.len() <= FEW;
-    let mut texts = HashSet::new();
-    let mut others = HashSet::new();
-    for (at, key) in keys.clone().enumerate() {
-        let fresh = match key {
-            Value::Str(text) if few => {
-                keys.clone().take(at).all(|before| before.as_str() != Some(text))
-            }
-            Value::Str(text) => texts.insert(text.as_str()),
-            other => {
-                let mut form = Vec::new();
-                match canonical(other, &mut form, 0)? {
-                    Identity::Shared => others.insert(form),
-                    Identity::Own => true,
-                }
-            }
+    if keys.clone().all(|key| matches!(key, Value::Str(_))) {
+        return check_texts(keys.map(|key| key.as_str().unwrap_or_default()));
+    }
+    let mut seen = HashSet::new();
+    for key in keys {
+        let mut form = Vec::new();
+        let fresh = match canonical(key, &mut form, 0)? {
+            Identity::Shared => seen.insert(form),
+            Identity::Own => true,
         };
         if !fresh {
-            return Err(ValueError::DuplicateKey(shown(key)));
+            let text = match key {
+                Value::Str(text) => format!("{text:?}"),
+                other => format!("{other:?}"),
+            };
+            return Err(ValueError::DuplicateKey(shown(text)));
         }
     }
     Ok(())
@@ -165,11 +181,7 @@ fn whole(x: f64) -> Option<BigInt> {
 }
 
 /// A key in an error message, cut short.
-fn shown(key: &Value) -> String {
-    let mut text = match key {
-        Value::Str(text) => format!("{text:?}"),
-        other => format!("{other:?}"),
-    };
+fn shown(mut text: String) -> String {
     if let Some((at, _)) = text.char_indices().nth(80) {
         text.truncate(at);
         text.push('…');

@@ -19,7 +19,7 @@ pub struct Shared {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Form {
     Bytes,
-    Array(Layout),
+    Array(Box<Layout>),
     Arrow(ArrowKind),
 }
 
@@ -37,7 +37,7 @@ impl Shared {
         let data = self.buffer.to_bytes()?;
         Ok(match &self.form {
             Form::Bytes => Value::Bytes(data),
-            Form::Array(layout) => Value::Array(Array::with_layout(layout.clone(), data)),
+            Form::Array(layout) => Value::Array(Array::with_layout((**layout).clone(), data)),
             Form::Arrow(kind) => Value::Arrow(Arrow { kind: *kind, stream: data }),
         })
     }
