@@ -100,7 +100,7 @@ pub use snakehouse_wire::{
     UtcOffset, Value,
 };
 pub use spec::{Mode, WorkerSpec};
-pub use stats::{Latency, Outcomes, PoolStats};
+pub use stats::{Latency, LatencyBucket, Outcomes, PoolStats};
 pub use stream::Stream;
 pub use sweep::{Ended, RUN_ENV, sweep};
 pub use telemetry::{

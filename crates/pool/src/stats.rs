@@ -127,7 +127,25 @@ pub struct Latency {
     pub max_us: u64,
 }
 
+/// How many answers took so long: a bucket whose width is an eighth of its upper end, at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LatencyBucket {
+    /// The longest time in it, in microseconds.
+    pub upper_us: u64,
+    /// The time in its middle, in microseconds.
+    pub middle_us: u64,
+    /// How many answers took so long.
+    pub count: u64,
+}
+
 impl Pool {
+    /// How long answers took, from the shortest: what [`PoolStats::latency`] is made of. Empty buckets
+    /// are left out.
+    pub fn latency_buckets(&self) -> Vec<LatencyBucket> {
+        self.shared().tally.latency.buckets()
+    }
+
     /// What it does and did. Reads everything at nearly, not exactly, the same moment; at rest all
     /// of it fits together.
     pub fn stats(&self) -> PoolStats {
@@ -311,6 +329,17 @@ impl Histogram {
         self.max.fetch_max(took, Ordering::Relaxed);
     }
 
+    fn buckets(&self) -> Vec<LatencyBucket> {
+        let counts = self.buckets.iter().map(|n| n.load(Ordering::Relaxed)).enumerate();
+        let lower = |bucket: usize| if bucket == 0 { 0 } else { upper(bucket - 1) + 1 };
+        let filled = counts.filter(|(_, count)| *count > 0).map(|(bucket, count)| LatencyBucket {
+            upper_us: upper(bucket),
+            middle_us: u64::midpoint(lower(bucket), upper(bucket)),
+            count,
+        });
+        filled.collect()
+    }
+
     fn read(&self) -> Latency {
         let counts: Vec<u64> = self.buckets.iter().map(|n| n.load(Ordering::Relaxed)).collect();
         let count: u64 = counts.iter().sum();
@@ -387,6 +416,11 @@ mod tests {
         }
         let latency = histogram.read();
         assert_eq!((latency.count, latency.max_us), (1000, 1000));
+        let buckets = histogram.buckets();
+        assert_eq!(buckets.iter().map(|bucket| bucket.count).sum::<u64>(), 1000);
+        assert!(buckets.is_sorted_by_key(|bucket| (bucket.upper_us, bucket.middle_us)));
+        let sum: u64 = buckets.iter().map(|bucket| bucket.count * bucket.middle_us).sum();
+        assert!(sum.abs_diff(500_500) < 500_500 / 16, "{sum}");
         for (found, exact) in [(latency.p50_us, 500), (latency.p90_us, 900), (latency.p99_us, 990)]
         {
             assert!((exact..=exact * 9 / 8).contains(&found), "{found} for {exact}");

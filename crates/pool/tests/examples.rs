@@ -2,6 +2,8 @@
 
 #[path = "../examples/large.rs"]
 mod large;
+#[path = "../examples/seen.rs"]
+mod seen;
 #[path = "../examples/size.rs"]
 mod size;
 #[path = "../examples/streams.rs"]
@@ -36,6 +38,11 @@ fn one_worker_runs_calls_together() {
 #[test]
 fn pools_grow_are_replaced_and_counted() {
     size::main().unwrap();
+}
+
+#[test]
+fn a_call_is_seen_while_it_runs() {
+    seen::main().unwrap();
 }
 
 #[test]
