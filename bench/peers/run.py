@@ -59,12 +59,14 @@ PEERS = {
     "ray_actors": "Ray actors",
     "celery_redis": "Celery on Redis",
     "grpc_server": "`grpcio` server",
+    "front_door": "front door of this pool (gRPC)",
     "asgi_server": "bare ASGI server (uvicorn)",
 }
 NEEDS = {
     "ray_actors": "ray",
     "celery_redis": "celery, redis",
     "grpc_server": "grpc, msgpack",
+    "front_door": "msgpack",
     "asgi_server": "uvicorn, uvloop, httptools, msgpack",
 }
 PICK = (
@@ -138,15 +140,22 @@ class Driver:
 
 
 def marked(token: str) -> list[int]:
-    """The processes whose environment holds the token."""
+    """The processes whose environment holds the token, and those below them."""
     needle, found = f"{MARK}={token}".encode(), []
+    parents: dict[int, int] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
+                stat = Path(f"/proc/{name}/stat").read_text()
+                parents[int(name)] = int(stat.rpartition(")")[2].split()[1])
                 if needle in Path(f"/proc/{name}/environ").read_bytes():
                     found.append(int(name))
             except OSError:
                 pass
+    for pid in found:
+        found += [
+            child for child, parent in parents.items() if parent == pid and child not in found
+        ]
     return found
 
 
@@ -385,6 +394,8 @@ def kept(file: Path) -> tuple[Samples, list[Cell], str]:
 def main() -> None:
     """Measures or reads, and reports."""
     args = arguments()
+    if args.kept is None:
+        os.environ["SNAKEHOUSE_BINARY"] = str(Path(args.snakehouse).resolve())
     samples, cells, stand = kept(args.kept) if args.kept else measure(args)
     how = "Medians of the rounds." if args.pick == "median" else "The best round of each cell."
     text = f"{table(samples, cells, args.pick)}\n\n{stand} {how}"

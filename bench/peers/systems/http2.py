@@ -6,9 +6,12 @@ response headers are not decoded. Flow control, settings and pings are done as t
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from time import perf_counter
+
+from loop import Sample
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 ACK = END_STREAM = 1
@@ -25,13 +28,15 @@ def text(data: bytes) -> bytes:
     return bytes([len(data)]) + data
 
 
-REQUEST = (
-    b"\x83\x86"  # :method POST, :scheme http
-    + (b"\x04" + text(b"/p/Echo"))
-    + (b"\x01" + text(b"localhost"))
-    + (b"\x0f\x10" + text(b"application/grpc"))
-    + (b"\x00" + text(b"te") + text(b"trailers"))
-)
+def request(method: bytes) -> bytes:
+    """The headers of a call."""
+    return (
+        b"\x83\x86"  # :method POST, :scheme http
+        + (b"\x04" + text(method))
+        + (b"\x01" + text(b"localhost"))
+        + (b"\x0f\x10" + text(b"application/grpc"))
+        + (b"\x00" + text(b"te") + text(b"trailers"))
+    )
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -53,12 +58,25 @@ class Stream:
 
 
 class Connection:
-    """A connection whose calls all carry the same message and expect one of its length."""
+    """A connection whose calls all carry the same message and expect one of the same length, or of
+    ``answer`` bytes. ``place`` is a path, or a host and a port."""
 
-    def __init__(self, path: str, message: bytes) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(path)
+    def __init__(
+        self,
+        place: str | tuple[str, int],
+        message: bytes,
+        method: bytes = b"/p/Echo",
+        answer: int | None = None,
+    ) -> None:
+        if isinstance(place, str):
+            self.socket = socket.socket(socket.AF_UNIX)
+        else:
+            self.socket = socket.socket(socket.AF_INET)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.connect(place)
+        self.request = request(method)
         self.body = memoryview(b"\0" + struct.pack(">I", len(message)) + message)
+        self.answer = 5 + (len(message) if answer is None else answer)
         self.streams: dict[int, Stream] = {}
         self.next = 1
         self.window = WINDOW
@@ -80,7 +98,7 @@ class Connection:
         stream = Stream(self.next, self.body, self.initial)
         self.next += 2
         self.streams[stream.number] = stream
-        self.out.append(frame(HEADERS, END_HEADERS, stream.number, REQUEST))
+        self.out.append(frame(HEADERS, END_HEADERS, stream.number, self.request))
         self.pump(stream)
 
     def pump(self, stream: Stream) -> None:
@@ -146,7 +164,7 @@ class Connection:
         """Everything but data."""
         if kind == HEADERS and flags & END_STREAM:
             stream = self.streams.pop(number)
-            if stream.received != len(self.body):
+            if stream.received != self.answer:
                 raise ConnectionError(f"the server answered {stream.received} bytes")
             return [stream]
         if kind == SETTINGS and not flags & ACK:
@@ -179,3 +197,37 @@ class Connection:
                 return
             if stream.rest:
                 self.pump(stream)
+
+
+def closed_loop(connections: list[Connection], in_flight: int, seconds: float) -> Sample:
+    """Keeps so many calls in flight for a while, spread over the connections."""
+    by_number = {connection.socket.fileno(): connection for connection in connections}
+    poll = select.epoll()
+    for number in by_number:
+        poll.register(number, select.EPOLLIN)
+    latencies: list[float] = []
+    began = perf_counter()
+    until, left = began + seconds, in_flight
+    for number in range(in_flight):
+        connections[number % len(connections)].call()
+    for connection in connections:
+        connection.flush()
+    while left:
+        # With a single connection, waiting in the read itself is the quickest.
+        ready = poll.poll() if len(connections) > 1 else [(next(iter(by_number)), 0)]
+        for number, _ in ready:
+            connection = by_number[number]
+            done = connection.receive()
+            now = perf_counter()
+            for stream in done:
+                latencies.append(now - stream.sent)
+                if now < until:
+                    connection.call()
+                else:
+                    left -= 1
+            connection.flush()
+    elapsed = perf_counter() - began
+    poll.close()
+    for connection in connections:
+        connection.socket.close()
+    return Sample(elapsed, latencies)

@@ -1,6 +1,7 @@
 //! The command line, as data.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -51,7 +52,7 @@ pub(crate) enum Command {
     /// Make a directory to start from.
     #[command(subcommand)]
     Init(InitCommand),
-    /// Check programs that are workers.
+    /// Check programs that are workers, and let a worker serve in a pool elsewhere.
     #[command(subcommand)]
     Worker(WorkerCommand),
     /// Print the directory that makes `import snakehouse` work, for PYTHONPATH.
@@ -132,6 +133,82 @@ pub(crate) enum PoolCommand {
     Call(PoolCallArgs),
     /// Print what a Python tool yields, as it yields it.
     Stream(PoolStreamArgs),
+    /// Serve a pool over gRPC, to programs in any language and to workers of other machines.
+    Serve(PoolServeArgs),
+}
+
+#[derive(Debug, Args)]
+#[group(id = "whose", required = true, multiple = false, args = ["tools", "attached"])]
+pub(crate) struct PoolServeArgs {
+    /// Serve the tools of this Python file, with workers of this machine.
+    #[arg(long, value_name = "FILE")]
+    pub tools: Option<PathBuf>,
+
+    /// Take in so many workers of other machines, each by a `worker attach` there.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub attached: Option<u16>,
+
+    /// Workers of this machine.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub workers: u16,
+
+    /// Where to listen; port 0 takes a free one. Beyond loopback it needs a token and TLS.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8401")]
+    pub listen: SocketAddr,
+
+    /// A file with the token that clients and workers must present, 16 or more characters.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// The server's certificate with its chain, PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The certificate's key, PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Ask clients for a certificate that one of these vouches for, PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub client_ca: Option<PathBuf>,
+
+    /// Listen beyond loopback without TLS, where something else encrypts.
+    #[arg(long, conflicts_with = "tls_cert")]
+    pub plaintext: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkerAttachArgs {
+    /// The pool's server: http://HOST:PORT or https://HOST:PORT.
+    pub url: String,
+
+    /// The Python file with the tools.
+    #[arg(long, value_name = "FILE")]
+    pub tools: PathBuf,
+
+    /// A file with the token that the server asks for.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// The certificates that vouch for the server's, PEM. Needed for https.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+
+    /// A certificate of our own, if the server asks for one, PEM.
+    #[arg(long, value_name = "FILE", requires_all = ["key", "ca"])]
+    pub cert: Option<PathBuf>,
+
+    /// Its key, PEM.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+
+    /// What the pool calls this machine, for people [default: its host name].
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+
+    /// Send the token beyond loopback without TLS, where something else encrypts.
+    #[arg(long, conflicts_with = "ca")]
+    pub plaintext: bool,
 }
 
 #[derive(Debug, Args)]
@@ -187,6 +264,8 @@ pub(crate) enum WorkerCommand {
     /// Check that a program keeps to the worker protocol, or that Python tools let it. A line for each
     /// check; exit status 1 if one failed.
     Check(WorkerCheckArgs),
+    /// Start a worker and keep it attached to a pool elsewhere, until told to stop.
+    Attach(WorkerAttachArgs),
 }
 
 #[derive(Debug, Args)]

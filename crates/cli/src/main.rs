@@ -18,6 +18,7 @@ mod doctor;
 mod home;
 mod model;
 mod pool;
+mod remote;
 mod running;
 mod stop_signal;
 mod up;
@@ -44,7 +45,11 @@ fn main() -> ExitCode {
         return up::engine_worker(args, out);
     }
     // A service tells its operator what it survived; a command that ends tells its outcome.
-    let quiet = if matches!(cli.command, Command::Up(_)) { "warn" } else { "error" };
+    let goes_on = matches!(
+        cli.command,
+        Command::Up(_) | Command::Pool(PoolCommand::Serve(_)) | Command::Worker(_)
+    );
+    let quiet = if goes_on { "warn" } else { "error" };
     log_to_stderr(quiet, cli.verbose);
     match snakehouse_supervise::run(dispatch(cli, out)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -76,6 +81,8 @@ async fn dispatch(cli: Cli, out: Output) -> Result<(), CliError> {
         Command::Init(InitCommand::Worker { dir }) => worker::init(&dir, out),
         Command::Worker(WorkerCommand::Check(args)) => worker::check(&config, args, out),
         Command::PythonPath => worker::python_path(out),
+        Command::Pool(PoolCommand::Serve(args)) => remote::serve(&config, args, out).await,
+        Command::Worker(WorkerCommand::Attach(args)) => remote::attach(&config, args, out).await,
         Command::Bench(BenchCommand::Pool(args)) => bench_pool::run(&config, args, out).await,
         Command::Bench(BenchCommand::Startup(args)) => bench_startup::run(&config, args, out).await,
         Command::Bench(BenchCommand::Recovery(args)) => {

@@ -90,6 +90,11 @@ pub(crate) async fn tool_pool(
     python: Interpreter,
     file: &Path,
 ) -> Result<Pool, CliError> {
+    Ok(Pool::start(scope, reaper, tool_spec(python, file)?, PoolConfig::default()).await?)
+}
+
+/// A worker with the `@tool` functions of a Python file.
+pub(crate) fn tool_spec(python: Interpreter, file: &Path) -> Result<WorkerSpec, CliError> {
     let file: PathBuf = std::fs::canonicalize(file).map_err(|error| {
         CliError::new(
             Kind::NotFound,
@@ -98,6 +103,5 @@ pub(crate) async fn tool_pool(
         )
         .with_hint("name a Python file with `@tool` functions")
     })?;
-    let spec = WorkerSpec::python("tools", python).module(file.display().to_string());
-    Ok(Pool::start(scope, reaper, spec, PoolConfig::default()).await?)
+    Ok(WorkerSpec::python("tools", python).module(file.display().to_string()))
 }

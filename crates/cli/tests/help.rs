@@ -28,10 +28,12 @@ fn assert_help(name: &str, args: &[&str]) {
 #[test]
 fn every_command_explains_itself() {
     assert_help("snakehouse", &[]);
-    for command in ["up", "demo", "doctor", "model", "pool", "bench", "config"] {
+    for command in ["up", "demo", "doctor", "model", "pool", "worker", "bench", "config"] {
         assert_help(command, &[command]);
     }
     assert_help("pool-call", &["pool", "call"]);
+    assert_help("pool-serve", &["pool", "serve"]);
+    assert_help("worker-attach", &["worker", "attach"]);
     assert_help("bench-pool", &["bench", "pool"]);
     assert_help("bench-startup", &["bench", "startup"]);
     assert_help("bench-recovery", &["bench", "recovery"]);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::stream::{self, Stream, StreamExt};
 use snakehouse_base::Kind;
 use snakehouse_pool::{Attached as Ends, Attachments, ToPool};
-use snakehouse_supervise::Scope;
+use snakehouse_supervise::{CancellationToken, Scope};
 use snakehouse_wire::PROTOCOL_VERSION;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
@@ -60,7 +60,8 @@ impl Worker for AttachService {
             self.attachments.attach(&peer).map_err(|error| refused(&error))?;
         tracing::info!(peer, "a worker is attached");
         // It ends with the agent's stream, which ends with its connection.
-        drop(self.scope.task("attached", take_in(requests, to_pool, peer)));
+        let stopping = self.scope.cancelled();
+        drop(self.scope.task("attached", take_in(requests, to_pool, peer, stopping)));
         let first = ToWorker { message: Some(to_worker::Message::Attached(Attached {})) };
         let frames = stream::unfold(from_pool, |mut from_pool| async {
             let frames = from_pool.next().await?;
@@ -72,11 +73,17 @@ impl Worker for AttachService {
 }
 
 /// Passes on what the worker says, until it is dead or lost.
-async fn take_in(mut requests: Streaming<FromWorker>, mut to_pool: ToPool, peer: String) {
+async fn take_in(
+    mut requests: Streaming<FromWorker>,
+    mut to_pool: ToPool,
+    peer: String,
+    stopping: CancellationToken,
+) {
     loop {
         let message = tokio::select! {
             biased;
             message = requests.message() => message,
+            () = stopping.cancelled() => return to_pool.lost("the server stops"),
             () = to_pool.overdue() => return to_pool.lost("it was to end and did not say so"),
         };
         let message = match message {

@@ -102,7 +102,8 @@ pub(crate) struct Limits {
 }
 
 /// A server that listens. Cheap to clone; the scope it was started in owns it: at its stop the server
-/// accepts nothing more, and requests under way have 5 s.
+/// accepts nothing more, requests under way have 5 s, and attached workers are let go. Stop their pool
+/// before, and they finish what they have.
 #[derive(Clone, Debug)]
 pub struct Server {
     local: SocketAddr,

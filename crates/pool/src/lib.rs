@@ -73,7 +73,7 @@ mod variables;
 mod window;
 mod worker;
 
-pub use attach::{AttachError, Attached, Attachments, Farewell, FromPool, Hosted, ToPool};
+pub use attach::{AttachError, Attached, Attachments, Farewell, FromPool, Hosted, Taken, ToPool};
 pub use bytes::Bytes;
 pub use call::{Args, CallError, CallOptions, Where};
 pub use check::{Abilities, Kernel};

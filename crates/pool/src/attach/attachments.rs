@@ -152,6 +152,11 @@ impl Attachments {
         }
     }
 
+    /// Takes the next worker by hand, for a program that is no pool. Cancel safe.
+    pub async fn take(&self) -> Taken {
+        Taken { process: self.next().await }
+    }
+
     fn arrivals(&self) -> MutexGuard<'_, VecDeque<Process>> {
         // Nothing panics while it is held.
         self.shared.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
@@ -162,6 +167,25 @@ impl fmt::Debug for Attachments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Shared { most, .. } = &*self.shared;
         f.debug_struct("Attachments").field("most", most).finish_non_exhaustive()
+    }
+}
+
+/// A worker that no pool has. Dropping it ends the worker.
+#[derive(Debug)]
+pub struct Taken {
+    process: Process,
+}
+
+impl Taken {
+    /// Where it speaks frames, as every worker does.
+    pub fn socket(&mut self) -> &mut UnixStream {
+        &mut self.process.control
+    }
+
+    /// Waits for its end. Cancel safe.
+    pub async fn death(&mut self) -> Death {
+        self.process.hold.dead().await;
+        (&mut self.process.exited).await.unwrap_or(Death::Unknown)
     }
 }
 

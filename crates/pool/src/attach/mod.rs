@@ -15,7 +15,7 @@ mod attachments;
 mod hosted;
 mod tether;
 
-pub use attachments::{AttachError, Attached, Attachments, FromPool, ToPool};
+pub use attachments::{AttachError, Attached, Attachments, FromPool, Taken, ToPool};
 pub use hosted::Hosted;
 
 pub(crate) use tether::Tether;

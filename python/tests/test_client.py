@@ -1,0 +1,134 @@
+"""The client, against a pool that the built program serves.
+
+Needs ``grpcio`` and ``SNAKEHOUSE_BINARY``, the program; `.ci/run` has a step with both.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from snakehouse import _protobuf
+from snakehouse.client import CallFailed, Client
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TOOLS = Path(__file__).parent / "tools_for_client.py"
+TOKEN = "a-token-of-the-tests"
+BINARY = os.environ.get("SNAKEHOUSE_BINARY")
+
+served = pytest.mark.skipif(
+    BINARY is None or importlib.util.find_spec("grpc") is None,
+    reason="needs grpcio and SNAKEHOUSE_BINARY: a step of its own in .ci/run",
+)
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    home = tmp_path_factory.mktemp("home")
+    token = home / "token"
+    token.write_text(TOKEN + "\n")
+    command = [str(BINARY), "pool", "serve", "--json", "--home", str(home)]
+    command += ["--python", sys.executable, "--tools", str(TOOLS), "--token-file", str(token)]
+    with subprocess.Popen(
+        [*command, "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        ready = json.loads(server.stdout.readline())
+        assert "add" in ready["tools"]
+        with Client(ready["url"].removeprefix("http://"), token=TOKEN) as client:
+            yield client
+        server.terminate()
+        assert server.wait(30) == 0
+
+
+@served
+def test_values_come_back_equal(client: Client) -> None:
+    for value in (None, (1, ("a", [2.5])), 1 << 500, {"k": {1, 2}}, b"\0" * (3 << 20), "naïve"):
+        back = client.call("echo", value)
+        assert back == value
+        assert type(back) is type(value)
+    assert client.call("add", 2, b=40) == 42
+
+
+@served
+def test_a_failure_says_what_the_tool_said(client: Client) -> None:
+    with pytest.raises(CallFailed, match="too sour") as caught:
+        client.call("fail", "too sour")
+    error = caught.value
+    assert (error.kind, error.code, error.hint) == ("tool", "sour", "sweeten it")
+    assert error.type == "ToolError"
+    assert error.traceback[-1].function == "fail"
+    assert not error.without_effect
+    assert isinstance(error.__cause__, CallFailed)
+    assert error.__cause__.type == "KeyError"
+
+
+@served
+def test_what_does_not_run_is_named(client: Client) -> None:
+    with pytest.raises(CallFailed) as caught:
+        client.call("nothing")
+    assert (caught.value.kind, caught.value.code) == ("not_found", "unknown_tool")
+    assert caught.value.without_effect
+    with pytest.raises(CallFailed) as caught:
+        client.with_options(timeout=0.2).call("sleep", 600)
+    assert caught.value.kind == "deadline"
+    assert client.with_options(idempotent=True).call("add", 1) == 2
+
+
+@served
+def test_a_stream_gives_items_and_a_result(client: Client) -> None:
+    with client.stream("count", 500) as stream:
+        assert list(stream) == list(range(500))
+        assert stream.result is None
+    with client.stream("double", items=range(200)) as stream:
+        assert list(stream) == [2 * n for n in range(200)]
+    with pytest.raises(CallFailed, match="sour"):
+        list(client.stream("fail", "sour"))
+    with client.stream("double", items=iter(lambda: 1, 2)) as stream:
+        assert next(stream) == 2
+
+
+@served
+def test_tools_and_numbers_can_be_read(client: Client) -> None:
+    add = next(tool for tool in client.tools() if tool.name == "add")
+    assert (add.kind, add.doc) == ("function", "Add two numbers.")
+    assert add.parameters["required"] == ["a"]
+    stats = client.stats()
+    assert (stats.pool, stats.workers) == ("tools", 1)
+    assert stats.outcomes["ok"] > 0
+
+
+@served
+def test_a_wrong_token_and_nobody_are_told_apart(client: Client) -> None:
+    del client
+    with Client("127.0.0.1:1") as nobody, pytest.raises(CallFailed) as caught:
+        nobody.with_options(timeout=5).call("add", 1)
+    assert caught.value.kind in ("unavailable", "deadline")
+
+
+def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with pytest.raises(ImportError, match="pip install grpcio"):
+        Client("127.0.0.1:1")
+
+
+def test_messages_are_read_as_they_were_written() -> None:
+    long = b"x" * 300
+    data = _protobuf.field(1, long) + _protobuf.flag(2, True) + _protobuf.flag(3, False)
+    assert list(_protobuf.fields(data)) == [(1, long), (2, 1)]
+    assert list(_protobuf.fields(b"\x09" + bytes(8) + b"\x15" + bytes(4)))[1][0] == 2
+
+
+@pytest.mark.parametrize("data", [b"\x0a\x05ab", b"\x80", b"\x0b", b"\xff" * 11, b"\x09\0"])
+def test_what_is_no_message_is_refused(data: bytes) -> None:
+    with pytest.raises(_protobuf.Malformed):
+        list(_protobuf.fields(data))
