@@ -1,7 +1,7 @@
 """As much of protobuf's wire format as the front door's messages need: varints and bytes.
 
-The messages are few and stand in ``crates/grpc/proto/snakehouse/v1/pool.proto``; a client that reads
-and writes them by hand needs neither a compiler nor a runtime library. What is unknown is skipped.
+The messages are few and stand in ``crates/grpc/proto/snakehouse/v1/pool.proto``; a client that
+reads and writes them by hand needs neither a compiler nor a library. What is unknown is skipped.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ class CallFailed(SnakehouseError):
     """A call that has no result.
 
     ``kind`` is the family (``tool``, ``not_found``, ``deadline``, ``worker_died``, ``unavailable``,
-    ...) and ``code`` the stable name. ``hint`` says what to do about it, or is None. ``type`` is the
-    name of the exception's type if the tool raised one, and ``traceback`` its frames, outermost
+    ...) and ``code`` the stable name. ``hint`` says what to do about it, or is None. ``type`` is
+    the name of the exception's type if the tool raised one, and ``traceback`` its frames, outermost
     first; what that was raised from is ``__cause__``. ``without_effect`` is whether nothing of the
     call can have run.
     """
