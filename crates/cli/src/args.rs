@@ -138,10 +138,14 @@ pub(crate) enum PoolCommand {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "whose", required = true, multiple = false, args = ["tools", "attached"])]
 pub(crate) struct PoolServeArgs {
     /// Serve the tools of this Python file, with workers of this machine.
-    #[arg(long, value_name = "FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "attached",
+        conflicts_with = "attached"
+    )]
     pub tools: Option<PathBuf>,
 
     /// Take in so many workers of other machines, each by a `worker attach` there.

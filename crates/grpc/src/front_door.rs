@@ -4,7 +4,7 @@ use std::fmt;
 
 use snakehouse_base::Deadline;
 use snakehouse_pool::{CallOptions, Pool, ToolInfo, Value, to_json};
-use snakehouse_supervise::Scope;
+use snakehouse_supervise::{Lane, Scope};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -17,15 +17,21 @@ use crate::refusal::call_failed;
 use crate::stream::{Items, open};
 use crate::trace;
 
+/// Threads for large results, and how many of them may wait.
+const LANE: (usize, usize) = (2, 64);
+
 #[derive(Clone)]
 pub(crate) struct FrontDoor {
     pool: Pool,
     scope: Scope,
+    /// Makes MessagePack of large results.
+    lane: Lane,
 }
 
 impl FrontDoor {
     pub(crate) fn new(pool: Pool, scope: Scope) -> Self {
-        Self { pool, scope }
+        let lane = Lane::new(&scope, "values", LANE.0, LANE.1);
+        Self { pool, scope, lane }
     }
 }
 
@@ -50,6 +56,7 @@ impl pool_server::Pool for FrontDoor {
         let (body, form) = payload::arguments(arguments)?;
         let result = self.pool.call_bytes(&tool, body, options).await;
         let result = result.map_err(|error| call_failed(&error))?;
+        let result = payload::plain(result, &self.lane).await?;
         Ok(Response::new(CallResponse { result: Some(payload::told(result, form)?) }))
     }
 
@@ -60,7 +67,7 @@ impl pool_server::Pool for FrontDoor {
         request: Request<Streaming<StreamRequest>>,
     ) -> Result<Response<Items>, Status> {
         let (headers, _, requests) = request.into_parts();
-        open(&self.pool, &self.scope, &headers, requests).await.map(Response::new)
+        open(&self.pool, &self.scope, &self.lane, &headers, requests).await.map(Response::new)
     }
 
     async fn list_tools(

@@ -2,12 +2,14 @@
 
 use bytes::Bytes;
 use snakehouse_base::Kind;
-use snakehouse_pool::{Value, from_json, to_json};
+use snakehouse_pool::{CallError, Value, from_json, to_json};
+use snakehouse_supervise::Lane;
+use snakehouse_wire::buffer::is_carried;
 use tonic::Status;
 
 use crate::proto;
 use crate::proto::value::Encoding;
-use crate::refusal::{Refusal, refuse, refused};
+use crate::refusal::{Refusal, call_failed, refuse, refused};
 
 /// Longest JSON document, and longest value that is written as one: reading more would hold up
 /// everything else on its thread.
@@ -66,6 +68,19 @@ pub(crate) fn item(value: proto::Value) -> Result<Bytes, Status> {
         Some(Encoding::Msgpack(bytes)) => Ok(bytes),
         Some(Encoding::Json(text)) => encode(&parse(&text)?),
     }
+}
+
+/// A result as MessagePack: those with large parts come with these behind them.
+///
+/// # Errors
+/// A status for what is no value, and at the server's stop.
+pub(crate) async fn plain(bytes: Bytes, lane: &Lane) -> Result<Bytes, Status> {
+    if !is_carried(&bytes) {
+        return Ok(bytes);
+    }
+    let done = lane.run(move || Value::decode(&bytes).and_then(|value| value.encode())).await;
+    let done = done.map_err(|_closed| call_failed(&CallError::Stopped))?;
+    done.map_err(|error| refused(&error))
 }
 
 /// A value for the caller.

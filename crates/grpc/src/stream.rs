@@ -8,7 +8,7 @@ use futures_util::stream::{self, Stream, StreamExt};
 use snakehouse_base::{Deadline, Kind};
 use snakehouse_guard::by;
 use snakehouse_pool::{Pool, Stream as PoolStream};
-use snakehouse_supervise::{CancellationToken, Scope};
+use snakehouse_supervise::{CancellationToken, Lane, Scope};
 use tokio::sync::oneshot;
 use tonic::metadata::MetadataMap;
 use tonic::{Status, Streaming};
@@ -27,6 +27,7 @@ pub(crate) type Items = Pin<Box<dyn Stream<Item = Result<StreamResponse, Status>
 pub(crate) async fn open(
     pool: &Pool,
     scope: &Scope,
+    lane: &Lane,
     headers: &MetadataMap,
     mut requests: Streaming<StreamRequest>,
 ) -> Result<Items, Status> {
@@ -49,7 +50,14 @@ pub(crate) async fn open(
             () = send_all(requests, sender, broken) => {}
         }
     }));
-    let taking = Taking { stream, form, breaks: Some(breaks), over: false, _gone: Gone(gone) };
+    let taking = Taking {
+        stream,
+        form,
+        breaks: Some(breaks),
+        over: false,
+        lane: lane.clone(),
+        _gone: Gone(gone),
+    };
     Ok(stream::unfold(taking, |mut taking| async {
         let next = taking.next().await?;
         Some((next, taking))
@@ -97,6 +105,7 @@ struct Taking {
     /// Says what was wrong with the client's side.
     breaks: Option<oneshot::Receiver<Status>>,
     over: bool,
+    lane: Lane,
     /// Ends the sending with the response.
     _gone: Gone,
 }
@@ -140,9 +149,10 @@ impl Taking {
             Ok(None) => {
                 self.over = true;
                 match self.stream.result_bytes().await {
-                    Ok(result) => {
-                        payload::told(result, self.form).map(stream_response::Message::Result)
-                    }
+                    Ok(result) => payload::plain(result, &self.lane)
+                        .await
+                        .and_then(|result| payload::told(result, self.form))
+                        .map(stream_response::Message::Result),
                     Err(error) => Err(call_failed(&error)),
                 }
             }

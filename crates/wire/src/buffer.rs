@@ -43,6 +43,6 @@ mod ring;
 mod shared;
 
 pub(crate) use attachments::split;
-pub use attachments::{Attached, is_lent};
+pub use attachments::{Attached, is_carried, is_lent};
 pub use ring::{HostRing, RingError};
 pub use shared::{SHARED_PACKET, SharedBuffer, SharedWatch, forget_packet};

@@ -181,7 +181,10 @@ pub(crate) fn request(tool: &str, arguments: Option<Told>) -> CallRequest {
 /// A value that came as MessagePack.
 pub(crate) fn value(told: Option<Told>) -> Value {
     match told.unwrap().encoding.unwrap() {
-        Encoding::Msgpack(bytes) => Value::decode(&bytes).unwrap(),
+        Encoding::Msgpack(bytes) => {
+            assert!(!snakehouse_wire::buffer::is_carried(&bytes), "this is no MessagePack");
+            Value::decode(&bytes).unwrap()
+        }
         Encoding::Json(text) => panic!("JSON: {text}"),
     }
 }

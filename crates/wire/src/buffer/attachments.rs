@@ -27,6 +27,12 @@ pub fn is_lent(body: &[u8]) -> bool {
     body.starts_with(&[MARK, LENT])
 }
 
+/// Whether a body has its attachments behind its value: only [`Value::decode`](crate::Value::decode)
+/// reads it, and it is no MessagePack.
+pub fn is_carried(body: &[u8]) -> bool {
+    body.starts_with(&[MARK, CARRIED])
+}
+
 /// The attachments and the value of a lent body.
 pub(super) fn lent(body: &Bytes) -> Option<(Vec<Attached>, Bytes)> {
     let (count, mut rest) = body.strip_prefix(&[MARK, LENT])?.split_first()?;
@@ -86,6 +92,7 @@ mod tests {
         let mut body = carried_head(&[3, 0, 2], b"value");
         body.extend_from_slice(b"abcde");
         let body = Bytes::from(body);
+        assert!(is_carried(&body) && !is_lent(&body));
         let (value, attached) = split(&body).unwrap();
         assert_eq!((value, attached), (&b"value"[..], vec!["abc".into(), "".into(), "de".into()]));
         for cut in 1..body.len() {
