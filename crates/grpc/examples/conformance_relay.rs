@@ -6,7 +6,7 @@
 //! ```sh
 //! cargo build -p snakehouse-grpc --example conformance_relay
 //! PYTHONPATH=python python3 -m snakehouse.conformance -- \
-//!     target/debug/examples/conformance_relay python/tests/tools_for_conformance.py
+//!     target/debug/examples/conformance_relay snakehouse._conformance_tools
 //! ```
 
 use std::error::Error;
@@ -22,7 +22,7 @@ use snakehouse_supervise::{Root, Scope};
 use tokio::net::UnixStream;
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
-    let tools = std::env::args().nth(1).ok_or("the file with the tools?")?;
+    let tools = std::env::args().nth(1).ok_or("the module with the tools?")?;
     let control =
         std::os::unix::net::UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     control.set_nonblocking(true)?;

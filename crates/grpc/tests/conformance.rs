@@ -26,7 +26,7 @@ fn a_worker_on_another_host_passes_the_check() {
     let done = Command::new("python3")
         .args(["-m", "snakehouse.conformance", "--bound", "30", "--"])
         .arg(example("conformance_relay"))
-        .arg(python.join("tests/tools_for_conformance.py"))
+        .arg("snakehouse._conformance_tools")
         .env("PYTHONPATH", &python)
         .output()
         .expect("python3 starts");
