@@ -10,7 +10,9 @@
 mod answers;
 mod buffers;
 mod cancels;
+mod copies;
 mod end;
+mod held;
 mod input;
 mod output;
 mod recall;
@@ -18,7 +20,9 @@ mod sent;
 mod sessions;
 mod telemetry;
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -37,6 +41,7 @@ use crate::pool::Shared;
 use crate::reaper::Process;
 use crate::stream::flow::Flow;
 use buffers::Buffers;
+use copies::Copies;
 use input::Input;
 use output::Output;
 use recall::Recall;
@@ -66,7 +71,10 @@ pub(crate) struct Connection<'a> {
     input: Input,
     output: Output,
     buffers: Buffers,
+    copies: Copies<'a>,
     sent: SentCalls,
+    /// Calls behind one whose shared buffers the worker has yet to take.
+    held: VecDeque<Call>,
     cancels: Cancels,
     recall: Recall,
     /// The streams among the calls.
@@ -121,7 +129,9 @@ impl<'a> Connection<'a> {
             capacity: 1,
             input: Input::new(),
             output: Output::default(),
+            copies: Copies::default(),
             sent: SentCalls::default(),
+            held: VecDeque::new(),
             cancels: Cancels::default(),
             recall: Recall::default(),
             flows: Vec::new(),
@@ -267,6 +277,11 @@ impl<'a> Connection<'a> {
             self.fetch();
         }
         self.read_last_words().await;
+        // What the worker answered is there, whatever became of it.
+        while !self.copies.is_empty() {
+            let copied = poll_fn(|cx| self.copies.poll_next(&self.shared.copier, cx)).await;
+            self.copied(copied);
+        }
         self.report_only();
         self.death().await
     }
@@ -282,6 +297,10 @@ impl<'a> Connection<'a> {
             Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Turn::Ended),
             Poll::Ready(Ok(_)) => has_work = true,
             Poll::Pending => {}
+        }
+        while let Poll::Ready(copied) = self.copies.poll_next(&self.shared.copier, cx) {
+            self.copied(copied);
+            has_work = true;
         }
         if self.process.hold.poll_dead(cx) {
             return Poll::Ready(Turn::Dead);
@@ -350,14 +369,15 @@ impl<'a> Connection<'a> {
         }
         if !calls.is_empty() {
             for call in calls.drain(..) {
-                self.send(call, now);
+                self.send_or_hold(call, now);
             }
             self.watch_sent();
         }
         self.calls = calls;
         for ticket in cancels {
-            if let Some(stream) = self.sent.by_ticket(ticket) {
-                self.cancel(stream, now);
+            match self.sent.by_ticket(ticket) {
+                Some(stream) => self.cancel(stream, now),
+                None => self.cancel_held(ticket),
             }
         }
     }
@@ -391,24 +411,21 @@ impl<'a> Connection<'a> {
         self.refused.clear();
     }
 
-    fn send(&mut self, call: Call, now: Instant) {
-        let is_stream = call.is_stream();
-        if is_stream && !self.can_stream {
-            let ticket = call.ticket;
+    /// Sends a call, or answers it if that cannot be. Gives it back if the worker has to take shared
+    /// buffers before.
+    fn send(&mut self, call: Call, now: Instant) -> Option<Call> {
+        if call.is_stream() && !self.can_stream {
             let message = "the worker of this pool cannot stream";
-            call.failed(Failure::new(Kind::InvalidInput, "no_streams", message));
-            self.refused.push(ticket);
-            return;
+            self.refuse(call, Failure::new(Kind::InvalidInput, "no_streams", message));
+            return None;
         }
         if let Err(error) = self.buffers.announce(&call.body.shared, &self.sent) {
-            if self.buffers.must_ask(&error) {
-                self.output.put(Message::Ping { token: 0 });
+            if error.kind() == io::ErrorKind::WouldBlock {
+                return Some(call);
             }
-            let ticket = call.ticket;
             let message = format!("the worker does not get the shared buffer: {error}");
-            call.failed(Failure::new(Kind::Unavailable, "buffer_not_sent", message));
-            self.refused.push(ticket);
-            return;
+            self.refuse(call, Failure::new(Kind::Unavailable, "buffer_not_sent", message));
+            return None;
         }
         let head = OpenHead {
             tool: call.number,
@@ -416,7 +433,7 @@ impl<'a> Connection<'a> {
             session: call.session.as_ref().map_or(0, |tag| tag.id),
             trace: call.options.trace,
             depth: 0,
-            is_stream,
+            is_stream: call.is_stream(),
         };
         let body = call.body.bytes.clone();
         let flow = call.flow().cloned();
@@ -426,6 +443,13 @@ impl<'a> Connection<'a> {
             flow.attach(self.flow_bell.clone());
             self.flows.push((stream, flow));
         }
+        None
+    }
+
+    /// The worker does not get the call, and the place that it had is free.
+    fn refuse(&mut self, call: Call, failure: Failure) {
+        self.refused.push(call.ticket);
+        call.failed(failure);
     }
 
     /// Takes what the callers of streams have to say.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use snakehouse_base::id::WorkerId;
 use snakehouse_guard::{Breaker, by};
-use snakehouse_supervise::Scope;
+use snakehouse_supervise::{Lane, Scope};
 use snakehouse_wire::{ToolInfo, TraceContext, Value};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
@@ -33,6 +33,11 @@ use crate::starts::PoolStarts;
 use crate::stats::Tally;
 use crate::telemetry::{Hub, OpenSpan, SpanKind, TelemetryFilter};
 use crate::worker::WorkerInfo;
+
+/// Threads that copy large results, and how many copies may wait there: one of each worker; more wait at
+/// their connections.
+const COPIERS: usize = 1;
+const MAX_COPIES: usize = 64;
 
 /// Workers that serve calls. Cheap to clone; the scope it was started in owns the workers.
 #[derive(Clone)]
@@ -56,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) tally: Tally,
     pub(crate) breaker: Option<Breaker>,
     pub(crate) devices: Option<DevicePool>,
+    /// Copies large results.
+    pub(crate) copier: Lane,
     /// Who is told what, if anybody is.
     pub(crate) telemetry: Option<Arc<Hub>>,
     /// Counts the times that a worker began to serve or could not, for those who wait for one.
@@ -142,6 +149,7 @@ impl Pool {
             breaker,
             devices: spec.devices.clone().map(DevicePool::new),
             telemetry: config.telemetry.clone().map(|config| Hub::new(spec.name(), config)),
+            copier: Lane::new(&scope, "buffers", COPIERS, MAX_COPIES),
             news: watch::Sender::new(0),
             first_failure: Mutex::new(eager.then_some(failure)),
             starts: reaper.starts().pool(),

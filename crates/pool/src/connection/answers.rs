@@ -10,6 +10,7 @@ use crate::call::{Call, CallError};
 use crate::death::KillReason;
 
 use super::Connection;
+use super::copies::Copied;
 
 /// Pongs that wait for a worker that does not read them.
 const MAX_PONGS: usize = 32 * 1024;
@@ -53,11 +54,9 @@ impl Connection<'_> {
     fn handle(&mut self, message: Message) -> Result<(), String> {
         match message {
             Message::Reply { stream, body } => {
-                let wanted = self.sent.get(stream).and_then(|sent| sent.call.as_ref());
-                let body = match wanted.is_some_and(|call| !call.is_abandoned()) {
-                    true => self.buffers.fetch(body)?,
-                    false => self.buffers.forget(&body).map(|()| Bytes::new())?,
-                };
+                if is_lent(&body) {
+                    return self.lent(stream, body);
+                }
                 if !self.finish(stream, |call| call.finish(Ok(body)))? {
                     self.late += 1;
                 }
@@ -105,7 +104,7 @@ impl Connection<'_> {
                 Ok(())
             }
             Message::Pong { .. } => {
-                self.buffers.answered();
+                self.send_held();
                 Ok(())
             }
             Message::Telemetry(body) => {
@@ -139,6 +138,32 @@ impl Connection<'_> {
         }
         outcome(call);
         Ok(true)
+    }
+
+    /// The result of a call is in the worker's slots. The worker is free; the caller waits on.
+    fn lent(&mut self, stream: u32, body: Bytes) -> Result<(), String> {
+        let ring = self.buffers.lender()?;
+        let mut answered = None;
+        if !self.finish(stream, |call| answered = Some(call))? {
+            self.late += 1;
+        }
+        match answered {
+            Some(call) => self.copies.add(call, ring, body),
+            None => self.buffers.forget(&body)?,
+        }
+        Ok(())
+    }
+
+    /// The result of a call was copied.
+    pub(super) fn copied(&mut self, Copied { call, outcome }: Copied) {
+        match outcome {
+            Err(error) => {
+                self.kill_for(KillReason::Garbage(error.to_string()));
+                self.copies.lose(call);
+            }
+            Ok(_) if call.is_abandoned() => self.late += 1,
+            Ok(outcome) => call.finish(outcome),
+        }
     }
 
     fn refuse_item(&mut self, stream: u32, error: &FrameError) {

@@ -2,13 +2,14 @@
 //!
 //! Owns the socket on which descriptors travel, the list of the shared buffers that the worker was
 //! given, and the worker's ring. All of it ends with the connection, so nothing of a dead worker stays
-//! lent. Nothing here waits: a packet either fits into the socket or the call fails and the
+//! lent. Nothing here waits: a packet either fits into the socket or the call is held and the
 //! worker is asked to read, and the worker sends its ring before it lends from it. Tested with real
 //! workers in `tests/it/buffers.rs`.
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use snakehouse_wire::Value;
@@ -25,7 +26,7 @@ const MAX_KNOWN: usize = Value::MAX_BUFFERS;
 pub(super) struct Buffers {
     socket: Option<OwnedFd>,
     known: VecDeque<SharedWatch>,
-    ring: Option<HostRing>,
+    ring: Option<Arc<HostRing>>,
     /// Whether a ping for the socket's sake is on its way.
     is_asked: bool,
 }
@@ -39,8 +40,8 @@ impl Buffers {
     /// `sent` names stay, however many that are.
     ///
     /// # Errors
-    /// The worker has no socket for them, or reads nothing from it: then it is to be
-    /// [asked](Self::must_ask) to.
+    /// The worker has no socket for them; or that is full, and the worker is to be
+    /// [asked](Self::must_ask) to read.
     pub(super) fn announce(
         &mut self,
         buffers: &[SharedBuffer],
@@ -77,11 +78,10 @@ impl Buffers {
         Ok(())
     }
 
-    /// Whether the worker is to be asked, by a ping, to read what is in the socket: its calls that
-    /// would have read it may all have been given up. Asked once until it has
-    /// [answered](Self::answered).
-    pub(super) fn must_ask(&mut self, error: &io::Error) -> bool {
-        error.kind() == io::ErrorKind::WouldBlock && !std::mem::replace(&mut self.is_asked, true)
+    /// Whether the worker is to be asked, by a ping, to read what is in the socket. Asked once until it
+    /// has [answered](Self::answered).
+    pub(super) fn must_ask(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_asked, true)
     }
 
     /// The worker has read it.
@@ -89,15 +89,12 @@ impl Buffers {
         self.is_asked = false;
     }
 
-    /// The whole body of one that may be lent; the slots are free again.
+    /// Where a lent body is.
     ///
     /// # Errors
     /// What the worker did wrong.
-    pub(super) fn fetch(&mut self, body: Bytes) -> Result<Bytes, String> {
-        if !is_lent(&body) {
-            return Ok(body);
-        }
-        self.ring()?.fetch(&body).map_err(|error| error.to_string())
+    pub(super) fn lender(&mut self) -> Result<Arc<HostRing>, String> {
+        self.ring().cloned()
     }
 
     /// Gives back what a body nobody waits for has lent.
@@ -111,10 +108,10 @@ impl Buffers {
         self.ring()?.forget(body).map_err(|error| error.to_string())
     }
 
-    fn ring(&mut self) -> Result<&HostRing, String> {
+    fn ring(&mut self) -> Result<&Arc<HostRing>, String> {
         let ring = match self.ring.take() {
             Some(ring) => ring,
-            None => self.take_ring()?,
+            None => Arc::new(self.take_ring()?),
         };
         Ok(self.ring.insert(ring))
     }

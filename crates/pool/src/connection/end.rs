@@ -60,6 +60,11 @@ impl Connection<'_> {
                     .push((call, CallError::OutcomeUnknown { worker, incarnation, cause })),
             }
         }
+        settled.unstarted.calls.extend(self.held.drain(..));
+        settled.failed.extend(self.copies.take_lost().into_iter().map(|call| {
+            let cause = death.clone();
+            (call, CallError::WorkerDied { worker, incarnation, started: true, cause })
+        }));
         if !ran_one
             && *death != Death::ReaperDied
             && let Some(first) = settled.unstarted.calls.first_mut()

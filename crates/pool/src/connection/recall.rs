@@ -69,10 +69,14 @@ impl Recall {
 impl Connection<'_> {
     /// Calls were sent: whether they move is to be looked at.
     pub(super) fn watch_sent(&mut self) {
-        let ahead = self.sent.len() > self.capacity as usize;
-        if ahead && self.recall.look_at.is_none() && self.can_recall {
+        if self.is_ahead() && self.recall.look_at.is_none() && self.can_recall {
             self.recall.look_at = Some(self.busy_since + STUCK);
         }
+    }
+
+    /// Whether the worker has more than it runs.
+    fn is_ahead(&self) -> bool {
+        self.sent.len() + self.held.len() > self.capacity as usize
     }
 
     /// The time has come, or another worker may have room.
@@ -83,7 +87,7 @@ impl Connection<'_> {
         }
         self.recall.look_at = None;
         match self.recall.state {
-            State::None if self.sent.len() <= self.capacity as usize => self.recall.waits = false,
+            State::None if !self.is_ahead() => self.recall.waits = false,
             State::None if now < self.busy_since + STUCK => {
                 self.recall.waits = false;
                 self.recall.look_at = Some(self.busy_since + STUCK);
@@ -96,13 +100,22 @@ impl Connection<'_> {
 
     fn ask_for_room(&mut self, now: Instant) {
         let started = self.process.page.started().unwrap_or(0);
-        let Some((order, first)) = self.sent.first_unstarted(started) else { return };
+        let unstarted = self.sent.first_unstarted(started);
+        if unstarted.is_none() && self.held.is_empty() {
+            return;
+        }
         let place = self.place;
         let has_room = self.shared.change(|pool, after| pool.recall(place, now, after));
         self.recall.waits = !has_room;
         if !has_room {
             return;
         }
+        let held: Vec<_> = self.held.drain(..).collect();
+        self.shared.change(|pool, after| pool.recalled(place, held, now, after));
+        let Some((order, first)) = unstarted else {
+            self.shared.change(|pool, after| pool.recall_over(place, now, after));
+            return;
+        };
         if let Err(error) = self.process.page.recall(first) {
             tracing::warn!(worker = %worker_id(place), %error, "calls not taken back");
         }

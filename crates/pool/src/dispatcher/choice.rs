@@ -70,8 +70,11 @@ impl Dispatcher {
         for &ticket in report.refused {
             if self.ledger.find(ticket) == Some(At::Given(place)) {
                 seat.streams -= usize::from(self.ledger.is_stream(ticket));
+                match self.ledger.is_cancelled(ticket) {
+                    true => self.counters.cancelled += 1,
+                    false => self.counters.failed += 1,
+                }
                 self.ledger.remove(ticket, &mut seat.given);
-                self.counters.failed += 1;
             }
         }
     }
