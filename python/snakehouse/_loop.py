@@ -2,7 +2,7 @@
 
 One thread, the main one. It reads what is there, runs the calls of it in the order in which their
 bodies became complete, and answers each exactly once. Answers of quick calls that came together
-leave together; before a call that may take long, everything is written, and what a quick one holds
+leave in groups; before a call that may take long, everything is written, and what a quick one holds
 up after all, a timer writes. Nothing but
 ``SystemExit`` from a tool, the end of the socket, a goaway or a broken protocol ends it.
 """
@@ -160,11 +160,11 @@ class Loop:
         (shared,) = get_referents(base)
         holders, known = getrefcount(shared), getrefcount(running)
         now = monotonic()
+        # The clock is looked at where much time may have passed, and not for each call.
+        late = (now - running.arrived) * 1e6
         number: int
         args = kwargs = result = payload = None
         while True:
-            # The clock is looked at where much time may have passed, and not for each call.
-            late = (now - running.arrived) * 1e6
             while True:
                 # The longest head is looked at before it is known to be there: the buffer has
                 # room for it behind what is read.
@@ -280,6 +280,7 @@ class Loop:
             if not got:
                 return False
             running.arrived = now = monotonic()
+            late = 0.0
             if self._armed and now - self._armed > _LOST:
                 self._armed = 0.0
                 self._may_hold = False
