@@ -52,7 +52,7 @@ LATER = ("inspect", "traceback")
 # How the process between ends if the worker has ended before it, and if there is none.
 _HUNG_UP, _FAILED = 1, 2
 # In which time (milliseconds) one is needed soon, and what it becomes if it is not.
-_SOON = 20
+_SOON = 5
 _SHELL = "/bin/sh"
 # By this its host finds it, whatever happens.
 _RUN = "SNAKEHOUSE_RUN"
