@@ -56,8 +56,6 @@ _SOON = 5
 _SHELL = "/bin/sh"
 # By this its host finds it, whatever happens.
 _RUN = "SNAKEHOUSE_RUN"
-# How many of them wait at once: while one ends and is replaced, the other one is there.
-_READY = 2
 
 
 def run(names: list[str]) -> NoReturn:
@@ -81,6 +79,7 @@ def run(names: list[str]) -> NoReturn:
     if why is not None:
         send(talk, {"event": "unfit", "why": why})
         os._exit(0)
+    _rehearse(prctl)
     _pages.settle()
     try:
         send(talk, {"event": "failed" if failure else "ready"})
@@ -115,6 +114,16 @@ def _describe_all(names: list[str]) -> None:
                 _main.describe(tool)
 
 
+def _rehearse(prctl: Prctl) -> None:
+    """Does once what each worker does first: what is found and kept on the way, all will share."""
+    prctl(PR_SET_CHILD_SUBREAPER, 0)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        send(ours, {"args": ["-"], "variables": {"-": "-"}, "cwd": None}, [ours.fileno()])
+        for fd in receive(theirs)[1]:
+            os.close(fd)
+
+
 def _fall_silent() -> None:
     """What was printed while importing has been the first worker's; nothing more is."""
     for stream in (sys.stdout, sys.stderr):
@@ -128,31 +137,25 @@ def _fall_silent() -> None:
 
 
 def _serve(talk: socket.socket, prctl: Prctl, witness: Witness) -> Message:
-    """Keeps the next workers ready. Returns in workers only, with the request."""
+    """Keeps the next worker ready. Returns in workers only, with the request."""
     reaper = os.getppid()
-    waiting = 0
     is_tidy = False
     while True:
-        while waiting < _READY:
-            try:
-                middle = os.fork()
-            except OSError as error:
-                if not waiting:
-                    _refuse(talk, prctl, error)
-                break
-            if middle == 0:
-                return _fork_and_wait(talk, prctl, reaper, witness)
-            waiting += 1
+        try:
+            middle = os.fork()
+        except OSError as error:
+            _refuse(talk, prctl, error)
+            continue
+        if middle == 0:
+            return _fork_and_wait(talk, prctl, reaper, witness)
         if not is_tidy:
-            # Nobody waits for this: whoever does has its process.
+            # Nobody waits for this: whoever is next has its process.
             is_tidy = True
             _pages.drop_files()
-        if waiting:
-            _, status = os.waitpid(-1, 0)
-            waiting -= 1
-            if status not in (0, _FAILED << 8):
-                # The socket is closed, or somebody killed it: whoever decides is the reaper.
-                os._exit(0)
+        _, status = os.waitpid(middle, 0)
+        if status not in (0, _FAILED << 8):
+            # The socket is closed, or somebody killed it: whoever decides is the reaper.
+            os._exit(0)
 
 
 def _refuse(talk: socket.socket, prctl: Prctl, error: OSError) -> None:
