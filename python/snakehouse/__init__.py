@@ -39,6 +39,14 @@ raises ``Cancelled`` inside of a plain function or generator, wherever it is, an
 of an async one. In a thread, ``Cancelled`` waits until a sleep or a system call is over. What a
 tool sets in its context variables ends with its call.
 
+A host can have tools too: Rust closures, which a tool calls as ``host.NAME(...)``, and an async
+one as ``await host_async.NAME(...)``. What they raise is ``HostToolError``. ``host_tools()`` tells
+which there are; in tests without a host, ``snakehouse.testing.host_tools`` stands in for them::
+
+    @snakehouse.tool
+    def price(fruit: str) -> int:
+        return snakehouse.host.lookup(key=fruit)["price"]
+
 ``span`` makes a part of a call visible in its trace and ``emit`` tells the host of something that
 happened; both cost next to nothing unless the host asked for telemetry. ``trace`` gives the place
 in the trace, for requests to elsewhere.
@@ -47,16 +55,19 @@ This package needs nothing but the standard library.
 """
 
 from snakehouse._buffers import buffer, empty
+from snakehouse._callbacks import HostTool
 from snakehouse._context import deadline, incoming, remaining, session
 from snakehouse._errors import (
     Cancelled,
     DeviceFault,
+    HostToolError,
     LostReference,
     MalformedValue,
     SnakehouseError,
     ToolError,
     UnsupportedValue,
 )
+from snakehouse._host import host, host_async, host_tools
 from snakehouse._marks import (
     Array,
     Arrow,
@@ -75,6 +86,8 @@ __all__ = [
     "Arrow",
     "Cancelled",
     "DeviceFault",
+    "HostTool",
+    "HostToolError",
     "LostReference",
     "MalformedValue",
     "Reference",
@@ -88,6 +101,9 @@ __all__ = [
     "deadline",
     "emit",
     "empty",
+    "host",
+    "host_async",
+    "host_tools",
     "incoming",
     "keep",
     "remaining",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from snakehouse._async import AsyncIncoming
+    from snakehouse._ports import Port
     from snakehouse._stream import Incoming
 
     class Items(Protocol):
@@ -32,9 +33,25 @@ class Call:
     which says where the call stands in its trace.
     """
 
-    __slots__ = ("arrived", "incoming", "micros", "place", "session")
+    __slots__ = (
+        "arrived",
+        "ident",
+        "incoming",
+        "micros",
+        "place",
+        "port",
+        "session",
+        "stream",
+    )
 
-    def __init__(self, arrived: float, micros: int, session: int, place: bytes) -> None:
+    def __init__(
+        self, arrived: float, micros: int, session: int, place: bytes, stream: int = 0
+    ) -> None:
+        # Its number; 0 is that of the call which was started last.
+        self.stream = stream
+        # The way to the host, as long as it runs; and the thread that runs it, if it is async.
+        self.port: Port | None = None
+        self.ident = 0
         self.arrived = arrived
         self.micros = micros
         self.session = session

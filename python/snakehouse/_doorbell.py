@@ -45,11 +45,13 @@ class Doorbell:
     __slots__ = (
         "_page",
         "_seen",
+        "below",
         "is_arriving",
         "is_muffled",
         "on_cancel",
         "on_ring",
         "open",
+        "past",
         "route",
         "running",
         "wanted",
@@ -73,6 +75,9 @@ class Doorbell:
         # A call that runs, but is not always to be interrupted: its cancels are kept in ``wanted``
         # and told to ``on_cancel``.
         self.open = 0
+        # Those below it, which wait for the host while it runs; and the newest nested call so far.
+        self.below: list[int] = []
+        self.past = 0
         self.on_cancel: Callable[[], None] | None = None
         # Told whenever the bell was heard, and what was interrupted by it: a host rings again as
         # long as a call that it gave up is not answered. May raise.
@@ -94,12 +99,16 @@ class Doorbell:
         if self.route is not None:
             self.route(stream)
             return
-        if stream == self.open:
+        if stream == self.open or stream in self.below:
             self.wanted.add(stream)
-            if self.on_cancel is not None:
+            if self.on_cancel is not None and stream == self.open:
                 self.on_cancel()
             return
-        is_over = (self.words[WORD_STARTED] - stream) & _MASK < 0x80000000
+        newest = self.words[WORD_STARTED]
+        if self.past and (self.past - newest) & _MASK < 0x80000000:
+            # Whatever was sent before a nested call has arrived.
+            newest = self.past
+        is_over = (newest - stream) & _MASK < 0x80000000
         is_over = is_over and not self.is_arriving(stream)
         if not is_over and len(self.wanted) < _MAX_WANTED:
             self.wanted.add(stream)

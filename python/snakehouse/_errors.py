@@ -9,6 +9,7 @@
      +-- Exception
           +-- SnakehouseError
                +-- ToolError         raised by tools, with a code and a hint
+               +-- HostToolError     raised by tools of the host, with a kind, a code and a hint
                +-- UnsupportedValue  a value that does not travel (also a TypeError)
                +-- MalformedValue    bytes that are no value (also a ValueError)
                +-- LostReference     its object is not here (also a LookupError)
@@ -17,6 +18,10 @@
 from __future__ import annotations
 
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # What a host reads out of the exit status of a worker: EX_OSERR.
 EXIT_DEVICE_FAULT = 71
@@ -65,6 +70,31 @@ class ToolError(SnakehouseError):
         super().__init__(message)
         self.code = code
         self.hint = hint
+
+
+class HostToolError(SnakehouseError):
+    """A tool of the host failed, or could not be called.
+
+    ``kind`` is the family (``not_found``, ``invalid_input``, ``saturated``, ...), ``code`` the
+    stable name that the host gave it, ``hint`` what a person can do about it. If a tool does not
+    catch it, it travels on to the tool's caller, with what the host said was its cause.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str = "tool",
+        code: str = "host_error",
+        hint: str | None = None,
+        cause: dict[str, Any] | None = None,
+    ) -> None:
+        """``cause`` is a failure map, of what happened at the host."""
+        super().__init__(message)
+        self.kind = kind
+        self.code = code
+        self.hint = hint
+        self.cause = cause
 
 
 class UnsupportedValue(SnakehouseError, TypeError):

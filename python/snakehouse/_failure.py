@@ -6,14 +6,23 @@ the exception does in its ``__str__``; and it must fit into one frame.
 
 from __future__ import annotations
 
+import os
+
 from snakehouse import _msgpack
-from snakehouse._errors import Cancelled, MalformedValue, ToolError, UnsupportedValue
+from snakehouse._errors import (
+    Cancelled,
+    HostToolError,
+    MalformedValue,
+    ToolError,
+    UnsupportedValue,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 MAX_CHAIN = 16
 # Exceptions in one failure: causes, members of groups, and their causes.
 MAX_ERRORS = 64
@@ -65,12 +74,35 @@ def unspeakable(error: BaseException) -> dict[str, Any]:
     return _map("tool", "tool_raised", name, message, None)
 
 
+def to_error(content: Any) -> HostToolError:
+    """What the host said of a callback that failed, as an exception. Never raises."""
+    said: dict[Any, Any] = content if isinstance(content, dict) else {}  # pyright: ignore[reportUnknownVariableType]
+
+    def text(key: str, default: str) -> str:
+        value = said.get(key)
+        return value if isinstance(value, str) else default
+
+    hint, cause = said.get("hint"), said.get("cause")
+    return HostToolError(
+        text("message", "the host reported a failure that cannot be read"),
+        kind=text("kind", "tool"),
+        code=text("code", "failure_malformed"),
+        hint=hint if isinstance(hint, str) else None,
+        cause=cause if isinstance(cause, dict) else None,  # pyright: ignore[reportUnknownArgumentType]
+    )
+
+
 def _kind_of(error: BaseException) -> tuple[str, str, str | None]:
     """Kind, code and hint of what a tool raised."""
     if isinstance(error, Cancelled):
         return "cancelled", "cancelled", None
     if isinstance(error, ToolError):
         return "tool", str(error.code), None if error.hint is None else str(error.hint)
+    if isinstance(error, HostToolError):
+        # The end of a callback is not that of the call which it was made in.
+        ends = (("deadline", "deadline"), ("cancelled", "cancelled"))
+        code = f"host_{error.code}" if (error.kind, error.code) in ends else str(error.code)
+        return str(error.kind), code, None if error.hint is None else str(error.hint)
     if isinstance(error, UnsupportedValue):
         return "tool", "unsupported_value", None
     if isinstance(error, MalformedValue):
@@ -164,7 +196,10 @@ def _describe(
     depth: int,
 ) -> dict[str, Any]:
     content = _map(kind, code, _type_name(error), message, hint)
-    content["traceback"] = _frames(error.__traceback__, skip)
+    content["traceback"] = places = _frames(error.__traceback__, skip)
+    while isinstance(error, HostToolError) and places and places[-1][0].startswith(_PACKAGE):
+        # How it came through this package tells nobody anything.
+        places.pop()
     if notes := _notes_of(error):
         content["notes"] = notes
     cause = error.__cause__
@@ -174,6 +209,9 @@ def _describe(
             content["implicit"] = True
     if cause is not None and depth < MAX_CHAIN and room.take():
         content["cause"] = _plain(cause, room, depth + 1)
+    if isinstance(error, HostToolError) and error.__cause__ is None and error.cause:
+        content["cause"] = error.cause
+        content.pop("implicit", None)
     if isinstance(error, BaseExceptionGroup):
         group: tuple[BaseException, ...] = error.exceptions  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
         inside = group if depth < MAX_CHAIN else ()

@@ -28,11 +28,15 @@ OPENING = struct.Struct("<IBIHHQQ")
 MAX_PAYLOAD = MAX_CHUNK + OPEN_LENGTH
 FLAG_MORE = 1
 FLAG_STREAM = 2
+FLAG_NESTED = 4
 NEVER = 0xFFFFFFFFFFFFFFFF
 
 KIND_HELLO, KIND_OPEN, KIND_DATA, KIND_LAST, KIND_ERROR = 1, 2, 3, 4, 5
 KIND_CANCEL, KIND_CREDIT, KIND_PING, KIND_PONG, KIND_GOAWAY = 6, 7, 8, 9, 10
 KIND_ITEM, KIND_END, KIND_SETTINGS, KIND_TELEMETRY = 11, 12, 13, 15
+# Of calls that the worker makes: the same with the top bit set.
+KIND_CALLBACK_OPEN, KIND_CALLBACK_DATA, KIND_CALLBACK_LAST = 0x82, 0x83, 0x84
+KIND_CALLBACK_ERROR, KIND_CALLBACK_CANCEL = 0x85, 0x86
 
 CREDIT = struct.Struct("<I")
 # What each side of a stream may send before the other takes anything. An item costs one, and one

@@ -13,10 +13,14 @@ from __future__ import annotations
 from collections import deque
 
 from snakehouse import _buffers, _frames, _settings
+from snakehouse._callbacks import Callbacks
 from snakehouse._channel import Channel
 from snakehouse._frames import (
     FLAG_MORE,
+    FLAG_NESTED,
     FLAG_STREAM,
+    KIND_CALLBACK_DATA,
+    KIND_CALLBACK_ERROR,
     KIND_CANCEL,
     KIND_CREDIT,
     KIND_DATA,
@@ -57,6 +61,7 @@ class Request:
         "arrived",
         "body",
         "channel",
+        "is_nested",
         "is_refused",
         "micros",
         "number",
@@ -84,6 +89,8 @@ class Request:
         self.channel = channel
         self.body = bytearray()
         self.is_refused = False
+        # It is to be run now, in the middle of a call that waits for the host.
+        self.is_nested = False
 
 
 class Inbox:
@@ -103,6 +110,9 @@ class Inbox:
         self.ready: deque[Request] = deque()
         # Calls that wait behind those, by their numbers, if somebody took them out of there.
         self.queued: Mapping[int, Request] = {}
+        # Calls that are to be run before those, in the middle of what waits for the host.
+        self.nested: deque[Request] = deque()
+        self.callbacks = Callbacks()
         # The host said goaway: what is ready is still to be run.
         self.is_over = False
 
@@ -134,10 +144,12 @@ class Inbox:
             # The host may have filled the socket for descriptors with what no call reads any more.
             _buffers.current.receive()
             self._send(_frames.frame(KIND_PONG, 0, bytes(payload)))
+        elif KIND_CALLBACK_DATA <= kind <= KIND_CALLBACK_ERROR and stream:
+            self.callbacks.receive(kind, stream, payload)
         elif kind == KIND_GOAWAY and not stream:
             self.is_over = True
         elif kind == KIND_SETTINGS and not stream:
-            _settings.apply(payload)
+            _settings.apply(payload, self.callbacks)
         elif kind != KIND_PONG or len(payload) != 8 or stream:
             raise ProtocolError(f"frame of kind {kind} on stream {stream}")
 
@@ -147,7 +159,7 @@ class Inbox:
 
     def _waiting_bytes(self, latest: Request) -> int:
         """Bytes of complete bodies whose calls wait, with one that comes to them."""
-        waiting = [latest, *self.ready, *list(self.queued.values())]
+        waiting = [latest, *self.nested, *self.ready, *list(self.queued.values())]
         return sum(len(request.body) for request in waiting)
 
     def _unfinished(self) -> int:
@@ -164,7 +176,7 @@ class Inbox:
         if len(payload) < OPEN_LENGTH or not stream:
             raise ProtocolError("malformed open frame")
         number, flags, micros, session = OPEN.unpack_from(payload)
-        if flags & ~(FLAG_MORE | FLAG_STREAM):
+        if flags & ~(FLAG_MORE | FLAG_STREAM | FLAG_NESTED):
             raise ProtocolError("malformed open frame")
         if stream in self.partial or stream in self.channels:
             raise ProtocolError("open frame for an open body")
@@ -174,6 +186,7 @@ class Inbox:
             self._newest = stream
         place = bytes(payload[TRACE_AT:OPEN_LENGTH])
         request = Request(stream, number, arrived, micros, session, place, channel)
+        request.is_nested = bool(flags & FLAG_NESTED)
         self.partial[stream] = request
         self.waiting.add(stream)
         self._piece(request, payload[OPEN_LENGTH:], not flags & FLAG_MORE)
@@ -192,9 +205,10 @@ class Inbox:
         if is_last:
             del self.partial[request.stream]
             self._held -= len(request.body)
-            if len(self.ready) + len(self.queued) >= _MAX_READY:
+            queue = self.nested if request.is_nested else self.ready
+            if len(queue) + len(self.queued) >= _MAX_READY:
                 raise ProtocolError("more calls at once than any host sends")
             if len(request.body) > _SMALL and self._waiting_bytes(request) > _frames.MAX_BODY:
                 request.body = bytearray()
                 request.is_refused = True
-            self.ready.append(request)
+            queue.append(request)

@@ -72,6 +72,8 @@ _LOST = 10e-3
 _PATIENCE = round(_telemetry.DELAY * 1e3)
 # An open frame that is not longer has a body that cannot be nested too deep.
 _SMALL = OPEN_LENGTH + MAX_DEPTH
+# Nested calls that run on top of each other.
+_MAX_NESTED = 16
 # Where in its frame a call's body begins, and what says where it stands in its trace.
 _BODY = HEAD.size + OPEN_LENGTH
 _PLACE = HEAD.size + TRACE_AT
@@ -104,7 +106,11 @@ class Loop:
         self._current = _PlainCall(self._reader)
         self._base = copy_context()
         self._inbox = Inbox(doorbell.ask, self._out.append)
-        self._seat = MainSeat(control, doorbell, self._pump, self._write)
+        callbacks = self._inbox.callbacks
+        self._seat = MainSeat(
+            control, doorbell, self._pump, self._write, callbacks, codec, self._catch_up
+        )
+        self._current.port = self._seat.port
         doorbell.is_arriving = self._inbox.waiting.__contains__
         # What ended the connection while a call ran.
         self._broken: Exception | None = None
@@ -224,7 +230,7 @@ class Loop:
                         result = tool.function(*args, **kwargs) if kwargs else tool.function(*args)
                         doorbell.running = 0
                     except BaseException:
-                        doorbell.running = 0
+                        doorbell.running = doorbell.open = 0
                         raise
                     if self._forked:
                         os._exit(70)
@@ -247,6 +253,13 @@ class Loop:
                         self._send_large(stream, payload)
                 if tool.short < _QUICK:
                     tool.short = tool.short + 1 if monotonic() - now < _SHORT else 0
+                if running.at < 0:
+                    # It called the host: what has come meanwhile was read, and taken.
+                    buffer, view, room = reader.buffer, reader.view, reader.room
+                    start, end = reader.start, reader.end
+                    if not self._run_ready():
+                        return False
+                    late = (monotonic() - running.arrived) * 1e6
                 try:
                     is_worn = (
                         getrefcount(shared) != holders
@@ -285,6 +298,7 @@ class Loop:
                 self._armed = 0.0
                 self._may_hold = False
             end += got
+            reader.end = end
 
     def _make_ready(self, tool: _Served) -> None:
         """Before a call: have nothing held that it could hold up, or a timer that ends that."""
@@ -299,13 +313,21 @@ class Loop:
         """Handle any frame, and run the calls that it makes ready; false at the end."""
         inbox = self._inbox
         inbox.take(kind, stream, payload, self._current.arrived)
-        if inbox.ready:
+        if inbox.ready or inbox.nested:
             # Whoever reads while a call runs waits for the socket: what was read is taken before.
             self._reader.take_all(inbox, self._current.arrived)
-        while inbox.ready:
+        return self._run_ready()
+
+    def _run_ready(self) -> bool:
+        """Run the calls that were taken and not begun; false at the end."""
+        inbox = self._inbox
+        while inbox.nested or inbox.ready:
             self._flush()
             if self._armed:
                 self._disarm()
+            if inbox.nested:
+                self._perform_nested(inbox.nested.popleft())
+                continue
             request = inbox.ready.popleft()
             tools = self._tools
             content = unready(request, len(tools))
@@ -317,8 +339,10 @@ class Loop:
             if request.channel is not None:
                 inbox.end(request.channel)
             if self._broken is not None:
-                self._flush()
-                raise self._broken
+                break
+        if self._broken is not None:
+            self._flush()
+            raise self._broken
         if inbox.is_over or self._is_gone:
             self._flush()
             return False
@@ -343,6 +367,42 @@ class Loop:
         else:
             self._out.append(frame(kind, request.stream, payload))
 
+    def _perform_nested(self, request: Request) -> None:
+        """Run a call in the middle of the one that waits for the host, and answer it."""
+        seat, tools = self._seat, self._tools
+        self._inbox.waiting.discard(request.stream)
+        content = unready(request, len(tools))
+        if content is None and seat.depth == _MAX_NESTED:
+            message = f"{_MAX_NESTED} nested calls run in this worker already"
+            content = _answer.refused("saturated", "too_deep", message)
+        if content is not None:
+            self._write(frame(KIND_ERROR, request.stream, content))
+        else:
+            tool = tools[request.number].tool
+            run = self._base.copy().run
+            try:
+                kind, payload = seat.nest(
+                    request.stream, lambda: run(perform, seat, request, tool, self._codec)
+                )
+            except SystemExit:
+                self._end_by_exit()
+                raise
+            for head, piece in in_pieces(request.stream, payload, kind):
+                self._flush()
+                self._send(head, piece)
+        if request.channel is not None:
+            self._inbox.end(request.channel)
+
+    def _catch_up(self) -> None:
+        """The plain call that runs is about to read the socket itself."""
+        running, reader = self._current, self._reader
+        if running.at >= 0:
+            # Behind its frame is what was not looked at.
+            length: int = HEAD.unpack_from(reader.buffer, running.at)[0]
+            reader.start = running.at + HEAD.size + length
+            running.keep()
+            reader.take_all(self._inbox, running.arrived)
+
     def _pump(self) -> None:
         """Read once and take the frames, while a call runs.
 
@@ -354,6 +414,8 @@ class Loop:
                 self._is_gone = True
             reader.take_all(self._inbox, monotonic())
             self._flush()
+            while self._inbox.nested:
+                self._perform_nested(self._inbox.nested.popleft())
         except (ProtocolError, OSError) as error:
             self._broken = error
         if self._is_gone or self._broken is not None:
@@ -543,14 +605,22 @@ class _PlainCall(Call):
 
     def where(self) -> bytes:
         """See ``Call``: read only if somebody asks."""
-        return self.place or bytes(self._reader.view[self.at + _PLACE : self.at + _BODY])
+        if self.at < 0:
+            return self.place
+        return bytes(self._reader.view[self.at + _PLACE : self.at + _BODY])
 
     def next(self) -> _PlainCall:
         """For the calls to come; whoever still has this one sees it as it was."""
-        self.place = self.where()
+        self.keep()
         call = _PlainCall(self._reader)
         call.arrived = self.arrived
+        call.port, self.port = self.port, None
         return call
+
+    def keep(self) -> None:
+        """What was read is about to be read over."""
+        self.place = self.where()
+        self.at = -1
 
 
 class _Served:

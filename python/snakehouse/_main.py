@@ -205,7 +205,7 @@ def _said(
     failure: dict[str, Any] | None,
 ) -> bytes:
     version = ".".join(str(part) for part in sys.version_info[:3])
-    always = ["streams", "telemetry"]
+    always = ["callbacks", "streams", "telemetry"]
     content: dict[str, Any] = {
         "protocol": PROTOCOL_VERSION,
         "language": "python",

@@ -78,22 +78,28 @@ def _run(
 ) -> Any:
     """The call's result: of its function, or of its generator after the last item."""
     channel = request.channel
-    call = Call(request.arrived, request.micros, request.session, request.place)
+    call = Call(request.arrived, request.micros, request.session, request.place, request.stream)
     context = copy_context()
     context.run(current.set, call)
     if tool.kind in (GENERATOR, ASYNC_GENERATOR) and channel is None:
         raise _answer.NotAStream
-    if tool.kind in (FUNCTION, GENERATOR):
-        if channel is not None:
-            call.incoming = Incoming(seat, channel, codec.decode)
-        result = seat.guard(context.run, tool.function, *args, **kwargs)
-        if tool.kind == GENERATOR and channel is not None:
-            return send_items(seat, channel, result, context, codec.encode)
-        return result
-    from snakehouse._async import AsyncIncoming, run_tool
+    try:
+        if tool.kind in (FUNCTION, GENERATOR):
+            call.port = seat.port
+            if channel is not None:
+                call.incoming = Incoming(seat, channel, codec.decode)
+            result = seat.guard(context.run, tool.function, *args, **kwargs)
+            if tool.kind == GENERATOR and channel is not None:
+                return send_items(seat, channel, result, context, codec.encode)
+            return result
+        from snakehouse._async import AsyncIncoming, run_tool
 
-    if channel is not None:
-        call.incoming = AsyncIncoming(channel, codec.decode, seat.send)
-    was_hit = lambda: seat.was_hit  # noqa: E731
-    coroutine = run_tool(tool, channel, codec, seat.send, was_hit, args, kwargs)
-    return seat.complete(coroutine, context)
+        call.port, call.ident = seat.async_port, seat.ident
+        if channel is not None:
+            call.incoming = AsyncIncoming(channel, codec.decode, seat.send)
+        was_hit = lambda: seat.was_hit  # noqa: E731
+        coroutine = run_tool(tool, channel, codec, seat.send, was_hit, args, kwargs)
+        return seat.complete(coroutine, context)
+    finally:
+        # What the tool left running has no host any more.
+        call.port = None

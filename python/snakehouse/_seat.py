@@ -8,10 +8,12 @@ takes an item, it sends one) happens between ``pause`` and ``resume``.
 from __future__ import annotations
 
 import select
+import sys
 import threading
 
 from snakehouse._doorbell import WORD_STARTED
 from snakehouse._errors import Cancelled
+from snakehouse._ports import AsyncPort, SyncPort
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from snakehouse._async import Runner, Turn
+    from snakehouse._callbacks import Callbacks
     from snakehouse._channel import Channel
+    from snakehouse._codec import Codec
     from snakehouse._doorbell import Doorbell
 
     class Seat(Protocol):
@@ -30,6 +34,16 @@ if TYPE_CHECKING:
         @property
         def ident(self) -> int:
             """The thread that runs the call."""
+            ...
+
+        @property
+        def port(self) -> SyncPort:
+            """The way to the host of plain code."""
+            ...
+
+        @property
+        def async_port(self) -> AsyncPort:
+            """The way to the host of async code."""
             ...
 
         @property
@@ -49,8 +63,8 @@ if TYPE_CHECKING:
             """Let cancels in again; raises ``Cancelled`` if one came meanwhile."""
             ...
 
-        def wait(self, channel: Channel) -> None:
-            """Until something happens to the channel, or the call is given up.
+        def wait(self, channel: Channel | None) -> None:
+            """Until something happens to the channel, a callback is answered, or the call given up.
 
             May raise ``Cancelled``; called between ``pause`` and ``resume``, or outside of
             ``guard``.
@@ -61,9 +75,32 @@ if TYPE_CHECKING:
             """Write whole frames."""
             ...
 
+        def ring(self) -> None:
+            """Something changed that the call may wait for."""
+            ...
+
+        def adopt(self) -> int:
+            """The call that was started last takes the seat, until ``let_go``; gives its number."""
+            ...
+
+        def let_go(self) -> None:
+            """It needs the seat no more."""
+            ...
+
         def complete(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> Any:
             """Run a coroutine to its end, on this seat's event loop; not within ``guard``."""
             ...
+
+
+def running_loop() -> Any:
+    """The event loop that runs in this thread, if asyncio is there at all."""
+    asyncio: Any = sys.modules.get("asyncio")
+    return None if asyncio is None else asyncio._get_running_loop()  # noqa: SLF001
+
+
+def set_running_loop(loop: Any) -> None:
+    """Say which event loop runs in this thread: one inside of another stands still meanwhile."""
+    sys.modules["asyncio"]._set_running_loop(loop)  # noqa: SLF001
 
 
 class MainSeat:
@@ -75,8 +112,14 @@ class MainSeat:
         doorbell: Doorbell,
         pump: Callable[[], None],
         send: Callable[[bytes], None],
+        callbacks: Callbacks,
+        codec: Codec,
+        catch_up: Callable[[], None],
     ) -> None:
-        """``pump`` reads once from ``control``, and takes the frames."""
+        """``pump`` reads once from ``control``, and takes the frames.
+
+        ``catch_up``: see ``SyncPort``.
+        """
         self.ident = threading.get_ident()
         self.was_hit = False
         self.send = send
@@ -84,11 +127,15 @@ class MainSeat:
         self._pump = pump
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
-        self._runner: Runner | None = None
+        # How many nested calls run, one on top of the other; an event loop for each level.
+        self.depth = 0
+        self._runners: dict[int, Runner] = {}
         self._turn: Turn | None = None
         self._doorbell = doorbell
         self._stream = 0
         self._is_cut = False
+        self.port = SyncPort(self, callbacks, codec, catch_up)
+        self.async_port = AsyncPort(callbacks, codec, send)
 
     def begin(self, stream: int) -> None:
         """A call starts: say so; from now on cancels of it are kept."""
@@ -100,6 +147,48 @@ class MainSeat:
         """The call is over."""
         self._doorbell.open = 0
         self._doorbell.wanted.discard(self._stream)
+
+    def adopt(self) -> int:
+        """See ``Seat``. It may be interrupted at any point: ``let_go`` is called all the same."""
+        self.was_hit = False
+        stream: int = self._doorbell.words[WORD_STARTED]
+        self._stream = self._doorbell.open = stream
+        return stream
+
+    def let_go(self) -> None:
+        """See ``Seat``."""
+        self.end()
+
+    def ring(self) -> None:
+        """See ``Seat``: nobody else waits here."""
+
+    def nest(self, stream: int, function: Callable[[], Any]) -> Any:
+        """Run a nested call in the middle of the call that waits."""
+        doorbell = self._doorbell
+        outer = self._stream, self.was_hit, doorbell.open, self._turn
+        told = doorbell.on_cancel, doorbell.on_ring
+        doorbell.below.append(doorbell.open)
+        doorbell.on_cancel = doorbell.on_ring = None
+        doorbell.past = stream
+        self.depth += 1
+        self.was_hit = False
+        self._stream = doorbell.open = stream
+        # The event loop of an async call stands still as long as this one runs.
+        loop = running_loop()
+        if loop is not None:
+            set_running_loop(None)
+        try:
+            return function()
+        finally:
+            if loop is not None:
+                set_running_loop(loop)
+            self.depth -= 1
+            self._stream, self.was_hit, doorbell.open, self._turn = outer
+            doorbell.on_cancel, doorbell.on_ring = told
+            doorbell.below.pop()
+            doorbell.wanted.discard(stream)
+            if doorbell.on_cancel is not None and doorbell.open in doorbell.wanted:
+                doorbell.on_cancel()
 
     def guard(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See ``Seat``."""
@@ -131,7 +220,7 @@ class MainSeat:
                 self.was_hit = True
                 raise Cancelled
 
-    def wait(self, channel: Channel) -> None:  # noqa: ARG002
+    def wait(self, channel: Channel | None) -> None:  # noqa: ARG002
         """See ``Seat``."""
         if self._is_cut:
             raise Cancelled
@@ -147,28 +236,29 @@ class MainSeat:
 
     def complete(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> Any:
         """See ``Seat``."""
-        if self._runner is None:
+        runner = self._runners.get(self.depth)
+        if runner is None:
             from snakehouse._async import Runner
 
-            self._runner = Runner()
+            self._runners[self.depth] = runner = Runner()
             # Cancels and credit come while the event loop runs.
-            self._runner.loop.add_reader(self._control, self._pump)
+            runner.loop.add_reader(self._control, self._pump)
         doorbell = self._doorbell
-        self._turn = turn = self._runner.begin(context)
+        self._turn = turn = runner.begin(context)
         doorbell.on_cancel = self._cancel_task
         doorbell.on_ring = turn.hit
         try:
             if self._stream in doorbell.wanted:
                 self._cancel_task()
-            return self._runner.complete(turn, coroutine, context)
+            return runner.complete(turn, coroutine, context)
         finally:
             doorbell.on_cancel = doorbell.on_ring = None
 
     def stop_reading(self) -> None:
         """There is nothing more to be read: who waits is given up."""
         self._is_cut = True
-        if self._runner is not None:
-            self._runner.loop.remove_reader(self._control)
+        for runner in self._runners.values():
+            runner.loop.remove_reader(self._control)
 
     def _cancel_task(self) -> None:
         self.was_hit = True

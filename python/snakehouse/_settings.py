@@ -10,8 +10,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from snakehouse._callbacks import Callbacks
 
-def apply(payload: memoryview) -> None:
+
+def apply(payload: memoryview, callbacks: Callbacks) -> None:
     """Do what a settings frame says. Keys that are not known are for others.
 
     Raises ``ProtocolError``.
@@ -24,3 +26,5 @@ def apply(payload: memoryview) -> None:
         raise ProtocolError("malformed settings: not a map")
     if "telemetry" in settings:
         _telemetry.current.configure(settings["telemetry"])  # pyright: ignore[reportUnknownMemberType]
+    if "host_tools" in settings:
+        callbacks.learn(settings["host_tools"])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
@@ -26,6 +27,7 @@ from snakehouse._inbox import Inbox
 from snakehouse._load import LoadError
 from snakehouse._outgoing import Outgoing
 from snakehouse._perform import NO_ARGUMENTS, unready
+from snakehouse._ports import AsyncPort
 from snakehouse._reader import Reader
 from snakehouse._running import Running
 from snakehouse._tool import ASYNC_FUNCTION, ASYNC_GENERATOR
@@ -76,9 +78,12 @@ class TaskServer:
         self._is_over = False
         # Pongs since there was no more room.
         self._unread = 0
+        self._base = copy_context()
         self._tasks: set[asyncio.Task[None]] = set()
         # Of the calls that have begun, by what their context says.
         self._works: dict[Call, _Work] = {}
+        self._port = AsyncPort(self._inbox.callbacks, codec, self._out.send, self._out.room)
+        self._ident = 0
         doorbell.route = self._running.cancel
         self._telemetry = _telemetry.current
         self._telemetry.serve(tools, self._speak)
@@ -91,6 +96,7 @@ class TaskServer:
 
         Raises ``ProtocolError``, ``OSError`` of the socket, and the ``SystemExit`` of a tool.
         """
+        self._ident = threading.get_ident()
         self._loop.add_reader(self._control, self._read)
         # A tool may stop the loop as well.
         try:
@@ -145,6 +151,8 @@ class TaskServer:
         try:
             if self._reader.fill():
                 self._reader.take_all(inbox, monotonic())
+                for request in inbox.nested:
+                    self._running.arrived(request)
                 for request in inbox.ready:
                     self._running.arrived(request)
                 self._go_on()
@@ -173,19 +181,29 @@ class TaskServer:
         self._loop.stop()
 
     def _start(self) -> None:
-        while self._free and self._inbox.ready and self._out.has_room:
-            request = self._inbox.ready.popleft()
-            self._doorbell.words[WORD_STARTED] = request.stream
+        inbox = self._inbox
+        # Whoever waits for a nested call has a place already, and makes no use of it meanwhile.
+        while (inbox.nested or (self._free and inbox.ready)) and self._out.has_room:
+            request = (inbox.nested or inbox.ready).popleft()
+            if not request.is_nested:
+                self._doorbell.words[WORD_STARTED] = request.stream
             content = unready(request, len(self._tools))
-            if content is None and self._doorbell.is_recalled(request.stream):
+            if (
+                content is None
+                and not request.is_nested
+                and self._doorbell.is_recalled(request.stream)
+            ):
                 content = _answer.recalled()
             if content is not None:
                 self._answer(request, KIND_ERROR, content)
                 continue
-            self._free -= 1
-            call = Call(request.arrived, request.micros, request.session, request.place)
+            self._free -= not request.is_nested
+            call = Call(
+                request.arrived, request.micros, request.session, request.place, request.stream
+            )
+            call.port, call.ident = self._port, self._ident
             work = self._works[call] = _Work(self._loop, call)
-            context = copy_context()
+            context = self._base.copy()
             context.run(current.set, call)
             task = self._loop.create_task(self._serve(request, work, call), context=context)
             self._tasks.add(task)
@@ -228,6 +246,7 @@ class TaskServer:
             # A child that the tool forked must not speak in the worker's name.
             os._exit(70)
         work.is_answered = True
+        call.port = None
         self._end(request, kind, payload)
 
     def _done(self, request: Request, work: _Work, task: asyncio.Task[None]) -> None:
@@ -245,7 +264,7 @@ class TaskServer:
             self._broken = error
             self._stop()
             return
-        self._free += 1
+        self._free += not request.is_nested
         self._go_on()
 
     def _answer(self, request: Request, kind: int, payload: bytes) -> None:

@@ -27,6 +27,7 @@ from snakehouse._frames import KIND_ERROR, LAST_WORDS, ProtocolError, in_pieces
 from snakehouse._inbox import Inbox
 from snakehouse._load import LoadError
 from snakehouse._perform import perform, unready
+from snakehouse._ports import AsyncPort, SyncPort
 from snakehouse._reader import Reader
 from snakehouse._running import Running
 
@@ -79,6 +80,7 @@ class ThreadServer:
     ) -> None:
         """Raises ``LoadError`` if threads cannot be interrupted here."""
         self.raise_in = load_raise()
+        self._context = copy_context()
         self.tools = tools
         self.running = Running()
         self.doorbell = doorbell
@@ -105,16 +107,20 @@ class ThreadServer:
         Raises ``ProtocolError``, ``OSError`` of the socket, and the ``SystemExit`` of a tool.
         """
         sys.setswitchinterval(_SWITCH)
-        context = copy_context()
         for number in range(self._capacity):
-            target = context.copy().run
             seat = ThreadSeat(self)
-            name = f"snakehouse-call-{number}"
-            threading.Thread(target=target, args=(seat.serve,), name=name, daemon=True).start()
+            self._start_thread(f"snakehouse-call-{number}", seat.serve)
         reader, inbox = self._reader, self.inbox
         try:
             while reader.fill():
                 reader.take_all(inbox, monotonic())
+                while inbox.nested:
+                    request = inbox.nested[0]
+                    self.running.arrived(request)
+                    inbox.nested.popleft()
+                    # Beside the calls that wait for the host, of which one waits for this.
+                    seat = ThreadSeat(self)
+                    self._start_thread("snakehouse-nested", seat.serve_one, request)
                 while inbox.ready:
                     request = inbox.ready[0]
                     self.running.arrived(request)
@@ -131,6 +137,11 @@ class ThreadServer:
         if self._exit is not None:
             raise self._exit
 
+    def _start_thread(self, name: str, function: Callable[..., None], *args: object) -> None:
+        target = self._context.copy().run
+        thread = threading.Thread(target=target, args=(function, *args), name=name, daemon=True)
+        thread.start()
+
     def next(self, seat: ThreadSeat) -> Request:
         """The next call for a seat; it counts as started when this returns."""
         # In one step, so that they start in their order. Who has the lock waits for a call: the
@@ -141,14 +152,18 @@ class ThreadServer:
         try:
             request = self._await()
             self.doorbell.words[WORD_STARTED] = request.stream
-            seat.work = work = _Work(self, seat.ident)
-            work.wake = seat.ring
-            if request.channel is not None:
-                request.channel.wake = seat.ring
-            self.running.start(request.stream, work)
+            self.start(seat, request)
         finally:
             self._starting.release()
         return request
+
+    def start(self, seat: ThreadSeat, request: Request) -> None:
+        """A call begins in a seat."""
+        seat.work = work = _Work(self, seat.ident)
+        work.wake = seat.ring
+        if request.channel is not None:
+            request.channel.wake = seat.ring
+        self.running.start(request.stream, work)
 
     def _await(self) -> Request:
         if self._telemetry.waiting:
@@ -258,6 +273,11 @@ class ThreadSeat:
         self._server = server
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._runner: Runner | None = None
+        # A codec keeps state while it works.
+        self._codec = _codec.choose(_buffers.current)
+        callbacks = server.inbox.callbacks
+        self.port = SyncPort(self, callbacks, self._codec)
+        self.async_port = AsyncPort(callbacks, self._codec, server.send)
 
     @property
     def was_hit(self) -> bool:
@@ -266,27 +286,42 @@ class ThreadSeat:
 
     def serve(self) -> None:
         """Run calls for ever."""
+        self._sit()
+        while self._serve(self._server.next(self)):
+            pass
+
+    def serve_one(self, request: Request) -> None:
+        """Run one nested call."""
+        self._sit()
+        self._server.start(self, request)
+        self._serve(request)
+        del self._server.seats[self.ident]
+
+    def _sit(self) -> None:
         self.ident = threading.get_ident()
+        self._server.seats[self.ident] = self
+
+    def _serve(self, request: Request) -> bool:
+        """Run a call and answer it; false if it ends the worker."""
         server = self._server
-        server.seats[self.ident] = self
-        # A codec keeps state while it works.
-        codec = _codec.choose(_buffers.current)
-        while True:
-            request = server.next(self)
-            content = unready(request, len(server.tools))
-            if content is None and server.doorbell.is_recalled(request.stream):
-                content = _answer.recalled()
-            try:
-                if content is None:
-                    tool = server.tools[request.number]
-                    kind, payload = perform(self, request, tool, codec)
-                else:
-                    kind, payload = KIND_ERROR, content
-            except SystemExit as error:
-                server.exit(error)
-                return
-            server.answer(request, kind, payload)
-            del request, payload, content
+        content = unready(request, len(server.tools))
+        if (
+            content is None
+            and not request.is_nested
+            and server.doorbell.is_recalled(request.stream)
+        ):
+            content = _answer.recalled()
+        try:
+            if content is None:
+                tool = server.tools[request.number]
+                kind, payload = perform(self, request, tool, self._codec)
+            else:
+                kind, payload = KIND_ERROR, content
+        except SystemExit as error:
+            server.exit(error)
+            return False
+        server.answer(request, kind, payload)
+        return True
 
     def guard(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See ``Seat``."""
@@ -326,7 +361,14 @@ class ThreadSeat:
             work.is_told = True
             raise Cancelled
 
-    def wait(self, channel: Channel) -> None:  # noqa: ARG002
+    def adopt(self) -> int:
+        """See ``Seat``: every call of a thread has its seat."""
+        return 0
+
+    def let_go(self) -> None:
+        """See ``Seat``."""
+
+    def wait(self, channel: Channel | None) -> None:  # noqa: ARG002
         """See ``Seat``."""
         # Who waits has looked before, and rung is from the call's beginning on.
         self._bell.get()

@@ -169,6 +169,10 @@ class Host:
         if frame:
             self.send(_frames.frame(_frames.KIND_CANCEL, stream, b""))
 
+    def rung_enough(self) -> None:
+        """What was given up is answered, by a frame that is no answer."""
+        self._rung = False
+
     @property
     def started(self) -> int:
         return struct.unpack_from("<I", self.page, 64)[0]

@@ -25,7 +25,8 @@ def test_hello_says_who_it_is(host: Host) -> None:
     assert hello["language"] == "python"
     assert hello["pid"] == host.process.pid
     assert hello["codec"] in ("msgpack", "python")
-    assert hello["capabilities"] == ["cancel", "recall", "started", "streams", "telemetry"]
+    always = ["callbacks", "streams", "telemetry"]
+    assert hello["capabilities"] == ["cancel", "recall", "started", *always]
     assert hello["failure"] is None
     plus = next(t for t in hello["tools"] if t["name"] == "plus")
     assert plus["signature"] == "(a: 'int', b: 'int' = 1) -> 'int'"
@@ -372,7 +373,7 @@ def test_pings_are_answered(host: Host) -> None:
 
 def test_without_a_page_it_says_what_it_cannot(start_host: Callable[..., Host]) -> None:
     host = start_host(TOOLS, page=False).greet()
-    assert host.hello["capabilities"] == ["streams", "telemetry"]
+    assert host.hello["capabilities"] == ["callbacks", "streams", "telemetry"]
     assert host.call("plus", 1) == 2
 
 

@@ -20,13 +20,14 @@ def test_all_is_sorted_and_complete() -> None:
     # Submodules are private; `worker` and `conformance` are programs.
     modules = {name for name in public if inspect.ismodule(getattr(snakehouse, name))}
     assert sorted(public - modules | {"__version__"}) == snakehouse.__all__
-    assert modules <= {"conformance", "worker"}
+    assert modules <= {"conformance", "testing", "worker"}
 
 
 def test_modules_are_private_and_flat() -> None:
     names = {path.name for path in PACKAGE.iterdir() if path.suffix == ".py"}
     assert {name for name in names if not name.startswith("_")} == {
         "conformance.py",
+        "testing.py",
         "worker.py",
     }
 

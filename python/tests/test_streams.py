@@ -422,7 +422,7 @@ class TestAsyncCalls:
 def test_the_flags_of_an_open_are_checked(start_host: Callable[..., Host]) -> None:
     host = start_host(TOOLS).greet()
     _, data = host.open_frames("echo", 1)
-    host.send(data[:11] + struct.pack("<H", 4) + data[13:])
+    host.send(data[:11] + struct.pack("<H", 8) + data[13:])
     assert host.frame()[0] == _frames.KIND_GOAWAY
 
 

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::call::{Body, CallError, CallOptions};
 use crate::death::{Death, KillReason};
+use crate::host::chain::{Chain, Place};
 use crate::pool::{Pin, Shared, attempt};
 use crate::telemetry::SpanKind;
 
@@ -24,19 +25,20 @@ pub(crate) async fn call_bytes(
     body: impl Into<Body>,
     mut options: CallOptions,
 ) -> Result<Bytes, CallError> {
+    let chain = Chain::enter(shared, &mut options)?;
     let now = Instant::now();
     let measure = shared.tally.begin(now);
     let mut span = shared.span(SpanKind::Call, tool, &mut options.trace);
     // A session's state is gone with its worker: there is nowhere to repeat its calls.
     let body = body.into();
     let again = (options.idempotent && pin.is_none()).then(|| body.clone());
-    let mut outcome = guarded(shared, pin, tool, body, options, now).await;
+    let mut outcome = guarded(shared, pin, tool, body, options, now, chain.clone()).await;
     if let (Some(body), Err(error)) = (again, &outcome)
         && may_have_run(error)
     {
         shared.tally.repeated();
         tracing::debug!(tool, %error, "idempotent call is repeated");
-        match guarded(shared, None, tool, body, options, Instant::now()).await {
+        match guarded(shared, None, tool, body, options, Instant::now(), chain).await {
             Err(error) if says_less(&error) => {}
             second => outcome = second,
         }
@@ -53,9 +55,10 @@ async fn guarded(
     body: Body,
     options: CallOptions,
     now: Instant,
+    chain: (Place, Option<Chain>),
 ) -> Result<Bytes, CallError> {
     let permit = admit(shared.breaker.as_ref(), now)?;
-    let outcome = attempt(shared, pin, tool, body, options, now).await;
+    let outcome = attempt(shared, pin, tool, body, options, now, chain).await;
     resolve(permit, &outcome);
     outcome
 }

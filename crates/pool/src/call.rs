@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::death::Death;
 use crate::dispatcher::Ticket;
+use crate::host::chain::{Chain, Place};
 use crate::session::{SessionEnd, Tag};
 use crate::stream::flow::{Flow, FlowHold};
 
@@ -178,6 +179,17 @@ pub enum CallError {
         /// What it said.
         failure: Box<Failure>,
     },
+    /// It comes out of more host tools, each called by a tool that the one before it called, than may
+    /// be. It had no effect.
+    #[error("the call comes through more than {limit} host tools")]
+    TooDeep {
+        /// How many may be.
+        limit: u8,
+    },
+    /// It comes out of a host tool, and every worker that could run it waits for a host tool itself and
+    /// can run nothing more meanwhile. It had no effect.
+    #[error("every worker waits for a host tool, and none can run the call meanwhile")]
+    WouldDeadlock,
     /// No such tool.
     #[error("there is no tool {tool}")]
     UnknownTool {
@@ -275,6 +287,8 @@ impl CallError {
             Self::Deadline { at } => *at == Where::Queue,
             Self::NoWorker { .. }
             | Self::Saturated { .. }
+            | Self::TooDeep { .. }
+            | Self::WouldDeadlock
             | Self::UnknownTool { .. }
             | Self::SessionLost { .. }
             | Self::SessionEnded { .. }
@@ -296,10 +310,11 @@ impl Coded for CallError {
             Self::OutcomeUnknown { .. } => Kind::OutcomeUnknown,
             Self::Deadline { .. } | Self::NoWorker { .. } => Kind::Deadline,
             Self::Cancelled => Kind::Cancelled,
-            Self::Saturated { .. } | Self::WorkerBusy { .. } | Self::SessionQuota { .. } => {
-                Kind::Saturated
-            }
-            Self::BadSessionName { .. } => Kind::InvalidInput,
+            Self::Saturated { .. }
+            | Self::WouldDeadlock
+            | Self::WorkerBusy { .. }
+            | Self::SessionQuota { .. } => Kind::Saturated,
+            Self::BadSessionName { .. } | Self::TooDeep { .. } => Kind::InvalidInput,
             Self::Tool { failure, .. } => failure.kind,
             Self::UnknownTool { .. } => Kind::NotFound,
             Self::SessionLost { .. }
@@ -321,6 +336,8 @@ impl Coded for CallError {
             Self::NoWorker { .. } => "no_worker",
             Self::Cancelled => "cancelled",
             Self::Saturated { .. } => "saturated",
+            Self::TooDeep { .. } => "too_deep",
+            Self::WouldDeadlock => "would_deadlock",
             Self::Tool { .. } => "tool_failed",
             Self::UnknownTool { .. } => "unknown_tool",
             Self::BreakerOpen { .. } => "breaker_open",
@@ -361,6 +378,10 @@ impl Coded for CallError {
             }
             Self::Deadline { at: Where::Worker } => Some("give the call more time".to_owned()),
             Self::Saturated { .. } => Some("send less at once, or try later".to_owned()),
+            Self::TooDeep { .. } => {
+                Some("does a tool call itself through the host for ever?".to_owned())
+            }
+            Self::WouldDeadlock => Some("add workers, or call back less deep".to_owned()),
             Self::Tool { failure, .. } => failure.hint.clone(),
             Self::UnknownTool { known, .. } => Some(match known.as_slice() {
                 [] => "the worker offers no tools; mark functions with @tool".to_owned(),
@@ -415,6 +436,10 @@ pub(crate) struct Call {
     pub(crate) stream: bool,
     /// Workers that died with it as the next call to start.
     pub(crate) deaths: u32,
+    /// Where it stands in a chain of calls.
+    pub(crate) chain: Place,
+    /// The chain that it was made in.
+    pub(crate) outer: Option<Chain>,
     pub(crate) reply: Reply,
 }
 

@@ -61,6 +61,9 @@ pub struct PoolConfig {
     /// Calls that may wait; one more is [`CallError::Saturated`](crate::CallError::Saturated).
     /// Default 10,000.
     pub queue: usize,
+    /// Host tools that run at once for all its workers; one more fails with `too_many_callbacks`.
+    /// Default 4,096; at least 1. One worker may have 1,024, with 256 MiB of arguments.
+    pub callbacks: usize,
     /// From the start of a worker's process to its hello. Default 60 s: an import of a large
     /// library on a loaded machine takes 20 s. The reaper has as long to start the process, but no
     /// longer than 10 s, or it is replaced.
@@ -85,6 +88,7 @@ impl Default for PoolConfig {
             recycle: Recycle::default(),
             breaker: None,
             queue: 10_000,
+            callbacks: 4_096,
             start_within: Duration::from_secs(60),
             telemetry: None,
             stop_grace: Duration::from_secs(3),

@@ -9,6 +9,7 @@
 
 mod answers;
 mod buffers;
+mod callbacks;
 mod cancels;
 mod copies;
 mod end;
@@ -29,7 +30,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use snakehouse_base::Kind;
-use snakehouse_supervise::CancellationToken;
+use snakehouse_base::id::Incarnation;
+use snakehouse_supervise::{CancellationToken, Scope};
 use snakehouse_wire::{Failure, Hello, Message, OpenHead};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -41,6 +43,7 @@ use crate::pool::Shared;
 use crate::reaper::Process;
 use crate::stream::flow::Flow;
 use buffers::Buffers;
+use callbacks::Callbacks;
 use copies::Copies;
 use input::Input;
 use output::Output;
@@ -56,7 +59,7 @@ pub(crate) use cancels::Cancels;
 pub(crate) use end::Settled;
 
 pub(crate) struct Connection<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     place: usize,
     process: Process,
     cancel_grace: Option<Duration>,
@@ -77,6 +80,7 @@ pub(crate) struct Connection<'a> {
     held: VecDeque<Call>,
     cancels: Cancels,
     recall: Recall,
+    callbacks: Callbacks,
     /// The streams among the calls.
     flows: Vec<(u32, Arc<Flow>)>,
     /// Rung by their callers.
@@ -113,10 +117,19 @@ enum Turn {
 }
 
 impl<'a> Connection<'a> {
-    pub(crate) fn new(shared: &'a Shared, place: usize, mut process: Process) -> Self {
+    /// What its worker asks of the host runs in `scope`.
+    pub(crate) fn new(
+        shared: &'a Arc<Shared>,
+        place: usize,
+        incarnation: Incarnation,
+        mut process: Process,
+        scope: Scope,
+    ) -> Self {
         let buffers = Buffers::new(process.buffers.take());
+        let (tools, bell) = (shared.spec.host_tools.clone(), Arc::<Notify>::default());
         Self {
             buffers,
+            callbacks: Callbacks::new(tools, scope, incarnation, bell.clone()),
             place,
             process,
             cancel_grace: shared.spec.cancel_grace,
@@ -135,7 +148,7 @@ impl<'a> Connection<'a> {
             cancels: Cancels::default(),
             recall: Recall::default(),
             flows: Vec::new(),
-            flow_bell: Arc::default(),
+            flow_bell: bell,
             calls: Vec::new(),
             answered: Vec::new(),
             refused: Vec::new(),
@@ -167,6 +180,9 @@ impl<'a> Connection<'a> {
                     self.hears_of_sessions = hello.can(Hello::SESSIONS);
                     self.telling.can = hello.can(Hello::TELEMETRY);
                     self.capacity = hello.capacity;
+                    if hello.can(Hello::CALLBACKS) {
+                        self.tell_host_tools();
+                    }
                     return Ok(hello);
                 }
                 Some(failure) => {
@@ -270,6 +286,7 @@ impl<'a> Connection<'a> {
             {
                 self.on_time(now, stop_by);
             }
+            self.answer_callbacks();
             self.exchange();
             if self.recall.goes_on() {
                 self.go_on_recalling();
@@ -289,7 +306,10 @@ impl<'a> Connection<'a> {
     fn poll_socket(&mut self, cx: &mut Context<'_>, mut has_work: bool) -> Poll<Turn> {
         let control = &mut self.process.control;
         match self.output.poll_write(control, cx) {
-            Poll::Ready(Ok(())) => self.pongs = 0,
+            Poll::Ready(Ok(())) => {
+                self.pongs = 0;
+                self.callbacks.written();
+            }
             Poll::Ready(Err(_)) => return Poll::Ready(Turn::Broken),
             Poll::Pending => {}
         }
@@ -432,8 +452,9 @@ impl<'a> Connection<'a> {
             deadline_micros: call.options.deadline.to_wire(now.into_std()),
             session: call.session.as_ref().map_or(0, |tag| tag.id),
             trace: call.options.trace,
-            depth: 0,
+            depth: call.chain.depth,
             is_stream: call.is_stream(),
+            is_nested: call.chain.is_nested,
         };
         let body = call.body.bytes.clone();
         let flow = call.flow().cloned();
@@ -478,6 +499,7 @@ impl<'a> Connection<'a> {
     /// it look, and the frame is for one that has no page.
     fn tell_cancel(&mut self, stream: u32, now: Instant) {
         self.flows.retain(|(flow, _)| *flow != stream);
+        self.end_callbacks(stream);
         let runs = runs(self.tells_started, self.capacity, &self.process, &self.sent)(stream);
         self.cancels.add(stream, runs, self.cancel_grace, self.can_cancel, now);
         self.output.put(Message::Cancel { stream });
@@ -493,7 +515,8 @@ impl<'a> Connection<'a> {
 
 /// Says which calls run, as far as the host can know. A worker that runs one call at a time runs the
 /// one that it started last, if any; one that does not say what it started runs the oldest that it
-/// has. A worker that runs several runs whatever it started and has not answered.
+/// has. A worker that runs several runs whatever it started and has not answered. Nested calls run
+/// on top of what was there, and are not published.
 fn runs(
     tells_started: bool,
     capacity: u32,
@@ -504,8 +527,11 @@ fn runs(
         true => process.page.started().ok(),
         false => sent.oldest(),
     };
+    let nested = sent.nested().to_vec();
     move |stream| match last {
-        Some(last) if capacity == 1 => last == stream,
+        _ if nested.contains(&stream) => capacity > 1 || nested.last() == Some(&stream),
+        // What is under another call cannot go on before that one ends.
+        Some(last) if capacity == 1 => last == stream && nested.is_empty(),
         Some(last) if tells_started => sent.get(stream).is_some_and(|s| sent.is_started(s, last)),
         Some(_) => true,
         None => false,

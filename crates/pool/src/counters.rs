@@ -31,6 +31,8 @@ pub struct PoolCounters {
     /// Times that a call was taken back from a worker that was busy with a long one, before it began,
     /// because another worker had room.
     pub recalled: u64,
+    /// Calls that were run by a worker in the middle of another one, which waited for a callback.
+    pub nested: u64,
     /// Incarnations that were begun.
     pub starts: u64,
     /// Incarnations that said hello.

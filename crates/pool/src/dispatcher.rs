@@ -43,6 +43,7 @@ mod lifecycle;
 mod lives;
 #[cfg(test)]
 mod model;
+mod nesting;
 mod recall;
 #[cfg(test)]
 mod rig;
@@ -72,6 +73,8 @@ pub(crate) struct Dispatcher {
     waiting: List,
     /// Calls of sessions that wait, over all places.
     pinned: usize,
+    /// Those among all that wait which came out of callbacks, and perhaps some that wait no more.
+    nesting: Vec<Ticket>,
     seats: Vec<Seat>,
     sessions: Sessions,
     /// Calls that are bound and do not wait: given out before their step is over, or refused.
@@ -134,6 +137,7 @@ impl Dispatcher {
             ledger: Ledger::default(),
             waiting: List::default(),
             pinned: 0,
+            nesting: Vec::new(),
             seats: std::iter::repeat_with(Seat::vacant).take(config.places()).collect(),
             sessions: Sessions::new(config.sessions),
             impatient: Vec::new(),
@@ -167,7 +171,9 @@ impl Dispatcher {
         after: &mut After,
     ) -> Result<Ticket, CallError> {
         let tag = call.session.clone();
-        let place = match self.admit(tag.as_ref(), now) {
+        // One that comes out of a callback may be able to run at once, however many wait.
+        let (is_chained, is_full) = (call.chain.depth > 0, self.waiting() >= self.config.queue);
+        let place = match self.admit(tag.as_ref(), is_chained, now) {
             Ok(place) => place,
             Err(error) => {
                 after.over.push(call);
@@ -188,6 +194,17 @@ impl Dispatcher {
         }
         self.next_call += 1;
         self.counters.accepted += 1;
+        if is_chained {
+            // Whoever does not wait is refused only then.
+            self.give_out(now, after);
+            self.nesting.push(ticket);
+            self.nest(now, after);
+            if is_full && self.nesting.last() == Some(&ticket) {
+                self.cancel(ticket, now, after);
+                self.counters.saturated += 1;
+                return Err(CallError::Saturated { limit: self.config.queue });
+            }
+        }
         self.hand_out(now, after);
         if !self.waiting.is_empty() {
             self.miss_workers(now, after);
@@ -199,13 +216,14 @@ impl Dispatcher {
     fn admit(
         &mut self,
         session: Option<&Arc<Tag>>,
+        is_chained: bool,
         now: Instant,
     ) -> Result<Option<usize>, CallError> {
         if self.stopped {
             return Err(CallError::Stopped);
         }
         let limit = self.config.queue;
-        if self.waiting() >= limit {
+        if self.waiting() >= limit && !is_chained {
             self.counters.saturated += 1;
             return Err(CallError::Saturated { limit });
         }
@@ -238,7 +256,10 @@ impl Dispatcher {
             }
             Some(At::Outbox(place)) => {
                 let seat = &mut self.seats[place];
-                seat.streams -= usize::from(self.ledger.is_stream(ticket));
+                match self.ledger.is_nested(ticket) {
+                    true => seat.nested.retain(|nested| *nested != ticket),
+                    false => seat.streams -= usize::from(self.ledger.is_stream(ticket)),
+                }
                 after.over.extend(self.ledger.remove(ticket, &mut seat.outbox));
                 self.rest(place, now, after);
             }
@@ -246,6 +267,7 @@ impl Dispatcher {
         self.counters.cancelled += 1;
         // It may have stood in the way of others.
         self.hand_out(now, after);
+        self.nest(now, after);
         Some(Where::Queue)
     }
 

@@ -45,6 +45,7 @@ mod devices;
 mod dispatcher;
 mod environment;
 mod error;
+mod host;
 mod interpreter;
 mod json;
 mod keeper;
@@ -82,6 +83,7 @@ pub use counters::PoolCounters;
 pub use death::{Death, KillReason};
 pub use devices::DeviceInfo;
 pub use error::PoolError;
+pub use host::{HostCall, HostError, HostTool};
 pub use interpreter::{Interpreter, PYTHON_ENV, Version};
 pub use json::{JsonError, from_json, to_json};
 pub use limits::{LimitSupport, Limits};
@@ -94,6 +96,7 @@ pub use run::Run;
 pub use script::{Host, script};
 pub use session::{Affinity, Session, SessionEnd, SessionInfo, SessionLimits, SessionOptions};
 pub use snakehouse_wire::buffer::SharedBuffer;
+pub use snakehouse_wire::value::serde::{FitError, as_value};
 pub use snakehouse_wire::{
     Array, Arrow, ArrowKind, ConvertError, Date, DateTime, Element, Failure, Order, Reference,
     Related, Shared, Time, TimeDelta, ToolInfo, TraceContext, TraceparentError, Unsupported,

@@ -28,6 +28,7 @@ const FILES: &[(&str, &str)] = &[
     file!("_async.py"),
     file!("_birth.py"),
     file!("_buffers.py"),
+    file!("_callbacks.py"),
     file!("_channel.py"),
     file!("_codec.py"),
     file!("_conformance_cases.py"),
@@ -40,6 +41,7 @@ const FILES: &[(&str, &str)] = &[
     file!("_failure.py"),
     file!("_fork_safety.py"),
     file!("_frames.py"),
+    file!("_host.py"),
     file!("_inbox.py"),
     file!("_lender.py"),
     file!("_limits.py"),
@@ -55,6 +57,7 @@ const FILES: &[(&str, &str)] = &[
     file!("_pages.py"),
     file!("_peer.py"),
     file!("_perform.py"),
+    file!("_ports.py"),
     file!("_processes.py"),
     file!("_protobuf.py"),
     file!("_reader.py"),
@@ -76,6 +79,7 @@ const FILES: &[(&str, &str)] = &[
     file!("client.py"),
     file!("conformance.py"),
     file!("py.typed"),
+    file!("testing.py"),
     file!("worker.py"),
 ];
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use snakehouse_base::id::WorkerId;
-use snakehouse_guard::{Breaker, by};
+use snakehouse_guard::{Breaker, Permits, by};
 use snakehouse_supervise::{Lane, Scope};
 use snakehouse_wire::{ToolInfo, TraceContext, Value};
 use tokio::sync::{Notify, oneshot, watch};
@@ -23,6 +23,7 @@ use crate::counters::PoolCounters;
 use crate::devices::DevicePool;
 use crate::dispatcher::{After, Dispatcher, Ticket};
 use crate::error::PoolError;
+use crate::host::chain::{Chain, Place};
 use crate::keeper;
 use crate::os;
 use crate::output::{Output, OutputCounts, OutputLine};
@@ -65,6 +66,8 @@ pub(crate) struct Shared {
     pub(crate) copier: Lane,
     /// Who is told what, if anybody is.
     pub(crate) telemetry: Option<Arc<Hub>>,
+    /// How many callbacks of all workers may be open.
+    pub(crate) callbacks: Option<Permits>,
     /// Counts the times that a worker began to serve or could not, for those who wait for one.
     pub(crate) news: watch::Sender<u64>,
     /// Told of the first worker that does not get ready, while the pool starts.
@@ -135,6 +138,9 @@ impl Pool {
         let breaker = config.breaker.map(|rules| Breaker::new(spec.name(), rules)).transpose();
         let breaker =
             breaker.map_err(|error| PoolError::BadConfig { message: error.to_string() })?;
+        let callbacks = Permits::counted(config.callbacks)
+            .map_err(|error| PoolError::BadConfig { message: error.to_string() })?;
+        spec.host_tools.check().map_err(|message| PoolError::BadConfig { message })?;
         let (places, least) = (config.places(), config.least());
         let scope = scope.open(&spec.name);
         let (failure, mut failed) = oneshot::channel();
@@ -147,6 +153,7 @@ impl Pool {
             outputs: std::iter::repeat_with(Output::default).take(places).collect(),
             tally: Tally::default(),
             breaker,
+            callbacks: Some(callbacks),
             devices: spec.devices.clone().map(DevicePool::new),
             telemetry: config.telemetry.clone().map(|config| Hub::new(spec.name(), config)),
             copier: Lane::new(&scope, "buffers", COPIERS, MAX_COPIES),
@@ -324,6 +331,7 @@ pub(crate) async fn attempt(
     body: impl Into<Body>,
     options: CallOptions,
     now: Instant,
+    (chain, outer): (Place, Option<Chain>),
 ) -> Result<Bytes, CallError> {
     let (reply, mut outcome) = oneshot::channel();
     let call = Call {
@@ -335,6 +343,8 @@ pub(crate) async fn attempt(
         session: pin.cloned(),
         stream: false,
         deaths: 0,
+        chain,
+        outer,
         reply: reply.into(),
     };
     let ticket = shared.change(|pool, after| pool.submit(call, now, after))?;

@@ -70,7 +70,7 @@ fn tell(shared: &Shared, error: PoolError) {
 /// One life. `Ok` is an end that was asked for.
 async fn incarnation(
     ctx: &ChildCtx,
-    shared: &Shared,
+    shared: &Arc<Shared>,
     place: usize,
     delay: &StartDelay,
 ) -> Result<(), PoolError> {
@@ -208,7 +208,7 @@ struct Begun<'a> {
 /// From nothing to the hello: what a [`Turn`](crate::starts::Turn) is for. `None` if it was stopped.
 async fn begin<'a>(
     ctx: &ChildCtx,
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     place: usize,
     incarnation: Incarnation,
     process: impl Future<Output = Result<Process, PoolError>>,
@@ -230,7 +230,7 @@ async fn begin<'a>(
         };
         (capture("stdout", Stream::Stdout, stdout), capture("stderr", Stream::Stderr, stderr))
     });
-    let mut connection = Connection::new(shared, place, process);
+    let mut connection = Connection::new(shared, place, incarnation, process, ctx.scope());
     let hello = connection.hello(stop).await;
     Ok(Some(Begun { connection, captures, hello }))
 }

@@ -10,6 +10,7 @@ use snakehouse_wire::{
 use crate::attach::Attachments;
 use crate::devices::Devices;
 use crate::environment;
+use crate::host::{HostTool, HostTools};
 use crate::interpreter::Interpreter;
 use crate::limits::Limits;
 use crate::reaper::{Command, Zygote};
@@ -50,6 +51,7 @@ pub struct WorkerSpec {
     limits: Limits,
     pub(crate) devices: Option<Devices>,
     capacity: Option<(usize, Mode)>,
+    pub(crate) host_tools: HostTools,
 }
 
 /// How a Python worker runs several calls at once.
@@ -96,6 +98,7 @@ impl WorkerSpec {
             limits: Limits::default(),
             devices: None,
             capacity: None,
+            host_tools: HostTools::default(),
         }
     }
 
@@ -119,6 +122,7 @@ impl WorkerSpec {
             limits: Limits::default(),
             devices: None,
             capacity: None,
+            host_tools: HostTools::default(),
         }
     }
 
@@ -143,6 +147,7 @@ impl WorkerSpec {
             limits: Limits::default(),
             devices: None,
             capacity: None,
+            host_tools: HostTools::default(),
         }
     }
 
@@ -204,6 +209,15 @@ impl WorkerSpec {
     #[must_use]
     pub fn capacity(mut self, calls: usize, mode: Mode) -> Self {
         self.capacity = Some((calls.max(1), mode));
+        self
+    }
+
+    /// A Rust closure that the worker's tools can call, in Python as `snakehouse.host.NAME(...)`. May
+    /// be repeated. Workers are told of it when they start, and of nothing more afterwards. Programs
+    /// are told as well, if their hello claims `callbacks`.
+    #[must_use]
+    pub fn host_tool(mut self, tool: HostTool) -> Self {
+        self.host_tools.push(tool);
         self
     }
 

@@ -41,6 +41,10 @@ pub struct PoolStats {
     pub outcomes: Outcomes,
     /// Idempotent calls that were given to a second worker because the first died.
     pub repeated: u64,
+    /// Host tools that its workers called.
+    pub callbacks: u64,
+    /// Callbacks that were refused: too many at once, of no such tool, or of a call that was over.
+    pub callbacks_refused: u64,
     /// Deaths that nobody asked for, by [`Death::code`].
     pub deaths: BTreeMap<&'static str, u64>,
     /// From the call to its answer, of calls that a tool answered, with a result or a failure.
@@ -164,6 +168,8 @@ impl Pool {
             counters,
             outcomes: shared.tally.outcomes(),
             repeated: shared.tally.repeated.load(Ordering::Relaxed),
+            callbacks: shared.tally.callbacks.load(Ordering::Relaxed),
+            callbacks_refused: shared.tally.callbacks_refused.load(Ordering::Relaxed),
             deaths: shared.tally.deaths(),
             latency: shared.tally.latency.read(),
             devices: shared.devices.as_ref().map(DevicePool::all).unwrap_or_default(),
@@ -222,6 +228,8 @@ pub(crate) struct Tally {
     outcomes: [AtomicU64; OUTCOMES],
     latency: Histogram,
     repeated: AtomicU64,
+    callbacks: AtomicU64,
+    callbacks_refused: AtomicU64,
     deaths: Mutex<BTreeMap<&'static str, u64>>,
 }
 
@@ -245,6 +253,16 @@ impl Tally {
     /// A call is tried for the second time.
     pub(crate) fn repeated(&self) {
         self.repeated.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A host tool is called.
+    pub(crate) fn callback(&self) {
+        self.callbacks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A callback is refused.
+    pub(crate) fn callback_refused(&self) {
+        self.callbacks_refused.fetch_add(1, Ordering::Relaxed);
     }
 
     fn count(&self, outcome: Outcome) {

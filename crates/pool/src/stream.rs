@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::attempts::admit;
 use crate::call::{Args, Body, Call, CallError, CallOptions, Reply, Where};
 use crate::dispatcher::Ticket;
+use crate::host::chain::Chain;
 use crate::pool::{Pin, Pool, Shared};
 use crate::session::Session;
 use crate::telemetry::{OpenSpan, SpanKind};
@@ -145,6 +146,7 @@ fn open(
     body: impl Into<Body>,
     mut options: CallOptions,
 ) -> Result<Stream, CallError> {
+    let (chain, outer) = Chain::enter(shared, &mut options)?;
     let mut span = shared.span(SpanKind::Stream, tool, &mut options.trace);
     let now = Instant::now();
     let submitted = admit(shared.breaker.as_ref(), now).and_then(|permit| {
@@ -158,6 +160,8 @@ fn open(
             session: pin.cloned(),
             stream: true,
             deaths: 0,
+            chain,
+            outer,
             reply: Reply::Stream(FlowHold(flow.clone())),
         };
         let ticket = shared.change(|pool, after| pool.submit(call, now, after))?;

@@ -11,7 +11,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use crate::frame::{Frame, FrameError, FrameKind};
 use crate::message::Message;
@@ -24,6 +24,8 @@ pub struct Assembler {
     cap: usize,
     held: usize,
     partial: HashMap<u32, Partial>,
+    /// Of callbacks, which have numbers of their own.
+    callbacks: HashMap<u32, Partial>,
     /// Calls that may get items. Worker's side only, like the next two.
     streams: HashSet<u32>,
     /// The call that was opened last; 0 before the first.
@@ -50,6 +52,8 @@ struct Partial {
 impl Assembler {
     /// Most bytes of one body, and of all unfinished ones together: 256 MiB.
     pub const DEFAULT_CAP: usize = 256 << 20;
+    /// Most callbacks whose bodies are arriving in pieces at one time.
+    pub const MAX_PARTIAL_CALLBACKS: usize = 1024;
 
     /// For the host's side: what workers send.
     pub fn host(cap: usize) -> Self {
@@ -67,6 +71,7 @@ impl Assembler {
             cap,
             held: 0,
             partial: HashMap::new(),
+            callbacks: HashMap::new(),
             streams: HashSet::new(),
             newest: 0,
             late: 0,
@@ -86,8 +91,8 @@ impl Assembler {
     /// Takes the next frame; gives the message it completes, if it does.
     ///
     /// # Errors
-    /// [`BodyTooLarge`](FrameError::BodyTooLarge) or [`ItemTooLarge`](FrameError::ItemTooLarge),
-    /// once and at the end of that body, if it did not fit: its pieces were dropped, and the
+    /// [`BodyTooLarge`](FrameError::BodyTooLarge), [`ItemTooLarge`](FrameError::ItemTooLarge) or
+    /// [`CallbackTooLarge`](FrameError::CallbackTooLarge), once and at the end of that body, if it did not fit: its pieces were dropped, and the
     /// connection goes on. Any other [`FrameError`] if the
     /// frame is malformed, does not fit, or is one that this side never gets: the connection is of
     /// no use after it.
@@ -178,6 +183,25 @@ impl Assembler {
                 Message::Error { stream, body: payload }
             }
             (FrameKind::Cancel, Side::Worker) if payload.is_empty() => Message::Cancel { stream },
+            (FrameKind::CallbackOpen, Side::Host) => {
+                return self.open_callback(stream, payload);
+            }
+            (FrameKind::CallbackData, side) => {
+                if side == Side::Host && !self.callbacks.contains_key(&stream) {
+                    return Err(out_of_place);
+                }
+                self.hold_callback(stream, None, &payload)?;
+                return Ok(None);
+            }
+            (FrameKind::CallbackLast, side) => return self.end_callback(side, stream, payload),
+            (FrameKind::CallbackError, Side::Worker) => {
+                self.forget_callback(stream);
+                Message::CallbackError { callback: stream, body: payload }
+            }
+            (FrameKind::CallbackCancel, Side::Host) if payload.is_empty() => {
+                Message::CallbackCancel { callback: stream }
+            }
+            (FrameKind::CallbackCancel, Side::Host) => return Err(malformed),
             (FrameKind::Credit, _) => {
                 let amount = payload[..].try_into().map_err(|_| malformed)?;
                 Message::Credit { stream, amount: u32::from_le_bytes(amount) }
@@ -202,11 +226,91 @@ impl Assembler {
                 | FrameKind::End
                 | FrameKind::Settings
                 | FrameKind::Session
-                | FrameKind::Telemetry,
+                | FrameKind::Telemetry
+                | FrameKind::CallbackOpen
+                | FrameKind::CallbackError
+                | FrameKind::CallbackCancel,
                 _,
             ) => return Err(out_of_place),
         };
         Ok(Some(message))
+    }
+
+    /// A callback's first frame. Its head has no flag but that more follows, and names a call.
+    fn open_callback(
+        &mut self,
+        callback: u32,
+        mut payload: Bytes,
+    ) -> Result<Option<Message>, FrameError> {
+        let (kind, len) = (FrameKind::CallbackOpen, payload.len());
+        let (head, more) = OpenHead::decode(&mut payload)?;
+        if head.is_stream || head.is_nested || head.session == 0 {
+            return Err(FrameError::BadPayload { kind, len });
+        }
+        if self.callbacks.contains_key(&callback) {
+            return Err(FrameError::OutOfPlace { kind, stream: callback });
+        }
+        if more {
+            self.hold_callback(callback, Some(head), &payload)?;
+            return Ok(None);
+        }
+        if payload.len() > self.cap {
+            return Err(FrameError::CallbackTooLarge { callback, cap: self.cap });
+        }
+        Ok(Some(Message::CallbackOpen { callback, head, body: payload }))
+    }
+
+    /// The last piece of a callback's body, or of its answer.
+    fn end_callback(
+        &mut self,
+        side: Side,
+        callback: u32,
+        payload: Bytes,
+    ) -> Result<Option<Message>, FrameError> {
+        let too_large = FrameError::CallbackTooLarge { callback, cap: self.cap };
+        let out_of_place =
+            FrameError::OutOfPlace { kind: FrameKind::CallbackLast, stream: callback };
+        if !self.callbacks.contains_key(&callback) {
+            return match side {
+                Side::Host => Err(out_of_place),
+                Side::Worker if payload.len() > self.cap => Err(too_large),
+                Side::Worker => Ok(Some(Message::CallbackReply { callback, body: payload })),
+            };
+        }
+        self.hold_callback(callback, None, &payload)?;
+        match self.callbacks.remove(&callback) {
+            Some(Partial { refused: true, .. }) | None => Err(too_large),
+            Some(Partial { head, body, .. }) => {
+                self.held -= body.len();
+                let body = body.freeze();
+                Ok(Some(match head {
+                    Some(head) => Message::CallbackOpen { callback, head, body },
+                    None => Message::CallbackReply { callback, body },
+                }))
+            }
+        }
+    }
+
+    fn hold_callback(
+        &mut self,
+        callback: u32,
+        head: Option<OpenHead>,
+        piece: &[u8],
+    ) -> Result<(), FrameError> {
+        let is_new = !self.callbacks.contains_key(&callback);
+        if is_new && self.callbacks.len() == Self::MAX_PARTIAL_CALLBACKS {
+            return Err(FrameError::OutOfPlace { kind: FrameKind::CallbackData, stream: callback });
+        }
+        let partial = self.callbacks.entry(callback).or_insert_with(|| Partial::new(head));
+        self.held = partial.add(piece, self.held, self.cap);
+        Ok(())
+    }
+
+    /// Drops what came of a callback's unfinished answer, or body.
+    fn forget_callback(&mut self, callback: u32) {
+        if let Some(partial) = self.callbacks.remove(&callback) {
+            self.held -= partial.body.len();
+        }
     }
 
     /// For a worker: the call is answered, and what still comes for it is late.
@@ -234,27 +338,34 @@ impl Assembler {
 
     /// Adds a piece to a body, which begins here if it is not there yet.
     fn hold(&mut self, stream: u32, head: Option<OpenHead>, piece: &[u8]) {
-        let partial = self.partial.entry(stream).or_insert_with(|| Partial {
-            head,
-            body: BytesMut::new(),
-            refused: false,
-        });
-        if partial.refused {
-            return;
-        }
-        if self.held + piece.len() > self.cap {
-            self.held -= partial.body.len();
-            partial.body = BytesMut::new();
-            partial.refused = true;
-            return;
-        }
-        partial.body.extend_from_slice(piece);
-        self.held += piece.len();
+        let partial = self.partial.entry(stream).or_insert_with(|| Partial::new(head));
+        self.held = partial.add(piece, self.held, self.cap);
     }
 
     fn take(&mut self, stream: u32) -> Option<Partial> {
         let partial = self.partial.remove(&stream)?;
         self.held -= partial.body.len();
         Some(partial)
+    }
+}
+
+impl Partial {
+    fn new(head: Option<OpenHead>) -> Self {
+        Self { head, body: BytesMut::new(), refused: false }
+    }
+
+    /// Takes a piece, unless all bodies together would be over the cap then. `held` is what they have
+    /// before; gives what they have after.
+    fn add(&mut self, piece: &[u8], held: usize, cap: usize) -> usize {
+        if self.refused {
+            return held;
+        }
+        if held + piece.len() > cap {
+            let given_up = std::mem::take(&mut self.body).len();
+            self.refused = true;
+            return held - given_up;
+        }
+        self.body.extend_from_slice(piece);
+        held + piece.len()
     }
 }

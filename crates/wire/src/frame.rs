@@ -71,6 +71,18 @@ pub enum FrameKind {
     Session = 14,
     /// 15, worker to host, stream 0: spans and events of its calls; a list of maps.
     Telemetry = 15,
+    /// 0x82, worker to host: a callback begins, in the worker's own numbers, which are those of all
+    /// frames of this kind. [`OpenHead`], then the body or its first piece.
+    CallbackOpen = 0x82,
+    /// 0x83, both ways: a piece of a callback's body or of its answer, and more follows.
+    CallbackData = 0x83,
+    /// 0x84, both ways: the last piece. From the host: the answer is complete, which ends the callback.
+    CallbackLast = 0x84,
+    /// 0x85, host to worker: the callback failed; a [`Failure`](crate::Failure) map. Ends it.
+    CallbackError = 0x85,
+    /// 0x86, worker to host, empty: nobody waits for this callback any more. It is answered all the
+    /// same.
+    CallbackCancel = 0x86,
 }
 
 impl FrameKind {
@@ -91,6 +103,11 @@ impl FrameKind {
             13 => Self::Settings,
             14 => Self::Session,
             15 => Self::Telemetry,
+            0x82 => Self::CallbackOpen,
+            0x83 => Self::CallbackData,
+            0x84 => Self::CallbackLast,
+            0x85 => Self::CallbackError,
+            0x86 => Self::CallbackCancel,
             _ => return None,
         })
     }
@@ -164,6 +181,14 @@ pub enum FrameError {
         /// The cap.
         cap: usize,
     },
+    /// The body of a callback, or of its answer, did not fit under that cap.
+    #[error("the body of callback {callback} is over the cap of {cap} bytes")]
+    CallbackTooLarge {
+        /// The callback's number.
+        callback: u32,
+        /// The cap.
+        cap: usize,
+    },
     /// An item of a stream did not fit under that cap.
     #[error("an item on stream {stream} is over the cap of {cap} bytes")]
     ItemTooLarge {
@@ -177,7 +202,9 @@ pub enum FrameError {
 impl Coded for FrameError {
     fn kind(&self) -> Kind {
         match self {
-            Self::BodyTooLarge { .. } | Self::ItemTooLarge { .. } => Kind::InvalidInput,
+            Self::BodyTooLarge { .. }
+            | Self::CallbackTooLarge { .. }
+            | Self::ItemTooLarge { .. } => Kind::InvalidInput,
             _ => Kind::Corrupt,
         }
     }
@@ -191,14 +218,16 @@ impl Coded for FrameError {
             Self::Truncated => "frame_truncated",
             Self::OutOfPlace { .. } => "frame_out_of_place",
             Self::OverSent { .. } => "frame_over_sent",
-            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::BodyTooLarge { .. } | Self::CallbackTooLarge { .. } => "body_too_large",
             Self::ItemTooLarge { .. } => "item_too_large",
         }
     }
 
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::BodyTooLarge { .. } => "send less in one call, or raise the cap".to_owned(),
+            Self::BodyTooLarge { .. } | Self::CallbackTooLarge { .. } => {
+                "send less in one call, or raise the cap".to_owned()
+            }
             Self::ItemTooLarge { .. } => "send it as several items, or raise the cap".to_owned(),
             _ => "the peer is not a Snakehouse worker of this version, or something else wrote to \
                   its control socket"

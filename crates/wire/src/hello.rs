@@ -158,6 +158,9 @@ impl Hello {
     pub const TELEMETRY: &'static str = "telemetry";
     /// Capability: the worker is told of sessions and of the limits of their state.
     pub const SESSIONS: &'static str = "sessions";
+    /// Capability: its tools call tools of the host, and while one waits for that the worker runs
+    /// calls that are marked as nested.
+    pub const CALLBACKS: &'static str = "callbacks";
 
     /// Whether the worker has a capability.
     pub fn can(&self, capability: &str) -> bool {

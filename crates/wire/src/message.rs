@@ -79,6 +79,34 @@ pub enum Message {
     /// What becomes of a session: an encoded [`SessionEvent`](crate::SessionEvent). Only for workers
     /// that claim [`Hello::SESSIONS`](crate::Hello::SESSIONS).
     Session(Bytes),
+    /// A tool asks the host for something.
+    CallbackOpen {
+        /// Its number, given by the worker.
+        callback: u32,
+        /// The number of the host tool; the host's call that it is made in stands for the session.
+        head: OpenHead,
+        /// As of a call.
+        body: Bytes,
+    },
+    /// The host's answer.
+    CallbackReply {
+        /// The callback's number.
+        callback: u32,
+        /// As of a call's reply.
+        body: Bytes,
+    },
+    /// The host tool failed: an encoded [`Failure`](crate::Failure).
+    CallbackError {
+        /// The callback's number.
+        callback: u32,
+        /// At most [`MAX_CHUNK`] bytes.
+        body: Bytes,
+    },
+    /// Nobody waits for the callback any more. The host still answers it, once.
+    CallbackCancel {
+        /// The callback's number.
+        callback: u32,
+    },
     /// No new calls.
     Goaway {
         /// For the log. Cut at [`MAX_CHUNK`] bytes.
@@ -121,6 +149,8 @@ pub struct Segments {
     stream: u32,
     rest: Bytes,
     open: bool,
+    /// The kind of every piece but the last.
+    more: FrameKind,
     /// The kind of the last piece.
     last: FrameKind,
 }
@@ -137,7 +167,7 @@ impl Iterator for Segments {
         }
         let piece = self.rest.split_to(self.rest.len().min(MAX_CHUNK));
         self.open = !self.rest.is_empty();
-        let kind = if self.open { FrameKind::Data } else { self.last };
+        let kind = if self.open { self.more } else { self.last };
         Some(Segment::new(kind, self.stream, &[], piece))
     }
 }
@@ -150,20 +180,43 @@ impl Message {
             stream,
             rest: Bytes::new(),
             open: false,
+            more: kind,
             last: kind,
         };
-        let pieces =
-            |stream, body, last| Segments { first: None, stream, rest: body, open: true, last };
+        let pieces = |stream, body, more, last| Segments {
+            first: None,
+            stream,
+            rest: body,
+            open: true,
+            more,
+            last,
+        };
+        let opening = |kind, stream, head: OpenHead, mut body: Bytes, more, last| {
+            let first = body.split_to(body.len().min(MAX_CHUNK));
+            let open = !body.is_empty();
+            let first = Segment::new(kind, stream, &head.encode(open), first);
+            Segments { first: Some(first), stream, rest: body, open, more, last }
+        };
         match self {
             Self::Hello(body) => single(FrameKind::Hello, 0, &[], cut(body)),
-            Self::Open { stream, head, mut body } => {
-                let first = body.split_to(body.len().min(MAX_CHUNK));
-                let open = !body.is_empty();
-                let first = Segment::new(FrameKind::Open, stream, &head.encode(open), first);
-                Segments { first: Some(first), stream, rest: body, open, last: FrameKind::Last }
+            Self::Open { stream, head, body } => {
+                opening(FrameKind::Open, stream, head, body, FrameKind::Data, FrameKind::Last)
             }
-            Self::Reply { stream, body } => pieces(stream, body, FrameKind::Last),
-            Self::Item { stream, body } => pieces(stream, body, FrameKind::Item),
+            Self::Reply { stream, body } => pieces(stream, body, FrameKind::Data, FrameKind::Last),
+            Self::Item { stream, body } => pieces(stream, body, FrameKind::Data, FrameKind::Item),
+            Self::CallbackOpen { callback, head, body } => {
+                let (more, last) = (FrameKind::CallbackData, FrameKind::CallbackLast);
+                opening(FrameKind::CallbackOpen, callback, head, body, more, last)
+            }
+            Self::CallbackReply { callback, body } => {
+                pieces(callback, body, FrameKind::CallbackData, FrameKind::CallbackLast)
+            }
+            Self::CallbackError { callback, body } => {
+                single(FrameKind::CallbackError, callback, &[], cut(body))
+            }
+            Self::CallbackCancel { callback } => {
+                single(FrameKind::CallbackCancel, callback, &[], Bytes::new())
+            }
             Self::End { stream } => single(FrameKind::End, stream, &[], Bytes::new()),
             Self::Error { stream, body } => single(FrameKind::Error, stream, &[], cut(body)),
             Self::Cancel { stream } => single(FrameKind::Cancel, stream, &[], Bytes::new()),

@@ -8,14 +8,15 @@ use bytes::Bytes;
 use crate::frame::{FrameError, FrameKind};
 use crate::trace::TraceContext;
 
-/// What stands between the frame head and the body of an [`Open`](FrameKind::Open) frame.
+/// What stands between the frame head and the body of an [`Open`](FrameKind::Open) frame, and of a
+/// [`CallbackOpen`](FrameKind::CallbackOpen) frame.
 ///
 /// | offset | size | field |
 /// |---|---|---|
-/// | 0 | 2 | tool number from the hello, u16 little-endian |
-/// | 2 | 2 | flags, u16 little-endian: bit 0 [`MORE`](OpenHead::MORE), bit 1 [`STREAM`](OpenHead::STREAM), others 0 |
+/// | 0 | 2 | tool number from the hello, u16 little-endian; of a callback, from the settings |
+/// | 2 | 2 | flags, u16 little-endian: bit 0 [`MORE`](OpenHead::MORE), bit 1 [`STREAM`](OpenHead::STREAM), bit 2 [`NESTED`](OpenHead::NESTED), others 0 |
 /// | 4 | 8 | deadline: microseconds remaining at send, u64 little-endian, all ones = never |
-/// | 12 | 8 | session, u64 little-endian, 0 = none |
+/// | 12 | 8 | session, u64 little-endian, 0 = none; of a callback, the host's call that it is made in |
 /// | 20 | 16 | trace id, 0 = none |
 /// | 36 | 8 | parent span id, in the order of `traceparent`, 0 = none |
 /// | 44 | 1 | trace flags: bit 0 sampled; others are 0 and not looked at |
@@ -35,6 +36,8 @@ pub struct OpenHead {
     pub depth: u8,
     /// Whether items may travel before the call's result, both ways.
     pub is_stream: bool,
+    /// Whether it comes out of a callback that this worker is waiting for.
+    pub is_nested: bool,
 }
 
 impl OpenHead {
@@ -46,6 +49,9 @@ impl OpenHead {
     /// Flag bit 1: this call is a stream. A generator needs it; any other tool may have it, and
     /// then reads the host's items if it likes and answers with its result.
     pub const STREAM: u16 = 2;
+    /// Flag bit 2: the worker runs this call now, in the middle of a call that waits for a callback,
+    /// before it begins what was sent ahead. One that waits for none runs it as any other.
+    pub const NESTED: u16 = 4;
 
     /// A head of a plain call without deadline, session and trace.
     pub const fn new(tool: u16) -> Self {
@@ -56,14 +62,17 @@ impl OpenHead {
             trace: TraceContext::NONE,
             depth: 0,
             is_stream: false,
+            is_nested: false,
         }
     }
 
     pub(crate) fn encode(&self, more: bool) -> [u8; Self::LEN] {
         let mut out = [0; Self::LEN];
         out[0..2].copy_from_slice(&self.tool.to_le_bytes());
-        let flags =
-            if more { Self::MORE } else { 0 } | if self.is_stream { Self::STREAM } else { 0 };
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let flags = flag(more, Self::MORE)
+            | flag(self.is_stream, Self::STREAM)
+            | flag(self.is_nested, Self::NESTED);
         out[2..4].copy_from_slice(&flags.to_le_bytes());
         out[4..12].copy_from_slice(&self.deadline_micros.to_le_bytes());
         out[12..20].copy_from_slice(&self.session.to_le_bytes());
@@ -97,7 +106,7 @@ impl OpenHead {
         };
         let [a, b, c, d] = fixed;
         let flags = u16::from_le_bytes([c, d]);
-        if flags & !(Self::MORE | Self::STREAM) != 0 {
+        if flags & !(Self::MORE | Self::STREAM | Self::NESTED) != 0 {
             return Err(bad);
         }
         let head = Self {
@@ -107,6 +116,7 @@ impl OpenHead {
             trace: TraceContext::from_wire(trace, span, flag),
             depth,
             is_stream: flags & Self::STREAM != 0,
+            is_nested: flags & Self::NESTED != 0,
         };
         let _ = payload.split_to(Self::LEN);
         Ok((head, flags & Self::MORE != 0))

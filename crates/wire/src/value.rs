@@ -15,6 +15,7 @@ mod ext;
 mod int;
 mod keys;
 mod marker;
+pub mod serde;
 mod shared;
 mod time;
 

@@ -34,8 +34,19 @@ fn open_head() -> impl Strategy<Value = OpenHead> {
             trace,
             depth,
             is_stream: tool % 2 == 1,
+            is_nested: tool % 3 == 1,
         },
     )
+}
+
+/// One that a callback may have: it names a call and has no flags.
+fn callback_head() -> impl Strategy<Value = OpenHead> {
+    (open_head(), 1..=u64::from(u32::MAX)).prop_map(|(head, session)| OpenHead {
+        session,
+        is_stream: false,
+        is_nested: false,
+        ..head
+    })
 }
 
 /// Opened as a stream before everything else.
@@ -62,6 +73,12 @@ fn to_worker() -> impl Strategy<Value = Message> {
         // Always of a stream that is open.
         body().prop_map(|body| Message::Item { stream: STREAM, body }),
         Just(Message::End { stream: STREAM }),
+        any::<[u8; 9]>().prop_map(|bytes| Message::Settings(bytes.to_vec().into())),
+        (stream(), body()).prop_map(|(callback, body)| Message::CallbackReply { callback, body }),
+        (stream(), any::<u8>()).prop_map(|(callback, byte)| Message::CallbackError {
+            callback,
+            body: vec![byte; 40].into()
+        }),
         any::<u64>().prop_map(|token| Message::Ping { token }),
         any::<[u8; 9]>().prop_map(|bytes| Message::Settings(bytes.to_vec().into())),
         any::<u64>().prop_map(|token| Message::Pong { token }),
@@ -77,6 +94,9 @@ fn to_host() -> impl Strategy<Value = Message> {
             .prop_map(|(stream, byte)| Message::Error { stream, body: vec![byte; 40].into() }),
         any::<[u8; 9]>().prop_map(|bytes| Message::Hello(bytes.to_vec().into())),
         any::<[u8; 9]>().prop_map(|bytes| Message::Telemetry(bytes.to_vec().into())),
+        (stream(), callback_head(), body())
+            .prop_map(|(callback, head, body)| Message::CallbackOpen { callback, head, body }),
+        stream().prop_map(|callback| Message::CallbackCancel { callback }),
         any::<u64>().prop_map(|token| Message::Pong { token }),
     ]
 }
@@ -247,6 +267,59 @@ fn unfinished_bodies_share_one_cap() {
     assert!(assembler.forget(1));
     assert!(!assembler.forget(1));
     assert_eq!(assembler.held(), 1 << 20);
+}
+
+#[test]
+fn callbacks_have_numbers_and_bounds_of_their_own() {
+    let mut assembler = Assembler::host(3 << 20);
+    let head = OpenHead { session: 1, ..OpenHead::new(0) };
+    let open = |callback, len| Message::CallbackOpen { callback, head, body: vec![1; len].into() };
+    // A reply and a callback of one number, in pieces that mix.
+    let reply = Message::Reply { stream: 5, body: vec![2; (1 << 20) + 1].into() };
+    let (callback, reply) = (frames(open(5, (1 << 20) + 1)), frames(reply));
+    let mixed = callback.into_iter().zip(reply).flat_map(|(a, b)| [a, b]);
+    let got: Vec<_> = mixed.filter_map(|frame| assembler.push(frame).unwrap()).collect();
+    assert!(matches!(&got[0], Message::CallbackOpen { callback: 5, body, .. } if body[0] == 1));
+    assert!(matches!(&got[1], Message::Reply { stream: 5, body } if body[0] == 2));
+
+    let too_large = FrameError::CallbackTooLarge { callback: 6, cap: 3 << 20 };
+    let outcomes: Vec<_> =
+        frames(open(6, 4 << 20)).into_iter().map(|frame| assembler.push(frame)).collect();
+    assert_eq!(outcomes.last(), Some(&Err(too_large.clone())));
+    assert_eq!((too_large.code(), assembler.held()), ("body_too_large", 0));
+
+    // Of a call that is none, as a stream, within a call, twice, and a piece out of nowhere.
+    let mut refused = |message| assembler.push(frames(message).remove(0)).unwrap_err().code();
+    for (session, is_stream, is_nested) in [(0, false, false), (1, true, false), (1, false, true)] {
+        let head = OpenHead { session, is_stream, is_nested, ..head };
+        let message = Message::CallbackOpen { callback: 7, head, body: Bytes::new() };
+        assert_eq!(refused(message), "frame_bad_payload");
+    }
+    let piece = frames(open(8, 2 << 20)).remove(0);
+    assert_eq!(assembler.push(piece.clone()), Ok(None));
+    assert_eq!(assembler.push(piece).unwrap_err().code(), "frame_out_of_place");
+    let last = frames(Message::CallbackReply { callback: 9, body: Bytes::new() }).remove(0);
+    assert_eq!(assembler.push(last).unwrap_err().code(), "frame_out_of_place");
+
+    let mut assembler = Assembler::host(3 << 20);
+    let begun = |callback| Frame {
+        kind: FrameKind::CallbackOpen,
+        stream: callback,
+        payload: frames(open(1, 2 << 20)).remove(0).payload.slice(..OpenHead::LEN),
+    };
+    let most = u32::try_from(Assembler::MAX_PARTIAL_CALLBACKS).unwrap();
+    assert!((1..=most).all(|callback| assembler.push(begun(callback)) == Ok(None)));
+    assert_eq!(assembler.push(begun(most + 1)).unwrap_err().code(), "frame_out_of_place");
+}
+
+#[test]
+fn an_error_in_the_middle_of_an_answer_to_a_callback_replaces_it() {
+    let mut assembler = Assembler::worker(Assembler::DEFAULT_CAP);
+    let reply = Message::CallbackReply { callback: 1, body: vec![0; 2 << 20].into() };
+    assert_eq!(assembler.push(frames(reply).remove(0)), Ok(None));
+    let error = Message::CallbackError { callback: 1, body: Bytes::from_static(b"e") };
+    assert_eq!(assembler.push(frames(error.clone()).remove(0)), Ok(Some(error)));
+    assert_eq!(assembler.held(), 0);
 }
 
 #[test]

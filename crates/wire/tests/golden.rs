@@ -150,6 +150,7 @@ fn frames_have_exactly_these_bytes() {
             },
             depth: vector["depth"].as_u64().unwrap().try_into().unwrap(),
             is_stream: flags & OpenHead::STREAM != 0,
+            is_nested: flags & OpenHead::NESTED != 0,
         };
         let more = flags & OpenHead::MORE != 0;
         let mut assembler = Assembler::worker(1 << 20);

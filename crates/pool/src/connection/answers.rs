@@ -43,6 +43,9 @@ impl Connection<'_> {
                 let failure = too_large(&error, "body_too_large");
                 self.finish(stream, |call| call.failed(failure)).map(drop)
             }
+            Err(error @ FrameError::CallbackTooLarge { callback, .. }) => {
+                self.refuse_callback(callback, &too_large(&error, "body_too_large"))
+            }
             Err(error @ FrameError::ItemTooLarge { stream, .. }) => {
                 self.refuse_item(stream, &error);
                 Ok(())
@@ -111,6 +114,16 @@ impl Connection<'_> {
                 self.told(&body);
                 Ok(())
             }
+            Message::CallbackOpen { callback, head, body } => {
+                if is_lent(&body) {
+                    return Err(format!("callback {callback} lends its arguments"));
+                }
+                self.open_callback(callback, &head, body)
+            }
+            Message::CallbackCancel { callback } => {
+                self.cancel_callback(callback);
+                Ok(())
+            }
             // The exit follows.
             Message::Goaway { .. } => Ok(()),
             Message::Hello(_) => Err("it said hello twice".to_owned()),
@@ -125,6 +138,7 @@ impl Connection<'_> {
         };
         self.answered.push(sent.ticket);
         self.has_answered = true;
+        self.end_callbacks(stream);
         let Some(call) = sent.call else {
             tracing::trace!(stream, "answer of a cancelled call dropped");
             self.cancels.answered(stream);

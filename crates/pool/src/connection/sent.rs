@@ -23,6 +23,8 @@ pub(super) struct Sent {
     /// How many were sent before it.
     order: u64,
     pub(super) ticket: Ticket,
+    /// It was sent to be run in the middle of another one.
+    pub(super) is_nested: bool,
     /// `None` once the caller is gone.
     pub(super) call: Option<Call>,
     /// Of a stream.
@@ -35,6 +37,8 @@ pub(super) struct SentCalls {
     calls: HashMap<u32, Sent, BuildHasherDefault<NumberHasher>>,
     order: u64,
     newest: u32,
+    /// Those that were sent to be run in the middle of others, in that order.
+    nested: Vec<u32>,
     /// When streams end whose callers may not look: the others' callers see to that themselves.
     /// Those of streams that have a caller, and no others.
     deadlines: BTreeSet<(Instant, u32)>,
@@ -56,8 +60,11 @@ impl SentCalls {
         let deadline = call.options.deadline.instant().filter(|_| call.is_stream());
         let deadline = deadline.map(Instant::from);
         self.deadlines.extend(deadline.map(|at| (at, stream)));
-        let (order, ticket) = (self.order, call.ticket);
-        let sent = Sent { stream, order, ticket, call: Some(call), deadline };
+        let (order, ticket, is_nested) = (self.order, call.ticket, call.chain.is_nested);
+        if is_nested {
+            self.nested.push(stream);
+        }
+        let sent = Sent { stream, order, ticket, is_nested, call: Some(call), deadline };
         self.calls.insert(stream, sent);
         stream
     }
@@ -86,7 +93,15 @@ impl SentCalls {
         if let Some(at) = sent.deadline {
             self.deadlines.remove(&(at, stream));
         }
+        if sent.is_nested {
+            self.nested.retain(|nested| *nested != stream);
+        }
         Some(sent)
+    }
+
+    /// The nested ones that are not answered, in the order in which they were sent.
+    pub(super) fn nested(&self) -> &[u32] {
+        &self.nested
     }
 
     /// When the next stream ends by itself, and which.
@@ -116,6 +131,7 @@ impl SentCalls {
     /// was the one started last; `None` is not known, and counts as yes.
     pub(super) fn take_all(&mut self, last: Option<u32>) -> Vec<(Sent, bool)> {
         self.deadlines.clear();
+        self.nested.clear();
         let calls = std::mem::take(&mut self.calls).into_values();
         let started = |sent: &Sent| last.is_none_or(|last| self.is_started(sent, last));
         let mut all: Vec<_> = calls.map(|sent| (started(&sent), sent)).collect();
@@ -123,12 +139,13 @@ impl SentCalls {
         all.into_iter().map(|(started, sent)| (sent, started)).collect()
     }
 
-    /// Whether a call was started when `last` was the one started last. Numbers go round after
+    /// Whether a call was started when `last` was the one started last; a nested one counts as
+    /// started, because it runs in the middle of one that was. Numbers go round after
     /// `u32::MAX`; a call that was followed by more than a worker may have waiting has started,
     /// however long ago.
     pub(super) fn is_started(&self, sent: &Sent, last: u32) -> bool {
         let is_old = self.order - sent.order > MAX_UNSTARTED;
-        is_old || last != 0 && last.wrapping_sub(sent.stream) < u32::MAX / 2
+        is_old || sent.is_nested || last != 0 && last.wrapping_sub(sent.stream) < u32::MAX / 2
     }
 
     /// The first of the calls that wait for their start, as its place in the order and its number.
@@ -144,7 +161,7 @@ impl SentCalls {
     }
 
     fn waiting(&self, last: u32) -> impl Iterator<Item = &Sent> {
-        let calls = self.calls.values();
+        let calls = self.calls.values().filter(|sent| !sent.is_nested);
         calls.filter(move |sent| sent.call.is_some() && !self.is_started(sent, last))
     }
 
@@ -197,6 +214,7 @@ mod tests {
 
     use super::*;
     use crate::call::CallOptions;
+    use crate::host::chain::Place;
 
     fn ticket(id: u64) -> Ticket {
         let mut ticket = Ticket::default();
@@ -215,6 +233,8 @@ mod tests {
             session: None,
             stream: false,
             deaths: 0,
+            chain: Place::default(),
+            outer: None,
             reply: reply.into(),
         }
     }

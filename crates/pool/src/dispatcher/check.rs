@@ -146,12 +146,20 @@ impl Dispatcher {
         };
         holds("load is within capacity", seat.load() <= seat.capacity)?;
         let most = seat.capacity.max(64);
-        holds("no more are sent ahead than ever may be", seat.in_flight() <= most)?;
         let given = self.ledger.iter(&seat.given).chain(self.ledger.iter(&seat.outbox));
-        let streams = given.filter(|ticket| self.ledger.is_stream(*ticket)).count();
+        let given: Vec<_> = given.collect();
+        let (nested, given): (Vec<_>, Vec<_>) =
+            given.into_iter().partition(|ticket| self.ledger.is_nested(*ticket));
+        let are_known = nested.iter().all(|ticket| seat.nested.contains(ticket));
+        holds("its nested calls are known", are_known && nested.len() == seat.nested.len())?;
+        holds("no more are nested than may be", nested.len() <= 16 * seat.capacity)?;
+        let at_worker = |ticket| self.ledger.find(ticket) == Some(At::Given(place));
+        holds("only what it has waits", seat.blocked.iter().all(|ticket| at_worker(*ticket)))?;
+        holds("no more are sent ahead than ever may be", given.len() <= most)?;
+        let streams = given.iter().filter(|ticket| self.ledger.is_stream(**ticket)).count();
         holds("its streams are counted", seat.streams == streams)?;
         holds("streams are within capacity", seat.streams <= seat.capacity)?;
-        let alone = seat.capacity > seat.streams || seat.in_flight() == seat.streams;
+        let alone = seat.capacity > seat.streams || given.len() == seat.streams;
         holds("nothing is sent behind streams that hold every place", alone)?;
         let up = seat.phase.is_up();
         holds("only what is up has calls", up || seat.in_flight() == 0)?;

@@ -19,7 +19,7 @@ use super::{After, Dispatcher, Report};
 
 /// Where a call comes from.
 #[derive(Clone, Copy)]
-enum From {
+pub(super) enum From {
     Waiting,
     Pinned,
 }
@@ -58,6 +58,7 @@ impl Dispatcher {
             self.refused(place, report);
             self.answered(place, report, now, after);
             self.hand_out(now, after);
+            self.nest(now, after);
             self.rest(place, now, after);
             // The one who asks need not be woken.
             after.ring.retain(|&rung| rung != place);
@@ -88,9 +89,15 @@ impl Dispatcher {
             }
             count += 1;
             seat.stuck = false;
-            match self.ledger.is_stream(ticket) {
-                true => seat.streams -= 1,
-                false => plain += 1,
+            if !seat.blocked.is_empty() {
+                seat.blocked.retain(|blocked| *blocked != ticket);
+            }
+            if self.ledger.is_nested(ticket) {
+                seat.nested.retain(|nested| *nested != ticket);
+            } else if self.ledger.is_stream(ticket) {
+                seat.streams -= 1;
+            } else {
+                plain += 1;
             }
             self.ledger.remove(ticket, &mut seat.given);
         }
@@ -115,7 +122,7 @@ impl Dispatcher {
         }
     }
 
-    fn give_out(&mut self, now: Instant, after: &mut After) {
+    pub(super) fn give_out(&mut self, now: Instant, after: &mut After) {
         loop {
             let first = self.ledger.first(&self.waiting);
             let choice = first.and_then(|first| self.choose(first));
@@ -139,11 +146,11 @@ impl Dispatcher {
 
     /// The place for a call that any worker may run.
     fn choose(&self, ticket: Ticket) -> Option<usize> {
-        let is_stream = self.ledger.is_stream(ticket);
+        let at_once = self.ledger.runs_at_once(ticket);
         let older = |first: Option<Ticket>| first.is_some_and(|first| first.id < ticket.id);
         let with_room = self.seats.iter().enumerate().filter(|(_, seat)| {
             seat.is_open()
-                && seat.fits(is_stream)
+                && seat.fits(at_once)
                 && (seat.pinned.is_empty() || !older(self.ledger.first(&seat.pinned)))
         });
         match self.ledger.session(ticket) {
@@ -167,12 +174,12 @@ impl Dispatcher {
         first: Option<Ticket>,
         choice: Option<usize>,
     ) -> Option<(Ticket, usize)> {
-        // Only a stream finds no room where others do.
+        // Only what must run at once finds no room where others do.
         let stuck =
-            first.filter(|_| choice.is_none()).filter(|first| self.ledger.is_stream(*first));
+            first.filter(|_| choice.is_none()).filter(|first| self.ledger.runs_at_once(*first));
         let heads = self.seats.iter().enumerate().filter_map(|(place, seat)| {
             let head = self.ledger.first(&seat.pinned)?;
-            let at_once = self.ledger.is_stream(head) || self.is_impatient(head);
+            let at_once = self.ledger.runs_at_once(head) || self.is_impatient(head);
             let fits = seat.serves_sessions() && seat.fits(at_once);
             let held = seat.phase == Phase::Serving && stuck.is_some_and(|s| s.id < head.id);
             (fits && !held).then_some((head, place))
@@ -181,6 +188,20 @@ impl Dispatcher {
     }
 
     fn give(&mut self, ticket: Ticket, place: usize, from: From, now: Instant, after: &mut After) {
+        if self.give_to(ticket, place, from, now, after) {
+            self.seats[place].streams += usize::from(self.ledger.is_stream(ticket));
+        }
+    }
+
+    /// Gives a call to a worker, unless it is over or the worker does not have its tool.
+    pub(super) fn give_to(
+        &mut self,
+        ticket: Ticket,
+        place: usize,
+        from: From,
+        now: Instant,
+        after: &mut After,
+    ) -> bool {
         let seat = &mut self.seats[place];
         let list = match from {
             From::Waiting => &mut self.waiting,
@@ -202,7 +223,7 @@ impl Dispatcher {
                 call => after.over.extend(call),
             }
             self.rest_without(from, place, now, after);
-            return;
+            return false;
         };
         let Some(&number) = seat.numbers.get(&call.tool) else {
             let known = seat.tools.iter().map(|tool| tool.name.clone()).collect();
@@ -210,11 +231,10 @@ impl Dispatcher {
             let call = self.ledger.remove(ticket, list);
             self.fail(call, error, after);
             self.rest_without(from, place, now, after);
-            return;
+            return false;
         };
         self.ledger.number(ticket, number);
         self.ledger.shift(ticket, list, &mut seat.outbox, At::Outbox(place));
-        seat.streams += usize::from(self.ledger.is_stream(ticket));
         seat.idle_since = None;
         after.ring(place);
         if let Some(weight) = &mut seat.weight {
@@ -226,6 +246,7 @@ impl Dispatcher {
         if let Some(slot) = self.ledger.session(ticket) {
             self.given(slot, ticket, place, after);
         }
+        true
     }
 
     /// A call that waited is not given out after all. If it was bound to the worker, it may have been

@@ -67,6 +67,9 @@ struct Entry {
     is_stream: bool,
     /// The slot of its session.
     session: Option<u32>,
+    /// It runs at once where it is given, or not at all: a stream, or a call out of a callback.
+    at_once: bool,
+    is_nested: bool,
     cancelled: bool,
     accepted: Instant,
     before: u32,
@@ -110,6 +113,8 @@ impl Ledger {
             at,
             is_stream: call.is_stream(),
             session: call.session.as_ref().map(|tag| tag.slot),
+            at_once: call.is_stream() || call.chain.depth > 0,
+            is_nested: false,
             call: Some(call),
             cancelled: false,
             accepted: now,
@@ -158,6 +163,26 @@ impl Ledger {
     pub(crate) fn session(&self, ticket: Ticket) -> Option<u32> {
         self.find(ticket)?;
         self.entries[ticket.entry as usize].session
+    }
+
+    /// Whether it is given only to a worker that runs it at once.
+    pub(crate) fn runs_at_once(&self, ticket: Ticket) -> bool {
+        self.find(ticket).is_some() && self.entries[ticket.entry as usize].at_once
+    }
+
+    /// Notes whether it is given to a worker in the middle of another call.
+    pub(crate) fn nest(&mut self, ticket: Ticket, is_nested: bool) {
+        if self.find(ticket).is_some() {
+            let entry = &mut self.entries[ticket.entry as usize];
+            entry.is_nested = is_nested;
+            if let Some(call) = &mut entry.call {
+                call.chain.is_nested = is_nested;
+            }
+        }
+    }
+
+    pub(crate) fn is_nested(&self, ticket: Ticket) -> bool {
+        self.find(ticket).is_some() && self.entries[ticket.entry as usize].is_nested
     }
 
     /// When it was accepted.

@@ -155,6 +155,7 @@ impl Dispatcher {
         seat.birth = None;
         seat.streams = 0;
         (seat.stuck, seat.recalls) = (false, false);
+        (seat.blocked, seat.nested) = (Vec::new(), Vec::new());
         seat.retire = None;
         seat.too_old = None;
         seat.calls_left = None;
@@ -183,6 +184,7 @@ impl Dispatcher {
             self.counters.failed += 1;
         }
         self.settle(now, after);
+        self.nest(now, after);
         if !self.waiting.is_empty() {
             self.miss_workers(now, after);
         }
@@ -216,7 +218,7 @@ impl Dispatcher {
             CallError::WorkerDied { worker, incarnation, started: false, cause }
         } else {
             self.counters.given_back += 1;
-            self.ledger.give_back(call, At::Waiting, list, &mut self.waiting);
+            self.give_back(call, list);
             return;
         };
         self.ledger.remove(ticket, list);

@@ -28,12 +28,19 @@ impl Dispatcher {
         self.seats[place].recalls = has_room;
         if has_room {
             let mut outbox = std::mem::take(&mut self.seats[place].outbox);
+            let mut nested = List::default();
             while let Some(first) = self.ledger.first(&outbox) {
+                if self.ledger.is_nested(first) {
+                    // It runs in the middle of the long one.
+                    self.ledger.shift(first, &mut outbox, &mut nested, At::Outbox(place));
+                    continue;
+                }
                 match self.ledger.lend(first) {
                     Some(call) => self.take_back(place, call, &mut outbox, after),
                     None => drop(self.ledger.remove(first, &mut outbox)),
                 }
             }
+            self.seats[place].outbox = nested;
             self.hand_out(now, after);
         }
         has_room
@@ -78,7 +85,7 @@ impl Dispatcher {
             _ if self.stopped => CallError::Stopped,
             None => {
                 self.counters.recalled += 1;
-                return self.ledger.give_back(call, At::Waiting, list, &mut self.waiting);
+                return self.give_back(call, list);
             }
             Some(tag) if seat.life.is_some() => {
                 if tag.options.affinity == Affinity::FailFast {

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::call::CallOptions;
 use crate::config::Start;
+use crate::host::chain::Place;
 use crate::session::{SessionOptions, Tag};
 
 pub(super) type Outcome = oneshot::Receiver<Result<Bytes, CallError>>;
@@ -183,6 +184,8 @@ impl Rig {
             session,
             stream,
             deaths: 0,
+            chain: Place::default(),
+            outer: None,
             reply: reply.into(),
         };
         (call, outcome)

@@ -57,6 +57,10 @@ pub(crate) struct Seat {
     pub(super) outbox: List,
     /// Its connection has them.
     pub(super) given: List,
+    /// Calls that wait for a callback.
+    pub(super) blocked: Vec<Ticket>,
+    /// Calls that were given to it in the middle of others, in that order.
+    pub(super) nested: Vec<Ticket>,
     /// Calls to be cancelled. Emptied by the next exchange.
     pub(super) cancels: Vec<Ticket>,
     pub(super) numbers: HashMap<String, u16>,
@@ -106,6 +110,8 @@ impl Seat {
             pinned: List::default(),
             outbox: List::default(),
             given: List::default(),
+            blocked: Vec::new(),
+            nested: Vec::new(),
             cancels: Vec::new(),
             numbers: HashMap::new(),
             tools: Arc::default(),
@@ -141,13 +147,17 @@ impl Seat {
     /// A stream lasts as long as its parties like, so it must start at once: it takes one of the
     /// worker's places, and with a capacity of one the whole worker. Other calls may be sent ahead of
     /// the worker's idleness, as the window allows, while a place is left that streams do not hold.
-    pub(super) fn fits(&self, is_stream: bool) -> bool {
-        match is_stream {
+    /// The same is true of a call that comes out of a callback, and nothing is sent ahead of a
+    /// callback's end.
+    pub(super) fn fits(&self, at_once: bool) -> bool {
+        let in_flight = self.in_flight() - self.nested.len();
+        match at_once {
             _ if self.recalls || self.weight.as_ref().is_some_and(|w| !w.allows()) => false,
-            true => self.in_flight() < self.capacity,
+            true => in_flight < self.capacity,
+            false if self.capacity == 1 && !self.blocked.is_empty() => false,
             false => {
                 let places = self.capacity.saturating_sub(self.streams);
-                let plain = self.in_flight() - self.streams;
+                let plain = in_flight - self.streams;
                 places > 0 && plain < places.max(self.window.size())
             }
         }

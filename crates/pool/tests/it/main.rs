@@ -12,6 +12,7 @@
 mod attached;
 mod attempts;
 mod buffers;
+mod callbacks;
 mod calls;
 mod cancels;
 mod causes;

@@ -156,6 +156,12 @@ impl Dice {
     }
 }
 
+/// So many values of every kind.
+pub(crate) fn random_values(seed: u64, count: usize) -> Vec<Value> {
+    let dice = Dice(Chance::seeded(seed));
+    (0..count).map(|_| dice.value(0)).collect()
+}
+
 /// Sends values there and back, and has the worker do the same with its own.
 async fn exchange(pool: &Pool, count: u64, seed: u64) {
     let dice = Dice(Chance::seeded(seed));

@@ -8,6 +8,7 @@ use snakehouse_wire::{ToolInfo, ToolKind};
 use super::super::weight::Weight;
 use super::reference::View;
 use super::*;
+use crate::host::chain::Place;
 
 mod end;
 mod sessions;
@@ -253,6 +254,8 @@ impl World {
             session: tag.clone(),
             stream,
             deaths: 0,
+            chain: Place::default(),
+            outer: None,
             reply: reply.into(),
         };
         let full = self.reference.waiting() >= self.pool.config.queue;

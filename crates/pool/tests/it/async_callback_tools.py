@@ -1,0 +1,19 @@
+"""Async tools that call tools of the host."""
+
+import snakehouse
+from snakehouse import host_async
+
+
+@snakehouse.tool
+async def echo(value):
+    return await host_async.echo(value)
+
+
+@snakehouse.tool
+async def plain(value):
+    return value
+
+
+@snakehouse.tool
+async def chain(levels):
+    return await host_async.again(levels) + 1 if levels else 0
