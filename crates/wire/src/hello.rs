@@ -167,11 +167,6 @@ impl Hello {
         self.capabilities.iter().any(|c| c == capability)
     }
 
-    /// The number of a tool.
-    pub fn tool(&self, name: &str) -> Option<u16> {
-        self.tools.iter().find(|t| t.name == name).map(|t| t.number)
-    }
-
     /// The payload of the hello frame.
     ///
     /// # Errors

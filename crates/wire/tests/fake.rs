@@ -67,7 +67,8 @@ async fn it_answers_one_at_a_time_and_hears_cancels() {
     let script = async {
         let mut host = Host::new(ours);
         let Some(Message::Hello(hello)) = host.hear().await else { panic!("a hello") };
-        assert_eq!(Hello::decode(&hello).unwrap().tool("hang"), Some(2));
+        let tools = Hello::decode(&hello).unwrap().tools;
+        assert_eq!((tools[2].name.as_str(), tools[2].number), ("hang", 2));
         let began = Instant::now();
         host.open(1, 1).await;
         host.open(2, 0).await;

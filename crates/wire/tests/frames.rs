@@ -384,7 +384,7 @@ fn hello_round_trips() {
     let hello = hello();
     assert_eq!(Hello::decode(&hello.encode().unwrap()), Ok(hello.clone()));
     assert!(hello.can(Hello::CANCEL) && !hello.can(Hello::STARTED));
-    assert_eq!((hello.tool("shout"), hello.tool("whisper")), (Some(3), None));
+    assert_eq!((hello.tools[0].name.as_str(), hello.tools[0].number), ("shout", 3));
 }
 
 #[test]

@@ -92,7 +92,8 @@ fn run(tools: &mut Tools, messages: Vec<Message>) -> (Vec<Message>, Result<(), W
     let Message::Hello(hello) = got.remove(0) else { panic!("a hello") };
     let hello = Hello::decode(&hello).unwrap();
     assert_eq!((hello.language.as_str(), hello.codec.as_str()), ("rust", "opaque"));
-    assert_eq!(hello.tool("fail"), Some(2));
+    let fail = hello.tools.iter().find(|tool| tool.name == "fail");
+    assert_eq!(fail.map(|tool| tool.number), Some(2));
     (got, outcome)
 }
 
