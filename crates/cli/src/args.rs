@@ -82,6 +82,9 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "FILE")]
     pub tools: Option<PathBuf>,
 
+    #[command(flatten)]
+    pub watch: WatchArgs,
+
     /// Test instrument: die at a named point, as POINT:COUNT.
     #[arg(long, hide = true, value_name = "POINT:COUNT")]
     pub fault: Option<String>,
@@ -89,6 +92,18 @@ pub(crate) struct UpArgs {
     /// Test instrument: let the engine die at a named point, as POINT:COUNT.
     #[arg(long, hide = true, value_name = "POINT:COUNT")]
     pub engine_fault: Option<String>,
+}
+
+/// Who watches the pool of tools.
+#[derive(Debug, Default, Args)]
+pub(crate) struct WatchArgs {
+    /// Send what the tools' pool does to this collector, by OTLP: http://127.0.0.1:4318.
+    #[arg(long, value_name = "URL", requires = "tools")]
+    pub otlp: Option<String>,
+
+    /// Show the numbers of the tools' pool at http://ADDR/metrics, for Prometheus; a loopback address.
+    #[arg(long, value_name = "ADDR", requires = "tools")]
+    pub metrics: Option<SocketAddr>,
 }
 
 #[derive(Debug, Args)]
@@ -227,6 +242,9 @@ pub(crate) struct PoolStreamArgs {
     #[arg(long, value_name = "FILE")]
     pub tools: PathBuf,
 
+    #[command(flatten)]
+    pub watch: WatchArgs,
+
     /// Send this JSON value as an item. May be repeated.
     #[arg(long, value_name = "VALUE")]
     pub send: Vec<String>,
@@ -248,6 +266,9 @@ pub(crate) struct PoolCallArgs {
     /// asked.
     #[arg(long, value_name = "FILE")]
     pub tools: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub watch: WatchArgs,
 
     /// Give up after this many seconds, queueing included.
     #[arg(long, value_name = "SECONDS", default_value_t = 300.0)]

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use snakehouse_base::Kind;
+use snakehouse_base::redact::redact;
 
 use crate::error::CliError;
+use crate::telemetry::CollectorUrl;
 
 /// Name of the configuration file, looked for in the state directory.
 pub(crate) const FILE: &str = "snakehouse.toml";
@@ -19,6 +22,10 @@ pub(crate) const ENV_PORT: &str = "SNAKEHOUSE_PORT";
 /// Environment: the Python interpreter.
 pub(crate) const ENV_REQUIREMENTS: &str = "SNAKEHOUSE_REQUIREMENTS";
 pub(crate) const ENV_PYTHON: &str = "SNAKEHOUSE_PYTHON";
+/// Environment: the collector of the tools' telemetry.
+pub(crate) const ENV_OTLP: &str = "SNAKEHOUSE_OTLP";
+/// Environment: where the page of the tools' numbers is.
+pub(crate) const ENV_METRICS: &str = "SNAKEHOUSE_METRICS";
 /// The port of `up` when nobody says otherwise.
 pub(crate) const DEFAULT_PORT: u16 = 8400;
 
@@ -74,6 +81,8 @@ struct File {
     port: Option<u16>,
     python: Option<PathBuf>,
     requirements: Option<PathBuf>,
+    otlp: Option<CollectorUrl>,
+    metrics: Option<SocketAddr>,
     #[serde(default)]
     models: BTreeMap<String, PathBuf>,
 }
@@ -85,6 +94,8 @@ pub(crate) struct Flags {
     pub port: Option<u16>,
     pub python: Option<PathBuf>,
     pub requirements: Option<PathBuf>,
+    pub otlp: Option<String>,
+    pub metrics: Option<SocketAddr>,
 }
 
 /// The merged configuration.
@@ -94,6 +105,8 @@ pub(crate) struct Config {
     pub port: Setting<u16>,
     pub python: Setting<Option<PathBuf>>,
     pub requirements: Setting<Option<PathBuf>>,
+    pub otlp: Setting<Option<CollectorUrl>>,
+    pub metrics: Setting<Option<SocketAddr>>,
     pub models: Setting<BTreeMap<String, PathBuf>>,
 }
 
@@ -117,6 +130,12 @@ impl Config {
                     .map_err(|_| invalid(format!("{ENV_PORT} is not a port number: {text:?}")))
             })
             .transpose()?;
+        let env_metrics = env(ENV_METRICS)
+            .map(|text| {
+                text.parse()
+                    .map_err(|_| invalid(format!("{ENV_METRICS} is not an address and a port")))
+            })
+            .transpose()?;
         let models_origin = if file.models.is_empty() { Origin::Default } else { Origin::File };
         Ok(Self {
             port: Setting::layered(DEFAULT_PORT, file.port, env_port, flags.port),
@@ -132,6 +151,18 @@ impl Config {
                 env(ENV_REQUIREMENTS).map(|path| Some(path.into())),
                 flags.requirements.map(Some),
             ),
+            otlp: Setting::layered(
+                None,
+                file.otlp.map(Some),
+                env(ENV_OTLP).map(|url| Some(url.into())),
+                flags.otlp.map(|url| Some(url.into())),
+            ),
+            metrics: Setting::layered(
+                None,
+                file.metrics.map(Some),
+                env_metrics.map(Some),
+                flags.metrics.map(Some),
+            ),
             models: Setting { value: file.models, origin: models_origin },
             home,
         })
@@ -140,8 +171,11 @@ impl Config {
 
 fn read_file(path: &Path) -> Result<File, CliError> {
     match std::fs::read_to_string(path) {
-        Ok(text) => toml::from_str(&text).map_err(|error| {
-            invalid(format!("{}: {}", path.display(), error.to_string().trim_end()))
+        Ok(text) => toml::from_str(&text).map_err(|error: toml::de::Error| {
+            // Its whole text quotes the line, which may hold anything.
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            invalid(format!("{}, line {line}: {}", path.display(), redact(error.message())))
         }),
         // A home that is no directory is told by whoever wants to write there.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
@@ -204,6 +238,32 @@ mod tests {
         let error =
             load(&[(ENV_HOME, dir.path().to_str().unwrap())], Flags::default()).unwrap_err();
         assert!(error.to_string().contains("prot"), "{error}");
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().to_str().unwrap();
+        let load = |text: &str| {
+            std::fs::write(dir.path().join(FILE), text).unwrap();
+            load(&[(ENV_HOME, home)], Flags::default())
+        };
+        let config = load("otlp = \"http://me:hunter2@127.0.0.1:4318\"\n").unwrap();
+        let shown = serde_json::to_string(&config).unwrap();
+        assert!(shown.contains("http://[redacted]@127.0.0.1:4318"), "{shown}");
+        assert!(!format!("{config:?} {shown}").contains("hunter2"));
+        for text in [
+            "api_key = \"opaque-hunter2\"\n",
+            "port = \"hunter2-is-no-port\"\n",
+            "\n\nport = 1 hunter2\n",
+            "metrics = \"http://me:hunter2@host\"\n",
+        ] {
+            let error = load(text).unwrap_err();
+            let shown = format!("{error:?} {}", serde_json::to_string(&error.document()).unwrap());
+            assert!(!shown.contains("opaque-hunter2") && shown.contains(FILE), "{shown}");
+            assert!(!shown.contains("me:hunter2"), "{shown}");
+        }
+        assert!(load("\n\nport = 1 2\n").unwrap_err().to_string().contains("line 3"));
     }
 
     #[test]

@@ -36,6 +36,10 @@ pub(crate) fn run(config: &Config, out: Output) -> Result<(), CliError> {
         let file =
             requirements.value.as_ref().map_or("(none)".into(), |path| path.display().to_string());
         table.add_row(["requirements".into(), file, requirements.origin.to_string()]);
+        let shown = config.otlp.value.as_ref().map_or("(none)".into(), ToString::to_string);
+        table.add_row(["otlp".into(), shown, config.otlp.origin.to_string()]);
+        let shown = config.metrics.value.map_or("(none)".into(), |addr| addr.to_string());
+        table.add_row(["metrics".into(), shown, config.metrics.origin.to_string()]);
         table.add_row(["models".into(), models, config.models.origin.to_string()]);
         table.to_string()
     })

@@ -21,6 +21,7 @@ mod pool;
 mod remote;
 mod running;
 mod stop_signal;
+mod telemetry;
 mod up;
 mod worker;
 
@@ -61,11 +62,20 @@ fn main() -> ExitCode {
 }
 
 async fn dispatch(cli: Cli, out: Output) -> Result<(), CliError> {
-    let port = match &cli.command {
-        Command::Up(args) => args.port,
-        _ => None,
+    let (port, watch) = match &cli.command {
+        Command::Up(args) => (args.port, Some(&args.watch)),
+        Command::Pool(PoolCommand::Call(args)) => (None, Some(&args.watch)),
+        Command::Pool(PoolCommand::Stream(args)) => (None, Some(&args.watch)),
+        _ => (None, None),
     };
-    let flags = Flags { home: cli.home, port, python: cli.python, requirements: cli.requirements };
+    let flags = Flags {
+        home: cli.home,
+        port,
+        python: cli.python,
+        requirements: cli.requirements,
+        otlp: watch.and_then(|watch| watch.otlp.clone()),
+        metrics: watch.and_then(|watch| watch.metrics),
+    };
     let config = Config::load(flags, &|name| std::env::var(name).ok())?;
     match cli.command {
         Command::Up(args) => up::run(&config, args, out).await,

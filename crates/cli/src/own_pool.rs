@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::error::CliError;
 use crate::home::Home;
 use crate::output::Output;
+use crate::telemetry::Watch;
 
 /// A pool that serves one Python file for one command.
 pub(crate) struct OwnPool {
@@ -51,11 +52,16 @@ impl OwnPool {
         file: &Path,
         out: Output,
     ) -> Result<Pool, CliError> {
+        let watch = Watch::start(scope, config)?;
         let run_token = run.token().clone();
         let reaper = ReaperConfig { python: python.clone(), run_token, cache: None };
         let reaper = Reaper::start(scope, reaper).await?;
         let python = with_packages(scope, &reaper, python, config, out).await?;
-        tool_pool(scope, reaper, python, file).await
+        let pool = tool_pool(scope, reaper, python, file, watch.pool_config()).await?;
+        if let Some(url) = watch.serve(scope, &pool).await? {
+            tracing::info!(url, "numbers are shown");
+        }
+        Ok(pool)
     }
 
     pub(crate) fn pool(&self) -> &Pool {
@@ -89,8 +95,9 @@ pub(crate) async fn tool_pool(
     reaper: Reaper,
     python: Interpreter,
     file: &Path,
+    config: PoolConfig,
 ) -> Result<Pool, CliError> {
-    Ok(Pool::start(scope, reaper, tool_spec(python, file)?, PoolConfig::default()).await?)
+    Ok(Pool::start(scope, reaper, tool_spec(python, file)?, config).await?)
 }
 
 /// A worker with the `@tool` functions of a Python file.

@@ -23,6 +23,7 @@ use crate::model;
 use crate::output::Output;
 use crate::own_pool;
 use crate::stop_signal;
+use crate::telemetry::Watch;
 
 /// The line that says that the service serves.
 #[derive(Debug, Serialize)]
@@ -34,6 +35,8 @@ struct Ready {
     run_token: String,
     models: Vec<String>,
     tools: Option<Vec<String>>,
+    /// Where the numbers of the tools' pool are.
+    metrics: Option<String>,
     /// Processes of an earlier run that this start ended.
     ended: Vec<String>,
 }
@@ -107,11 +110,16 @@ async fn serve(
     core.fault = args.fault.as_deref().map(fault).transpose()?;
     let mut service = ServiceConfig::new(address(config.port.value), core);
     let tools_scope = scope.open("tools");
+    let mut metrics = None;
     let tools = match &args.tools {
         Some(file) => {
             let base = start.python.clone();
             let python = own_pool::with_packages(&tools_scope, &reaper, base, config, out).await?;
-            Some(own_pool::tool_pool(&tools_scope, reaper.clone(), python, file).await?)
+            let watch = Watch::start(&tools_scope, config)?;
+            let (reaper, watched) = (reaper.clone(), watch.pool_config());
+            let pool = own_pool::tool_pool(&tools_scope, reaper, python, file, watched).await?;
+            metrics = watch.serve(&tools_scope, &pool).await?;
+            Some(pool)
         }
         None => None,
     };
@@ -129,6 +137,7 @@ async fn serve(
         run_token: start.run.token().to_string(),
         models: start.models.iter().map(|model| model.name.clone()).collect(),
         tools: tool_names,
+        metrics,
         ended: start.run.found().iter().map(named).collect(),
     };
     out.data(&ready, || ready.text())?;
@@ -145,6 +154,9 @@ impl Ready {
             "\n  export TINKER_BASE_URL={} TINKER_API_KEY=tml-local\n",
             self.url
         ));
+        if let Some(metrics) = &self.metrics {
+            text.push_str(&format!("\nNumbers of the tools' pool: {metrics}\n"));
+        }
         for process in &self.ended {
             text.push_str(&format!("\nEnded a process that an earlier run left: {process}\n"));
         }

@@ -4,4 +4,5 @@ mod bad_input;
 mod lifecycle;
 mod pool_stream;
 mod rust_client;
+mod watched;
 mod worker_author;
