@@ -130,6 +130,9 @@ class Client:
         self._metadata = (("authorization", f"Bearer {token}"),) if token is not None else ()
         self._timeout: float | None = None
         self._idempotent = False
+        self._session = ""
+        self._open_session = channel.unary_unary(_SERVICE + "OpenSession")
+        self._close_session = channel.unary_unary(_SERVICE + "CloseSession")
         self._call = channel.unary_unary(_SERVICE + "Call")
         self._stream = channel.stream_stream(_SERVICE + "Stream")
         self._list_tools = channel.unary_unary(_SERVICE + "ListTools")
@@ -151,6 +154,22 @@ class Client:
         if idempotent is not None:
             other._idempotent = idempotent
         return other
+
+    def session(self, name: str, *, recreate: bool = False) -> Client:
+        """The same connection, whose calls and streams belong to the session of this name.
+
+        They go to one worker, which keeps the state that they leave. A session that is lost with
+        its worker stays lost (``session_lost``) until it is made anew with ``recreate``.
+        """
+        self._ask(self._open_session, field(1, name.encode()) + flag(2, recreate))
+        other = self.with_options()
+        other._session = name
+        return other
+
+    def close_session(self, name: str) -> bool:
+        """End the session of this name: its state is dropped. Whether there was one."""
+        answer = self._ask(self._close_session, field(1, name.encode()))
+        return any(key == 1 and number(value) for key, value in fields(answer))
 
     def call(self, tool: str, /, *args: Any, **kwargs: Any) -> Any:
         """Call a tool and return its result. Raises ``CallFailed``."""
@@ -202,7 +221,8 @@ class Client:
         self, codec: _codec.Codec, tool: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> bytes:
         arguments = field(1, codec.encode([list(args), kwargs]))
-        return field(1, tool.encode()) + field(2, arguments) + flag(3, self._idempotent)
+        request = field(1, tool.encode()) + field(2, arguments) + flag(3, self._idempotent)
+        return request + field(4, self._session.encode()) if self._session else request
 
     def _ask(self, method: Callable[..., bytes], request: bytes) -> bytes:
         try:

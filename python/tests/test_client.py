@@ -98,6 +98,18 @@ def test_a_stream_gives_items_and_a_result(client: Client) -> None:
 
 
 @served
+def test_a_session_keeps_its_worker(client: Client) -> None:
+    session = client.session("visitor")
+    first = session.call("visit")
+    assert session.call("visit") == first + 1
+    assert client.close_session("visitor")
+    assert not client.close_session("visitor")
+    with pytest.raises(CallFailed) as caught:
+        client.session("#")
+    assert caught.value.kind == "invalid_input"
+
+
+@served
 def test_tools_and_numbers_can_be_read(client: Client) -> None:
     add = next(tool for tool in client.tools() if tool.name == "add")
     assert (add.kind, add.doc) == ("function", "Add two numbers.")

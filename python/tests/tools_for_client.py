@@ -30,6 +30,15 @@ def fail(message: str) -> None:
         raise snakehouse.ToolError(message, code="sour", hint="sweeten it") from error
 
 
+visits: list[int] = []
+
+
+@snakehouse.tool
+def visit() -> int:
+    visits.append(0)
+    return len(visits)
+
+
 @snakehouse.tool
 def sleep(seconds: float) -> None:
     time.sleep(seconds)

@@ -3,14 +3,15 @@
 use std::fmt;
 
 use snakehouse_base::Deadline;
-use snakehouse_pool::{CallOptions, Pool, ToolInfo, Value, to_json};
+use snakehouse_pool::{CallOptions, Pool, Session, SessionOptions, ToolInfo, Value, to_json};
 use snakehouse_supervise::{Lane, Scope};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::payload;
 use crate::proto::{
-    CallRequest, CallResponse, ListToolsRequest, ListToolsResponse, StatsRequest, StatsResponse,
+    CallRequest, CallResponse, CloseSessionRequest, CloseSessionResponse, ListToolsRequest,
+    ListToolsResponse, OpenSessionRequest, OpenSessionResponse, StatsRequest, StatsResponse,
     StreamRequest, Tool, pool_server,
 };
 use crate::refusal::call_failed;
@@ -47,14 +48,27 @@ pub(crate) fn options(
     Ok(options)
 }
 
+/// The session that a request names, if it does.
+pub(crate) fn named(pool: &Pool, name: &str) -> Result<Option<Session>, Status> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let session = pool.named_session(name, SessionOptions::default());
+    session.map(Some).map_err(|error| call_failed(&error))
+}
+
 #[tonic::async_trait]
 impl pool_server::Pool for FrontDoor {
     /// Dropped when the client is gone, and the call with it.
     async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
-        let (headers, _, CallRequest { tool, arguments, idempotent }) = request.into_parts();
+        let (headers, _, CallRequest { tool, arguments, idempotent, session }) =
+            request.into_parts();
         let options = options(&headers, idempotent, Deadline::CALL)?;
         let (body, form) = payload::arguments(arguments)?;
-        let result = self.pool.call_bytes(&tool, body, options).await;
+        let result = match named(&self.pool, &session)? {
+            None => self.pool.call_bytes(&tool, body, options).await,
+            Some(session) => session.call_bytes(&tool, body, options).await,
+        };
         let result = result.map_err(|error| call_failed(&error))?;
         let result = payload::plain(result, &self.lane).await?;
         Ok(Response::new(CallResponse { result: Some(payload::told(result, form)?) }))
@@ -68,6 +82,27 @@ impl pool_server::Pool for FrontDoor {
     ) -> Result<Response<Items>, Status> {
         let (headers, _, requests) = request.into_parts();
         open(&self.pool, &self.scope, &self.lane, &headers, requests).await.map(Response::new)
+    }
+
+    async fn open_session(
+        &self,
+        request: Request<OpenSessionRequest>,
+    ) -> Result<Response<OpenSessionResponse>, Status> {
+        let OpenSessionRequest { name, recreate } = request.into_inner();
+        let session = self.pool.named_session(&name, SessionOptions::default());
+        let session = session.map_err(|error| call_failed(&error))?;
+        if recreate {
+            session.recreate().map_err(|error| call_failed(&error))?;
+        }
+        Ok(Response::new(OpenSessionResponse {}))
+    }
+
+    async fn close_session(
+        &self,
+        request: Request<CloseSessionRequest>,
+    ) -> Result<Response<CloseSessionResponse>, Status> {
+        let existed = self.pool.close_session(&request.into_inner().name);
+        Ok(Response::new(CloseSessionResponse { existed }))
     }
 
     async fn list_tools(

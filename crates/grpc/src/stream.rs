@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tonic::metadata::MetadataMap;
 use tonic::{Status, Streaming};
 
-use crate::front_door::options;
+use crate::front_door::{named, options};
 use crate::payload::{self, Form};
 use crate::proto::{CallRequest, StreamRequest, StreamResponse, stream_request, stream_response};
 use crate::refusal::{Refusal, call_failed, refuse};
@@ -37,9 +37,12 @@ pub(crate) async fn open(
     let Some(stream_request::Message::Open(open)) = first.and_then(|first| first.message) else {
         return Err(out_of_place("the first message is not `open`"));
     };
-    let CallRequest { tool, arguments, idempotent: _ } = open;
+    let CallRequest { tool, arguments, idempotent: _, session } = open;
     let (body, form) = payload::arguments(arguments)?;
-    let opened = pool.stream_bytes(&tool, body, unopened).await;
+    let opened = match named(pool, &session)? {
+        None => pool.stream_bytes(&tool, body, unopened).await,
+        Some(session) => session.stream_bytes(&tool, body, unopened).await,
+    };
     let stream = Arc::new(opened.map_err(|error| call_failed(&error))?);
     let (broken, breaks) = oneshot::channel();
     let gone = CancellationToken::new();

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use snakehouse_base::ByteSize;
 use snakehouse_grpc::proto::value::Encoding;
-use snakehouse_grpc::proto::{ListToolsRequest, StatsRequest};
+use snakehouse_grpc::proto::{
+    CallRequest, CloseSessionRequest, ListToolsRequest, OpenSessionRequest, StatsRequest,
+};
 use snakehouse_pool::Value;
 use tonic::{Code, Request};
 
@@ -141,6 +143,36 @@ fn tools_and_numbers_can_be_read() {
         let stats = client.stats(StatsRequest {}).await.unwrap().into_inner();
         assert_eq!((stats.pool.as_str(), stats.workers), ("tools", 1));
         assert_eq!((stats.outcomes["ok"], stats.outcomes["tool_failed"]), (1, 0));
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_session_has_one_worker_and_is_lost_with_it_until_it_is_made_anew() {
+    run(async {
+        let rig = Rig::new().await;
+        let pool = rig.pool().await;
+        let (server, _scope) = rig.serve(config(), Some(&pool), None).await;
+        let mut client = rig.client(&dial(server.local_addr())).await;
+        let name = || "visitor".to_owned();
+        let visit = |tool| CallRequest { session: name(), ..request(tool, None) };
+        for expected in 1..=3 {
+            let answer = client.call(visit("visit")).await.unwrap().into_inner();
+            assert_eq!(value(answer.result), Value::from(expected));
+        }
+        client.call(visit("segfault")).await.unwrap_err();
+        let status = client.call(visit("visit")).await.unwrap_err();
+        assert_eq!(told(&status).code, "session_lost");
+        let open = OpenSessionRequest { name: name(), recreate: true };
+        client.open_session(open).await.unwrap();
+        let answer = client.call(visit("visit")).await.unwrap().into_inner();
+        assert_eq!(value(answer.result), Value::from(1), "without its state");
+        let close = || CloseSessionRequest { name: name() };
+        assert!(client.close_session(close()).await.unwrap().into_inner().existed);
+        assert!(!client.close_session(close()).await.unwrap().into_inner().existed);
+        let bad = OpenSessionRequest { name: "#".to_owned(), recreate: false };
+        let status = client.open_session(bad).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
         rig.end().await;
     });
 }

@@ -175,7 +175,7 @@ pub(crate) fn args(args: Vec<Value>) -> Option<Told> {
 }
 
 pub(crate) fn request(tool: &str, arguments: Option<Told>) -> CallRequest {
-    CallRequest { tool: tool.to_owned(), arguments, idempotent: false }
+    CallRequest { tool: tool.to_owned(), arguments, ..CallRequest::default() }
 }
 
 /// A value that came as MessagePack.

@@ -7,6 +7,9 @@ import time
 from snakehouse import incoming, tool
 
 
+visits = 0
+
+
 @tool
 def echo(value):
     return value
@@ -34,6 +37,14 @@ def fail(message):
 @tool
 def segfault():
     ctypes.string_at(0)
+
+
+@tool
+def visit():
+    """How often this worker was visited."""
+    global visits
+    visits += 1
+    return visits
 
 
 @tool
