@@ -147,13 +147,12 @@ class Client:
         and 900 s for a stream. ``idempotent`` says that running a call twice does no harm: if its
         worker dies, another one runs it, once.
         """
-        other = object.__new__(Client)
-        other.__dict__.update(self.__dict__)
+        changes: dict[str, object] = {}
         if timeout is not None:
-            other._timeout = timeout
+            changes["_timeout"] = timeout
         if idempotent is not None:
-            other._idempotent = idempotent
-        return other
+            changes["_idempotent"] = idempotent
+        return self._with(changes)
 
     def session(self, name: str, *, recreate: bool = False) -> Client:
         """The same connection, whose calls and streams belong to the session of this name.
@@ -162,9 +161,7 @@ class Client:
         its worker stays lost (``session_lost``) until it is made anew with ``recreate``.
         """
         self._ask(self._open_session, field(1, name.encode()) + flag(2, recreate))
-        other = self.with_options()
-        other._session = name
-        return other
+        return self._with({"_session": name})
 
     def close_session(self, name: str) -> bool:
         """End the session of this name: its state is dropped. Whether there was one."""
@@ -216,6 +213,11 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _with(self, changes: dict[str, object]) -> Client:
+        other = object.__new__(Client)
+        other.__dict__.update(self.__dict__ | changes)
+        return other
 
     def _request(
         self, codec: _codec.Codec, tool: str, args: tuple[Any, ...], kwargs: dict[str, Any]
