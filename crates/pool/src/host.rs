@@ -7,7 +7,7 @@
 //! it serves, and is dropped when that call is over, given up, or dead with its worker.
 //!
 //! What a host tool calls in a pool belongs to the same chain of calls (`chain`): it has the chain's
-//! deadline at most, and never waits for a worker that waits for it. ADR 0015 has the cases. Tested
+//! deadline at most, and never waits for a worker that waits for it. ADR 0014 has the cases. Tested
 //! with real workers in `tests/it/callbacks.rs`.
 //!
 //! [`Value`]: crate::Value

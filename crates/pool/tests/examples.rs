@@ -1,5 +1,7 @@
 //! The examples that the guide points at do what they say.
 
+#[path = "../examples/callbacks.rs"]
+mod callbacks;
 #[path = "../examples/large.rs"]
 mod large;
 #[path = "../examples/seen.rs"]
@@ -48,4 +50,9 @@ fn a_call_is_seen_while_it_runs() {
 #[test]
 fn large_values_are_not_copied() {
     large::main().unwrap();
+}
+
+#[test]
+fn python_calls_closures_of_its_host() {
+    callbacks::main().unwrap();
 }

@@ -8,7 +8,7 @@
 //!   waits for whom always leads to what was started later, and never round.
 //! * A worker holds a bounded number of nested calls. Where all have as many, the call fails by name.
 //!
-//! ADR 0015 goes through the cases.
+//! ADR 0014 goes through the cases.
 
 use tokio::time::Instant;
 
