@@ -1,6 +1,6 @@
 """Tools for text, as plain Python functions.
 
-    snakehouse pool call --tools examples/tools/text.py word_count '"to be or not to be"'
+snakehouse pool call --tools examples/tools/text.py word_count '"to be or not to be"'
 """
 
 from collections import Counter

@@ -31,6 +31,9 @@ up closes its generator, so that its ``finally`` blocks run::
         for text in snakehouse.incoming():
             yield text.upper()
 
+Calls of one session share ``session_state()``, a dict with limits that is dropped when the session
+is over; functions that are marked with ``on_session_end`` are called then.
+
 What a tool raises becomes the caller's error, with type, message, traceback and causes; raise
 ``ToolError`` to give it a stable code and a hint. What it prints goes to the pool's log.
 ``sys.exit`` ends the worker, and the call fails because its worker died; ``DeviceFault`` does the
@@ -56,13 +59,14 @@ This package needs nothing but the standard library.
 
 from snakehouse._buffers import buffer, empty
 from snakehouse._callbacks import HostTool
-from snakehouse._context import deadline, incoming, remaining, session
+from snakehouse._context import deadline, incoming, remaining, session, session_state
 from snakehouse._errors import (
     Cancelled,
     DeviceFault,
     HostToolError,
     LostReference,
     MalformedValue,
+    SessionStateFull,
     SnakehouseError,
     ToolError,
     UnsupportedValue,
@@ -76,6 +80,7 @@ from snakehouse._marks import (
     keep,
     sendable,
 )
+from snakehouse._sessions import SessionState, on_session_end
 from snakehouse._spans import emit, span, trace
 from snakehouse._tool import tool
 from snakehouse._trace import TraceContext
@@ -91,6 +96,8 @@ __all__ = [
     "LostReference",
     "MalformedValue",
     "Reference",
+    "SessionState",
+    "SessionStateFull",
     "SnakehouseError",
     "ToolError",
     "TraceContext",
@@ -106,9 +113,11 @@ __all__ = [
     "host_tools",
     "incoming",
     "keep",
+    "on_session_end",
     "remaining",
     "sendable",
     "session",
+    "session_state",
     "span",
     "tool",
     "trace",

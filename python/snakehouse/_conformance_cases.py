@@ -18,6 +18,8 @@ from snakehouse._frames import (
     KIND_OPEN,
     KIND_PING,
     KIND_PONG,
+    KIND_SESSION,
+    KIND_SETTINGS,
     MAX_CHUNK,
     MAX_PAYLOAD,
     PROTOCOL_VERSION,
@@ -207,6 +209,21 @@ def a_ping_is_answered(peer: Peer) -> None:
     token = struct.pack("<Q", 0x0123_4567_89AB_CDEF)
     peer.send(frame(KIND_PING, 0, token))
     expect(peer.frame() == (KIND_PONG, 0, token), "the pong does not carry the ping's token")
+
+
+@_case
+def a_session_is_told_of_and_ends(peer: Peer) -> None:
+    _needs(peer, "echo", capability="sessions")
+    limits = {"count": 10, "entries": 10, "bytes": 1 << 20, "hook_micros": 1_000_000}
+    peer.send(frame(KIND_SETTINGS, 0, _msgpack.encode({"sessions": limits, "unknown": 1})))
+    for event in (
+        {"event": "started", "id": 1 << 40, "name": "user-42"},
+        {"event": "unknown", "id": 7},
+        {"event": "ended", "id": 1 << 40, "reason": "closed"},
+        {"event": "ended", "id": 9, "reason": "expired"},
+    ):
+        peer.send(frame(KIND_SESSION, 0, _msgpack.encode(event)))
+        expect(peer.value("echo", 1) == 1, "echo gave something else after a session frame")
 
 
 @_case

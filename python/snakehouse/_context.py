@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from contextvars import ContextVar
 
+from snakehouse import _sessions
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 
     from snakehouse._async import AsyncIncoming
     from snakehouse._ports import Port
+    from snakehouse._sessions import SessionState
     from snakehouse._stream import Incoming
 
     class Items(Protocol):
@@ -83,10 +86,28 @@ def remaining() -> float | None:
     return None if at is None else max(0.0, at - time.monotonic())
 
 
-def session() -> int | None:
-    """The number of the session the call belongs to; ``None`` if it belongs to none."""
+def session() -> str | None:
+    """The name of the session the call belongs to; ``None`` if it belongs to none.
+
+    A session without a name is ``#`` and a number.
+    """
     call = current.get()
-    return None if call is None else call.session or None
+    return _sessions.current.name(call.session) if call is not None and call.session else None
+
+
+def session_state() -> SessionState:
+    """What the calls of this session left for each other, and for this one.
+
+    It is empty at the session's first call in this worker, and dropped when the session is over.
+    Calls of one session that run at the same time share it.
+
+    Raises ``RuntimeError`` if the call belongs to no session, and ``SessionStateFull`` if as many
+    sessions have state as may have.
+    """
+    call = current.get()
+    if call is None or not call.session:
+        raise RuntimeError("session_state() is for the calls of a session")
+    return _sessions.current.state(call.session)
 
 
 def incoming() -> Items:

@@ -90,6 +90,14 @@ class Doorbell:
         self.is_muffled = False
         self.wanted: set[int] = set()
 
+    def give_up(self) -> None:
+        """Give up what runs, if it may be interrupted now. In a signal's handler."""
+        if self.on_cancel is not None:
+            self.on_cancel()
+        elif self.running:
+            self.running = 0
+            raise Cancelled
+
     def install(self) -> None:
         """Let SIGURG interrupt the running call."""
         signal.signal(signal.SIGURG, self._ring)

@@ -13,6 +13,7 @@
                +-- UnsupportedValue  a value that does not travel (also a TypeError)
                +-- MalformedValue    bytes that are no value (also a ValueError)
                +-- LostReference     its object is not here (also a LookupError)
+               +-- SessionStateFull  what is to be stored is over a limit (a ToolError)
 """
 
 from __future__ import annotations
@@ -95,6 +96,14 @@ class HostToolError(SnakehouseError):
         self.code = code
         self.hint = hint
         self.cause = cause
+
+
+class SessionStateFull(ToolError):
+    """The state of a session has a limit that this would go over. Nothing was stored."""
+
+    def __init__(self, message: str) -> None:
+        hint = "keep less in the session, or raise the pool's limits of sessions"
+        super().__init__(message, code="session_state_full", hint=hint)
 
 
 class UnsupportedValue(SnakehouseError, TypeError):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from snakehouse import _buffers, _frames, _settings
+from snakehouse import _buffers, _frames, _sessions, _settings
 from snakehouse._callbacks import Callbacks
 from snakehouse._channel import Channel
 from snakehouse._frames import (
@@ -31,6 +31,7 @@ from snakehouse._frames import (
     KIND_OPEN,
     KIND_PING,
     KIND_PONG,
+    KIND_SESSION,
     KIND_SETTINGS,
     MAX_CHUNK,
     MAX_PAYLOAD,
@@ -150,6 +151,8 @@ class Inbox:
             self.is_over = True
         elif kind == KIND_SETTINGS and not stream:
             _settings.apply(payload, self.callbacks)
+        elif kind == KIND_SESSION and not stream:
+            _sessions.current.take(payload)
         elif kind != KIND_PONG or len(payload) != 8 or stream:
             raise ProtocolError(f"frame of kind {kind} on stream {stream}")
 

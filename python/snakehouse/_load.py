@@ -7,12 +7,14 @@ import importlib.util
 import os
 import sys
 
+from snakehouse._sessions import find_hooks
 from snakehouse._tool import FUNCTION, Hidden, find_tools
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from snakehouse._sessions import Hook
     from snakehouse._tool import Tool
 
 
@@ -52,6 +54,14 @@ def load(names: list[str]) -> list[Tool]:
         raise LoadError("there are more than 65535 tools", code="too_many_tools")
     # What a tool is shows in its number: the loop has no time to look it up.
     return sorted(tools, key=lambda tool: tool.kind != FUNCTION)
+
+
+def hooks(names: list[str]) -> list[Hook]:
+    """What the modules want to be told of, in the order in which it is defined."""
+    found: list[Hook] = []
+    for name in names:
+        found += [hook for hook in find_hooks(vars(import_module(name))) if hook not in found]
+    return found
 
 
 def tools_of(module: ModuleType) -> list[Tool]:

@@ -19,7 +19,7 @@ from sys import getrefcount
 from threading import get_ident
 from time import monotonic
 
-from snakehouse import _answer, _telemetry
+from snakehouse import _answer, _sessions, _telemetry
 from snakehouse._buffers import LEND_FROM
 from snakehouse._context import Call, current
 from snakehouse._doorbell import WORD_RECALL, WORD_STARTED, Doorbell
@@ -42,10 +42,12 @@ from snakehouse._limits import MAX_DEPTH
 from snakehouse._perform import NO_ARGUMENTS, perform, unready
 from snakehouse._reader import Reader
 from snakehouse._seat import MainSeat
+from snakehouse._session_hooks import run_in
 from snakehouse._tool import FUNCTION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
     from snakehouse._codec import Codec
@@ -126,6 +128,8 @@ class Loop:
         # When the timer was set, or 0.0.
         self._armed = 0.0
         self._overdue = self._write_overdue
+        # Whether the timer is that of a hook.
+        self._in_hook = False
         self._may_hold = signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
         if self._may_hold:
             signal.signal(signal.SIGALRM, self._overdue)
@@ -321,12 +325,15 @@ class Loop:
     def _run_ready(self) -> bool:
         """Run the calls that were taken and not begun; false at the end."""
         inbox = self._inbox
-        while inbox.nested or inbox.ready:
+        while inbox.nested or self._has_more():
             self._flush()
             if self._armed:
                 self._disarm()
             if inbox.nested:
                 self._perform_nested(inbox.nested.popleft())
+                continue
+            if not inbox.ready:
+                self._end_sessions()
                 continue
             request = inbox.ready.popleft()
             tools = self._tools
@@ -340,13 +347,48 @@ class Loop:
                 inbox.end(request.channel)
             if self._broken is not None:
                 break
-        if self._broken is not None:
-            self._flush()
-            raise self._broken
+        self._raise_broken()
         if inbox.is_over or self._is_gone:
             self._flush()
             return False
         return True
+
+    def _has_more(self) -> bool:
+        """Whether there are calls to run, or sessions whose end is to be told."""
+        sessions = _sessions.current
+        if self._inbox.is_over and not self._inbox.ready:
+            sessions.leave()
+        return bool(self._inbox.ready or sessions.ended)
+
+    def _end_sessions(self) -> None:
+        """Run the hooks of sessions that are over, between calls."""
+        try:
+            run_in(self._seat, self._bound)
+        except SystemExit:
+            self._end_by_exit()
+            raise
+        finally:
+            self._seat.end()
+        self._raise_broken()
+
+    def _raise_broken(self) -> None:
+        """What ended the connection while something ran."""
+        if self._broken is not None:
+            self._flush()
+            raise self._broken
+
+    def _bound(self, seconds: float) -> Callable[[], None]:
+        """Have a hook given up after so long, if the timer is not a tool's."""
+        self._seat.begin_hook()
+        if not self._may_hold or signal.getsignal(signal.SIGALRM) is not self._overdue:
+            return _nothing
+        self._in_hook = True
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        return self._unbound
+
+    def _unbound(self) -> None:
+        self._in_hook = False
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
 
     def _perform(self, request: Request, tool: Tool) -> None:
         seat = self._seat
@@ -534,7 +576,11 @@ class Loop:
             self._may_hold = False
 
     def _write_overdue(self, _signal: int, _frame: FrameType | None) -> None:
-        """The timer ended: write what is held."""
+        """The timer ended: write what is held, or give up the hook that runs."""
+        if self._in_hook:
+            self._in_hook = False
+            self._doorbell.give_up()
+            return
         self._armed = 0.0
         if not self._is_fresh:
             # Something is held for that long: whatever it is, it is not quick any more.
@@ -621,6 +667,10 @@ class _PlainCall(Call):
         """What was read is about to be read over."""
         self.place = self.where()
         self.at = -1
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Served:

@@ -12,7 +12,7 @@ import socket
 import sys
 import traceback
 
-from snakehouse import _buffers, _codec, _failure, _load, _schema
+from snakehouse import _buffers, _codec, _failure, _load, _schema, _sessions
 from snakehouse._doorbell import Doorbell
 from snakehouse._frames import (
     KIND_GOAWAY,
@@ -106,6 +106,7 @@ def _serve(
     if failure is None:
         try:
             tools = _load.load(names)
+            _sessions.current.hooks = _load.hooks(names)
             server = mode.server(control, doorbell, codec, tools)
         except BaseException as error:
             failure = _not_loaded(error)
@@ -205,7 +206,7 @@ def _said(
     failure: dict[str, Any] | None,
 ) -> bytes:
     version = ".".join(str(part) for part in sys.version_info[:3])
-    always = ["callbacks", "streams", "telemetry"]
+    always = ["callbacks", "sessions", "streams", "telemetry"]
     content: dict[str, Any] = {
         "protocol": PROTOCOL_VERSION,
         "language": "python",

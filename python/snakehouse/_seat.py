@@ -15,6 +15,9 @@ from snakehouse._doorbell import WORD_STARTED
 from snakehouse._errors import Cancelled
 from snakehouse._ports import AsyncPort, SyncPort
 
+# Stands for what runs in a seat and is no call: no host comes that far.
+_HOOK = 0xFFFFFFFF
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
@@ -142,6 +145,11 @@ class MainSeat:
         self.was_hit = False
         self._stream = self._doorbell.open = stream
         self._doorbell.words[WORD_STARTED] = stream
+
+    def begin_hook(self) -> None:
+        """What runs next is no call, and nobody waits for it."""
+        self.was_hit = False
+        self._stream = _HOOK
 
     def end(self) -> None:
         """The call is over."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snakehouse import _msgpack, _telemetry
+from snakehouse import _msgpack, _sessions, _telemetry
 from snakehouse._errors import MalformedValue
 from snakehouse._frames import ProtocolError
 
@@ -24,6 +24,8 @@ def apply(payload: memoryview, callbacks: Callbacks) -> None:
         raise ProtocolError(f"malformed settings: {error}") from None
     if not isinstance(settings, dict):
         raise ProtocolError("malformed settings: not a map")
+    if "sessions" in settings:
+        _sessions.current.configure(settings["sessions"])  # pyright: ignore[reportUnknownMemberType]
     if "telemetry" in settings:
         _telemetry.current.configure(settings["telemetry"])  # pyright: ignore[reportUnknownMemberType]
     if "host_tools" in settings:

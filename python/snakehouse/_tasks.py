@@ -17,7 +17,7 @@ from contextvars import copy_context
 from functools import partial
 from time import monotonic
 
-from snakehouse import _answer, _telemetry
+from snakehouse import _answer, _sessions, _telemetry
 from snakehouse._async import AsyncIncoming, Turn, run_tool
 from snakehouse._context import Call, current
 from snakehouse._doorbell import WORD_STARTED
@@ -30,6 +30,7 @@ from snakehouse._perform import NO_ARGUMENTS, unready
 from snakehouse._ports import AsyncPort
 from snakehouse._reader import Reader
 from snakehouse._running import Running
+from snakehouse._session_hooks import outside, run_each
 from snakehouse._tool import ASYNC_FUNCTION, ASYNC_GENERATOR
 
 TYPE_CHECKING = False
@@ -88,6 +89,8 @@ class TaskServer:
         self._telemetry = _telemetry.current
         self._telemetry.serve(tools, self._speak)
         self._is_telling = False
+        # Runs hooks.
+        self._ending: asyncio.Task[None] | None = None
         doorbell.on_ring = self._rung
         os.register_at_fork(after_in_child=control.close)
 
@@ -135,8 +138,25 @@ class TaskServer:
         except OSError as error:
             self._broken = error
             self._stop()
-        if self._inbox.is_over and self._running.is_idle() and not self._out.held:
+        is_done = self._inbox.is_over and self._running.is_idle()
+        if is_done:
+            _sessions.current.leave()
+        if not self._is_ending() and is_done and not self._out.held:
             self._stop()
+
+    def _is_ending(self) -> bool:
+        """Have the hooks of sessions that are over run; whether they do."""
+        if self._ending is None and _sessions.current.ended:
+            self._ending = self._loop.create_task(self._end_sessions(), context=outside())
+        return self._ending is not None
+
+    async def _end_sessions(self) -> None:
+        try:
+            while _sessions.current.ended:
+                await run_each(_sessions.current.ended.popleft())
+        finally:
+            self._ending = None
+            self._loop.call_soon(self._go_on)
 
     def _pong(self, data: bytes) -> None:
         """Answer what is no call. Raises ``ProtocolError`` for a host that only asks."""

@@ -20,7 +20,7 @@ from contextvars import copy_context
 from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 
-from snakehouse import _answer, _buffers, _codec, _telemetry
+from snakehouse import _answer, _buffers, _codec, _sessions, _telemetry
 from snakehouse._doorbell import WORD_STARTED
 from snakehouse._errors import Cancelled
 from snakehouse._frames import KIND_ERROR, LAST_WORDS, ProtocolError, in_pieces
@@ -30,6 +30,7 @@ from snakehouse._perform import perform, unready
 from snakehouse._ports import AsyncPort, SyncPort
 from snakehouse._reader import Reader
 from snakehouse._running import Running
+from snakehouse._session_hooks import HookThread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class ThreadServer:
         self._starting = threading.Lock()
         self._writing = threading.Lock()
         self._exit: SystemExit | None = None
+        self._hooks = HookThread(self)
         doorbell.route = self.running.cancel
         self.seats: dict[int, ThreadSeat] = {}
         _buffers.current.shield = self._shield
@@ -126,6 +128,7 @@ class ThreadServer:
                     self.running.arrived(request)
                     inbox.ready.popleft()
                     self._queue.put(request)
+                self._hooks.ring()
                 if inbox.is_over and self.running.is_idle():
                     break
         except ProtocolError:
@@ -134,6 +137,9 @@ class ThreadServer:
             if not self._writing.acquire(timeout=LAST_WORDS):
                 self._control.shutdown(socket.SHUT_WR)
             raise
+        if self._exit is None and inbox.is_over:
+            _sessions.current.leave()
+            self._hooks.finish()
         if self._exit is not None:
             raise self._exit
 
@@ -141,6 +147,13 @@ class ThreadServer:
         target = self._context.copy().run
         thread = threading.Thread(target=target, args=(function, *args), name=name, daemon=True)
         thread.start()
+
+    def seat_for_hooks(self) -> ThreadSeat:
+        """A seat for the calling thread, which runs no calls."""
+        seat = ThreadSeat(self)
+        seat.ident = threading.get_ident()
+        self.seats[seat.ident] = seat
+        return seat
 
     def next(self, seat: ThreadSeat) -> Request:
         """The next call for a seat; it counts as started when this returns."""
@@ -278,6 +291,10 @@ class ThreadSeat:
         callbacks = server.inbox.callbacks
         self.port = SyncPort(self, callbacks, self._codec)
         self.async_port = AsyncPort(callbacks, self._codec, server.send)
+
+    def renew(self) -> None:
+        """What runs next is no call."""
+        self.work = _Work(self._server, self.ident)
 
     @property
     def was_hit(self) -> bool:

@@ -76,7 +76,7 @@ async def spin(turns: int) -> int:
 
 
 @snakehouse.tool
-async def context(turns: int) -> tuple[float | None, int | None]:
+async def context(turns: int) -> tuple[float | None, str | None]:
     await asyncio.sleep(0)
     for _ in range(turns):
         await asyncio.sleep(0)

@@ -25,7 +25,7 @@ def test_hello_says_who_it_is(host: Host) -> None:
     assert hello["language"] == "python"
     assert hello["pid"] == host.process.pid
     assert hello["codec"] in ("msgpack", "python")
-    always = ["callbacks", "streams", "telemetry"]
+    always = ["callbacks", "sessions", "streams", "telemetry"]
     assert hello["capabilities"] == ["cancel", "recall", "started", *always]
     assert hello["failure"] is None
     plus = next(t for t in hello["tools"] if t["name"] == "plus")
@@ -307,7 +307,7 @@ def test_whatever_decoding_raises_fails_a_call_that_has_started(
 def test_the_deadline_is_the_tools_to_see(host: Host) -> None:
     remaining, session = host.call("context", micros=60_000_000, session=7)
     assert 0 < remaining <= 60
-    assert session == 7
+    assert session == "#7"
     assert host.call("context") == (None, None)
 
 
@@ -344,10 +344,10 @@ def test_what_a_tool_sets_in_its_context_ends_with_its_call(host: Host) -> None:
     frames = [host.open_frames("mark", n, micros=60_000_000, session=n) for n in range(1, 30)]
     host.send(b"".join(data for _, data in frames))
     for n, (stream, _) in enumerate(frames, 1):
-        assert host.reply() == (stream, (_frames.KIND_LAST, ("imported", n)))
-    assert host.call("mark", 7, session=1) == ("imported", 1)
+        assert host.reply() == (stream, (_frames.KIND_LAST, ("imported", f"#{n}")))
+    assert host.call("mark", 7, session=1) == ("imported", "#1")
     # In pieces, as a large body arrives.
-    assert host.call("mark", "x" * (2 << 20), session=2) == ("imported", 2)
+    assert host.call("mark", "x" * (2 << 20), session=2) == ("imported", "#2")
     assert host.call("mark", 7) == ("imported", None)
 
 
@@ -362,7 +362,7 @@ def test_a_thread_in_a_copy_of_its_context_sees_its_own_call_for_ever(host: Host
     for _ in range(3):
         host.call("echo", "x" * 100, session=2)
     here, there = host.call("what_was_watched", session=2, micros=2_000_000_000)
-    assert (here[0], there[0]) == (2, 1)
+    assert (here[0], there[0]) == ("#2", "#1")
     assert there[1] < here[1]
 
 
@@ -373,7 +373,7 @@ def test_pings_are_answered(host: Host) -> None:
 
 def test_without_a_page_it_says_what_it_cannot(start_host: Callable[..., Host]) -> None:
     host = start_host(TOOLS, page=False).greet()
-    assert host.hello["capabilities"] == ["callbacks", "streams", "telemetry"]
+    assert host.hello["capabilities"] == ["callbacks", "sessions", "streams", "telemetry"]
     assert host.call("plus", 1) == 2
 
 

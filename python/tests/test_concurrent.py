@@ -113,7 +113,7 @@ def test_deadline_and_session_are_each_calls_own(host: Host) -> None:
         stream, (kind, value) = host.reply()
         assert kind == LAST
         assert 0 < value[0] <= 60
-        assert value[1] == sessions[stream]
+        assert value[1] == f"#{sessions[stream]}"
 
 
 def test_streams_run_beside_each_other(host: Host) -> None:
@@ -262,7 +262,7 @@ def test_a_late_cancel_hits_nothing(host: Host) -> None:
 
 def test_what_a_tool_sets_in_its_context_ends_with_its_call(threads: Host) -> None:
     for n in range(1, 40):
-        assert threads.call("mark", n, session=n) == ("imported", n)
+        assert threads.call("mark", n, session=n) == ("imported", f"#{n}")
 
 
 def test_hammered_with_cancels_every_call_has_exactly_one_answer(host: Host) -> None:

@@ -357,7 +357,7 @@ def test_the_context_of_a_stream_is_its_own(host: Host) -> None:
     assert (len(items), kind) == (2, LAST)
     for remaining, session in items:
         assert 0 < remaining <= 60
-        assert session == 7
+        assert session == "#7"
     assert host.call("context") == (None, None)
 
 
@@ -380,7 +380,7 @@ class TestAsyncCalls:
         assert host.call("add_async", 2, b=5) == 7
         remaining, session = host.call("context_async", micros=60_000_000, session=7)
         assert 0 < remaining <= 60
-        assert session == 7
+        assert session == "#7"
         failure = host.fail("fail_async", "chain")
         assert failure["type"] == "KeyError"
         assert [frame[2] for frame in failure["traceback"]] == ["fail_async", "fail"]

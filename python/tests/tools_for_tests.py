@@ -42,7 +42,7 @@ def count() -> int:
 
 
 @snakehouse.tool
-def context() -> tuple[float | None, int | None]:
+def context() -> tuple[float | None, str | None]:
     return snakehouse.remaining(), snakehouse.session()
 
 
@@ -144,7 +144,7 @@ def what_was_watched() -> Any:
 
 
 @snakehouse.tool
-def mark(value: Any) -> tuple[Any, int | None]:
+def mark(value: Any) -> tuple[Any, str | None]:
     """What the last call left in the context, and the session."""
     before = marked.get()
     marked.set(value)
@@ -319,13 +319,13 @@ async def add_async(a: int, b: int = 1) -> int:
 
 
 @snakehouse.tool
-async def context_async() -> tuple[float | None, int | None]:
+async def context_async() -> tuple[float | None, str | None]:
     await asyncio.sleep(0)
     return snakehouse.remaining(), snakehouse.session()
 
 
 @snakehouse.tool
-def context_of_a_stream() -> Iterator[tuple[float | None, int | None]]:
+def context_of_a_stream() -> Iterator[tuple[float | None, str | None]]:
     for _ in range(2):
         yield snakehouse.remaining(), snakehouse.session()
 

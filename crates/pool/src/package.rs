@@ -65,6 +65,8 @@ const FILES: &[(&str, &str)] = &[
     file!("_running.py"),
     file!("_schema.py"),
     file!("_seat.py"),
+    file!("_session_hooks.py"),
+    file!("_sessions.py"),
     file!("_settings.py"),
     file!("_spans.py"),
     file!("_starts.py"),

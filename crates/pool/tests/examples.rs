@@ -6,6 +6,8 @@ mod callbacks;
 mod large;
 #[path = "../examples/seen.rs"]
 mod seen;
+#[path = "../examples/sessions.rs"]
+mod sessions;
 #[path = "../examples/size.rs"]
 mod size;
 #[path = "../examples/streams.rs"]
@@ -45,6 +47,11 @@ fn pools_grow_are_replaced_and_counted() {
 #[test]
 fn a_call_is_seen_while_it_runs() {
     seen::main().unwrap();
+}
+
+#[test]
+fn a_session_has_its_state_until_it_ends() {
+    sessions::main().unwrap();
 }
 
 #[test]

@@ -339,6 +339,21 @@ fn a_worker_is_told_a_name_once_before_its_first_call() {
 }
 
 #[test]
+fn a_worker_that_does_not_claim_it_is_told_nothing() {
+    let mut rig = Rig::new(1, 100);
+    rig.die(0, 0);
+    assert!(rig.begin(0));
+    let tools = vec![ToolInfo::new("t", 7, snakehouse_wire::ToolKind::Function)];
+    let hail = Hail { tools, capacity: 1, hears_of_sessions: false };
+    rig.change(|pool, now, after| pool.serving(0, hail, now, after));
+    let session = rig.named("s", queue()).unwrap();
+    rig.submit("t", Some(&session)).unwrap();
+    rig.answer(0, LONG);
+    rig.end_session(&session);
+    assert_eq!(rig.told, []);
+}
+
+#[test]
 fn a_stop_ends_every_session() {
     let mut rig = Rig::new(1, 100);
     let unbound = rig.named("unbound", queue()).unwrap();

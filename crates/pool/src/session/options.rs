@@ -69,7 +69,7 @@ pub struct SessionLimits {
     /// Bytes of one session's state in a Python worker, as `snakehouse.session_state` measures
     /// them. Default 64 MiB.
     pub state_bytes: ByteSize,
-    /// How long the hooks of one session's end may run in a Python worker. Default 5 s.
+    /// How long each hook of a session's end may run in a Python worker. Default 5 s.
     pub hooks_within: Duration,
 }
 

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use snakehouse_base::{Coded, Kind};
+use snakehouse_base::{ByteSize, Coded, Kind};
 use snakehouse_pool::{
     Affinity, Args, CallError, PoolConfig, SessionEnd, SessionLimits, SessionOptions, Value,
+    WorkerSpec,
 };
 use tokio::task::yield_now;
 
-use crate::support::{Rig, Trace, Watched, call, run, soon, workers};
+use crate::support::{Rig, Trace, Watched, call, python, run, soon, tools, workers};
 
 fn queue() -> SessionOptions {
     SessionOptions::default()
@@ -152,8 +153,65 @@ fn what_cannot_be_a_session_is_refused_by_name() {
         assert_eq!((infos[0].calls, infos[0].worker), (1, first.worker()));
         assert!(pool.close_session("first") && !pool.close_session("first"));
         assert_eq!(first.ended().await, SessionEnd::Closed);
-        assert!(pool.named_session("second", other).is_ok());
+        // The pool hears of an answer a little later than who waits for it.
+        while pool.named_session("second", other).is_err() {
+            yield_now().await;
+        }
         call(&pool, "pid", Args::none()).await.unwrap();
+        rig.end().await;
+    });
+}
+
+fn spec() -> WorkerSpec {
+    let tools = tools().with_file_name("session_tools.py");
+    WorkerSpec::python("sessions", python()).module(tools.to_str().unwrap())
+}
+
+#[test]
+fn python_knows_a_session_s_name_and_drops_its_state_with_it() {
+    run(async {
+        let rig = Rig::new().await;
+        let pool = rig.pool_of(spec(), workers(2)).await;
+        let ends = Trace::new();
+        let note = || Args::none().arg(ends.path());
+        for _ in 0..2 {
+            let session = pool.named_session("ann", queue()).unwrap();
+            let who = session.call("who", Args::none(), soon()).await.unwrap();
+            assert_eq!(who.as_str(), Some("ann"));
+            for sum in [2, 4] {
+                let added = session.call("add", Args::none().arg(2), soon()).await.unwrap();
+                assert_eq!(added, Value::from(sum), "its state is there, and new each time");
+            }
+            session.call("note_in", note(), soon()).await.unwrap();
+            session.close();
+        }
+        let short = queue().ttl(Duration::from_millis(20));
+        let session = pool.named_session("bob", short).unwrap();
+        session.call("note_in", note(), soon()).await.unwrap();
+        ends.wait_for("bob expired").await;
+        assert_eq!(ends.lines().iter().filter(|line| *line == "ann closed").count(), 2);
+
+        let left = pool.named_session("eve", queue()).unwrap();
+        left.call("note_in", note(), soon()).await.unwrap();
+        pool.stop().await;
+        assert!(ends.lines().contains(&"eve worker_ended".to_owned()), "{:?}", ends.lines());
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_session_s_state_has_the_limits_of_the_pool() {
+    run(async {
+        let rig = Rig::new().await;
+        let sessions = SessionLimits { state_bytes: ByteSize::kib(64), ..SessionLimits::default() };
+        let pool = rig.pool_of(spec(), PoolConfig { sessions, ..workers(1) }).await;
+        let session = pool.named_session("ann", queue()).unwrap();
+        let kept = |length: usize| Args::none().arg("x".repeat(length));
+        session.call("keep", kept(60_000), soon()).await.unwrap();
+        match session.call("keep", kept(70_000), soon()).await.unwrap_err() {
+            CallError::Tool { failure, .. } => assert_eq!(failure.code, "session_state_full"),
+            error => panic!("{error}"),
+        }
         rig.end().await;
     });
 }
