@@ -13,7 +13,7 @@ import os
 from itertools import count
 from time import monotonic
 
-from snakehouse import _failure, _frames
+from snakehouse import _failure, _frames, _spans
 from snakehouse._errors import HostToolError, MalformedValue
 from snakehouse._frames import (
     FLAG_MORE,
@@ -127,7 +127,7 @@ class Callbacks:
         micros = call.micros
         if micros != NEVER:
             micros = max(0, micros - int((monotonic() - call.arrived) * 1e6))
-        trace, span, flags, depth = TRACE.unpack(call.where())
+        trace, span, flags, depth = TRACE.unpack(_spans.place_in(call))
         place = TRACE.pack(trace, span, flags, min(depth + 1, _MAX_DEPTH))
         more = FLAG_MORE if len(body) > MAX_CHUNK else 0
         head = OPEN.pack(tool.number, more, micros, stream) + place

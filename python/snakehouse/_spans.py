@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
+    from snakehouse._context import Call
     from snakehouse._telemetry import Telemetry
     from snakehouse._tool import Tool
 
@@ -55,6 +56,11 @@ def place() -> bytes:
         call = current.get()
         where = _NOWHERE if call is None else call.where()
     return where
+
+
+def place_in(call: Call) -> bytes:
+    """Where what this call does next stands."""
+    return here.get(None) or call.where()
 
 
 def trace() -> TraceContext | None:

@@ -8,6 +8,7 @@
 //! read its answers gets no more. Tested with real workers in `tests/it/callbacks.rs`, with hostile ones
 //! in `tests/it/hostile.rs`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 use crate::dispatcher::worker_id;
 use crate::host::chain::Chain;
 use crate::host::{HostCall, HostTool, HostTools};
+use crate::telemetry::{OpenSpan, SpanKind};
 use crate::worker::WorkerRef;
 
 use super::Connection;
@@ -179,13 +181,19 @@ impl Connection<'_> {
         // Never later than the caller of the tool waits.
         let asked = Deadline::from_wire(head.deadline_micros, now.into_std());
         let deadline = call.options.deadline.min(asked);
+        let mut trace = head.trace;
+        // A host tool begins no trace: it is a part of its caller's, or of none.
+        let mut span = match trace.is_none() {
+            true => OpenSpan::default(),
+            false => self.shared.span(SpanKind::HostTool, tool.name(), &mut trace),
+        };
         let chain = Chain::new(
             self.shared.clone(),
             self.place,
             self.callbacks.incarnation,
             call.chain.depth,
             deadline,
-            head.trace,
+            trace,
             call.outer.clone(),
         );
         let worker = WorkerRef {
@@ -198,12 +206,15 @@ impl Connection<'_> {
             chain: chain.clone(),
             worker,
             tool: call.tool.as_str().into(),
-            trace: head.trace,
+            trace,
         };
         let done = self.callbacks.done.clone();
         let task = self.callbacks.scope.task("callback", async move {
             let answer = chain.within(by(deadline, run(&tool, host, body))).await;
-            done.put(callback, answer.unwrap_or_else(|| Err(late(tool.name()))));
+            let answer = answer.unwrap_or_else(|| Err(late(tool.name())));
+            span.end_as(answer.as_ref().err().map(|failure| Cow::Owned(failure.code.clone())));
+            drop(span);
+            done.put(callback, answer);
         });
         let was_waiting = self.callbacks.is_waited_for(stream);
         self.callbacks.open.insert(callback, Open { call: stream, task, held });

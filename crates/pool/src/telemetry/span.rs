@@ -158,10 +158,13 @@ impl OpenSpan {
 
     /// How it ended. It is over when it is dropped.
     pub(crate) fn end<T>(&mut self, outcome: &Result<T, CallError>) {
-        if self.told.is_none() && self.seen.is_none() {
-            return;
+        if self.told.is_some() || self.seen.is_some() {
+            self.end_as(outcome.as_ref().err().map(error_code));
         }
-        let error = outcome.as_ref().err().map(error_code);
+    }
+
+    /// The same by the code of what went wrong, if anything did.
+    pub(crate) fn end_as(&mut self, error: Option<Cow<'static, str>>) {
         if let Some(seen) = &self.seen {
             seen.record("outcome", error.as_deref().unwrap_or("ok"));
         }

@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use snakehouse_base::Coded;
-use snakehouse_pool::{Args, TraceContext};
+use snakehouse_pool::{Args, HostCall, HostTool, TraceContext};
 use snakehouse_supervise::Root;
 use snakehouse_telemetry::proto::{AnyValueKind, Span, SpanKind};
 use snakehouse_telemetry::{Otlp, OtlpConfig};
 
 use crate::collector::{Collector, attributes, spans_of};
-use crate::support::{BOUND, Rig, run, soon};
+use crate::support::{BOUND, Rig, run, soon, spec};
 
 fn quickly(url: &str) -> OtlpConfig {
     OtlpConfig { gather: Duration::from_millis(50), ..OtlpConfig::new(url) }
@@ -178,5 +178,48 @@ fn a_configuration_that_cannot_work_is_refused() {
         let error = Otlp::start(root.scope(), config).unwrap_err();
         assert_eq!(error.code(), "bad_telemetry_config");
         root.stop().await;
+    });
+}
+
+#[test]
+fn one_trace_goes_through_python_a_host_tool_and_python_again() {
+    run(async {
+        let root = Root::new("test");
+        let mut collector = Collector::start(root.scope()).await;
+        let otlp = Otlp::start(root.scope(), quickly(&collector.url)).unwrap();
+        let rig = Rig::new(root).await;
+        let relay = HostTool::raw("relay", |call: HostCall, args: Args| async move {
+            Ok(call.call("leaf", args, soon()).await?)
+        });
+        let pool = rig.pool_of(spec().host_tool(relay), &otlp).await;
+        let context: TraceContext =
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().unwrap();
+        let places = pool.call("outer", Args::none(), soon().traced(context)).await.unwrap();
+        let (spans, _) = collector.take(6, 0).await;
+
+        // Each is the parent of the next.
+        let spans = by_name(spans);
+        let chain = [
+            ("outer", SpanKind::Client),
+            ("outer", SpanKind::Server),
+            ("asking", SpanKind::Internal),
+            ("relay", SpanKind::Server),
+            ("leaf", SpanKind::Client),
+            ("leaf", SpanKind::Server),
+        ];
+        let mut parent = context.span.to_be_bytes().to_vec();
+        for (name, kind) in chain {
+            let span = &spans[&(name.to_owned(), kind)];
+            assert_eq!(span.parent_span_id, parent, "{name} {kind:?}");
+            assert_eq!(span.trace_id, context.trace.as_slice());
+            parent = span.span_id.to_vec();
+        }
+        let id = |name: &str, kind| {
+            let id = &spans[&(name.to_owned(), kind)].span_id;
+            context.below(u64::from_be_bytes(id[..].try_into().unwrap())).to_string()
+        };
+        let told: Vec<_> = places.as_slice().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
+        assert_eq!(told, [id("asking", SpanKind::Internal), id("leaf", SpanKind::Server)]);
+        rig.root.stop().await;
     });
 }

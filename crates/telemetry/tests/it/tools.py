@@ -3,6 +3,7 @@
 import os
 
 import snakehouse
+from snakehouse import host
 
 
 @snakehouse.tool
@@ -15,6 +16,18 @@ def work(rows):
         with snakehouse.span("parse"):
             places.append(str(snakehouse.trace()))
     return places
+
+
+@snakehouse.tool
+def outer():
+    """Python, then a host tool inside of a span, then Python again."""
+    with snakehouse.span("asking"):
+        return [str(snakehouse.trace()), host.relay()]
+
+
+@snakehouse.tool
+def leaf():
+    return str(snakehouse.trace())
 
 
 @snakehouse.tool
