@@ -12,7 +12,7 @@ import socket
 import sys
 import traceback
 
-from snakehouse import _buffers, _codec, _failure, _load, _schema, _sessions
+from snakehouse import _buffers, _codec, _debugger, _failure, _load, _schema, _sessions
 from snakehouse._doorbell import Doorbell
 from snakehouse._frames import (
     KIND_GOAWAY,
@@ -132,6 +132,7 @@ def _take(variables: MutableMapping[str, str]) -> tuple[socket.socket, Doorbell,
     try:
         _keep_lifeline()
         _buffers.take(variables)
+        _debugger.install(variables)
         return _take_socket(variables), *_take_page(variables), Mode.take(variables)
     except (ValueError, OSError, KeyError) as error:
         _say(f"snakehouse worker: this program is started by a Snakehouse host: {error}")

@@ -14,6 +14,8 @@ that imports the names and forks workers for the reaper, see ``_zygote``. Enviro
     how many calls run at once, by default 1
 ``SNAKEHOUSE_MODE``
     how several run: ``threads``, the default, or ``asyncio``, which wants every tool to be async
+``SNAKEHOUSE_DEBUG``
+    process whose standard input and standard error ``breakpoint()`` uses; without it that fails
 
 All are taken out of the environment, and no descriptor reaches what a tool executes.
 Standard output and standard error are the tools' own. Exit statuses: 0 the host hung up or said

@@ -34,6 +34,7 @@ const FILES: &[(&str, &str)] = &[
     file!("_conformance_cases.py"),
     file!("_context.py"),
     file!("_conformance_tools.py"),
+    file!("_debugger.py"),
     file!("_doorbell.py"),
     file!("_environment.py"),
     file!("_errors.py"),
