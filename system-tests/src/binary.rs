@@ -69,8 +69,8 @@ pub fn run(home: &Path, args: &[&str]) -> Ran {
     }
 }
 
-/// The command with nothing of the caller's environment but `PATH`.
-pub(crate) fn command(home: &Path) -> Command {
+/// `snakehouse` without arguments, with nothing of the caller's environment but `PATH`.
+pub fn command(home: &Path) -> Command {
     let mut command = Command::new(binary());
     command
         .env_clear()

@@ -12,7 +12,7 @@ mod http;
 mod processes;
 mod up;
 
-pub use binary::{Ran, binary, run};
+pub use binary::{Ran, binary, command, run};
 pub use http::{InFlight, Response, begin_post, get, post_json};
 pub use processes::{
     Survivor, Usage, descendants, survivors, usage_of, wait_gone, wait_no_survivors,

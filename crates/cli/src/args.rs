@@ -273,6 +273,14 @@ pub(crate) struct PoolCallArgs {
     /// Give up after this many seconds, queueing included.
     #[arg(long, value_name = "SECONDS", default_value_t = 300.0)]
     pub timeout: f64,
+
+    /// Call again whenever a Python file beside the tools or below changes, until Ctrl-C.
+    #[arg(long, requires = "tools")]
+    pub reload: bool,
+
+    /// Let `breakpoint()` use this terminal. The call has no time limit then.
+    #[arg(long, requires = "tools", conflicts_with = "timeout")]
+    pub debug: bool,
 }
 
 #[derive(Debug, Subcommand)]

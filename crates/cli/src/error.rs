@@ -33,6 +33,11 @@ impl CliError {
         self
     }
 
+    /// Whether Ctrl-C or SIGTERM ended the command.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.kind == Kind::Cancelled
+    }
+
     /// The process exit code.
     pub(crate) fn exit_code(&self) -> u8 {
         self.kind.exit_code()

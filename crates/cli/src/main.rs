@@ -18,17 +18,24 @@ mod doctor;
 mod home;
 mod model;
 mod pool;
+mod printer;
 mod remote;
 mod running;
 mod stop_signal;
 mod telemetry;
 mod up;
+mod watch;
 mod worker;
+mod worker_lines;
 
 use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::args::{
     BenchCommand, Cli, Command, ConfigCommand, InitCommand, ModelCommand, PoolCommand,
@@ -37,6 +44,7 @@ use crate::args::{
 use crate::config::{Config, Flags};
 use crate::error::CliError;
 use crate::output::Output;
+use crate::worker_lines::WorkerLines;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -51,7 +59,9 @@ fn main() -> ExitCode {
         Command::Up(_) | Command::Pool(PoolCommand::Serve(_)) | Command::Worker(_)
     );
     let quiet = if goes_on { "warn" } else { "error" };
-    log_to_stderr(quiet, cli.verbose);
+    let shows_workers =
+        matches!(cli.command, Command::Pool(PoolCommand::Call(_) | PoolCommand::Stream(_)));
+    log_to_stderr(quiet, cli.verbose, shows_workers);
     match snakehouse_supervise::run(dispatch(cli, out)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -105,18 +115,26 @@ async fn dispatch(cli: Cli, out: Output) -> Result<(), CliError> {
     }
 }
 
-/// From `quiet` on; `-v` and `-vv` show more. `RUST_LOG` wins.
-fn log_to_stderr(quiet: &str, verbose: u8) {
+/// From `quiet` on; `-v` and `-vv` show more. `RUST_LOG` wins. With `shows_workers`, what workers
+/// print is shown as it is, and not in the log.
+fn log_to_stderr(quiet: &str, verbose: u8, shows_workers: bool) {
     let default = match verbose {
         0 => quiet,
         1 => "info",
         _ => "debug",
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let default = match shows_workers {
+        true => format!("{default},{}=off", worker_lines::TARGET),
+        false => default.to_owned(),
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-        .init();
+        .with_filter(filter);
+    let lines = shows_workers.then(|| {
+        let are_lines = filter_fn(|about| about.target() == worker_lines::TARGET);
+        WorkerLines.with_filter(are_lines)
+    });
+    tracing_subscriber::registry().with(log).with(lines).init();
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use crate::error::CliError;
@@ -28,28 +29,28 @@ impl Output {
         !self.json && io::stderr().is_terminal()
     }
 
+    /// The text of a result: `document` with `--json`, `text` without.
+    pub(crate) fn line<T: Serialize>(
+        self,
+        document: &T,
+        text: impl FnOnce() -> String,
+    ) -> Result<String, CliError> {
+        if !self.json {
+            return Ok(text());
+        }
+        serde_json::to_string(document).map_err(|error| {
+            CliError::new(snakehouse_base::Kind::Internal, "unprintable", error.to_string())
+        })
+    }
+
     /// Writes a result: `document` with `--json`, `text` without.
     pub(crate) fn data<T: Serialize>(
         self,
         document: &T,
         text: impl FnOnce() -> String,
     ) -> Result<(), CliError> {
-        let line = if self.json {
-            serde_json::to_string(document).map_err(|error| {
-                CliError::new(snakehouse_base::Kind::Internal, "unprintable", error.to_string())
-            })?
-        } else {
-            text()
-        };
-        // A reader that closed the pipe has seen enough.
-        match writeln!(io::stdout().lock(), "{}", line.trim_end()) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::new(
-                snakehouse_base::Kind::Environment,
-                "stdout_closed",
-                format!("cannot write to standard output: {error}"),
-            )),
-            _ => Ok(()),
-        }
+        let line = self.line(document, text)?;
+        written(writeln!(io::stdout().lock(), "{}", line.trim_end()))
     }
 
     /// Tells a person what is going on. Never shown with `--json`.
@@ -62,7 +63,9 @@ impl Output {
 
     /// Reports the failure that ends the command.
     pub(crate) fn failure(self, error: &CliError) {
-        if self.json {
+        if self.json && error.is_interrupted() && !may_write() {
+            // Whoever does not read holds up no end.
+        } else if self.json {
             // The error itself is what we report; there is nowhere left to report a second one.
             let _ = self.data(&error.document(), String::new);
         } else {
@@ -73,4 +76,24 @@ impl Output {
             }
         }
     }
+}
+
+/// What came of writing to standard output. A reader that closed the pipe has seen enough.
+pub(crate) fn written(outcome: io::Result<()>) -> Result<(), CliError> {
+    match outcome {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::new(
+            snakehouse_base::Kind::Environment,
+            "stdout_closed",
+            format!("cannot write to standard output: {error}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Whether standard output takes a line now.
+fn may_write() -> bool {
+    let stdout = io::stdout();
+    let mut ends = [PollFd::new(&stdout, PollFlags::OUT)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut ends, Some(&now)).is_ok_and(|ready| ready > 0)
 }

@@ -1,10 +1,11 @@
-//! Pools of Python tools: one of a command's own, and what is common to all.
+//! Pools of Python tools: those of a command's own, and what is common to all.
 
+use std::future::Future;
 use std::path::{Path, PathBuf};
 
 use snakehouse_base::Kind;
 use snakehouse_pool::{
-    CallOptions, Interpreter, Pool, PoolConfig, Reaper, ReaperConfig, Run, WorkerSpec,
+    CallOptions, Interpreter, Pool, PoolConfig, PoolError, Reaper, ReaperConfig, Run, WorkerSpec,
 };
 use snakehouse_supervise::{Lane, Root, Scope};
 
@@ -14,16 +15,23 @@ use crate::home::Home;
 use crate::output::Output;
 use crate::telemetry::Watch;
 
-/// A pool that serves one Python file for one command.
-pub(crate) struct OwnPool {
-    root: Root,
-    run: Run,
-    pool: Pool,
+/// What a command starts pools with that are its own.
+pub(crate) struct OwnPools {
+    scope: Scope,
+    reaper: Reaper,
+    python: Interpreter,
+    config: Config,
 }
 
-impl OwnPool {
-    /// Starts it; nothing is left if that fails.
-    pub(crate) async fn start(config: &Config, file: &Path, out: Output) -> Result<Self, CliError> {
+impl OwnPools {
+    /// Does something with pools. Returns when nothing of them is left: after `body`, or after
+    /// `asked_to_end`, which drops it.
+    pub(crate) async fn with<T>(
+        config: &Config,
+        out: Output,
+        asked_to_end: impl Future<Output = ()>,
+        body: impl AsyncFnOnce(&Self) -> Result<T, CliError>,
+    ) -> Result<T, CliError> {
         let root = Root::new("pool");
         let lane = Lane::new(root.scope(), "start", 1, 1);
         let place = config.clone();
@@ -34,44 +42,55 @@ impl OwnPool {
                 Ok::<_, CliError>((python, run))
             })
             .await??;
-        match Self::pool_of(root.scope(), config, &run, python, file, out).await {
-            Ok(pool) => Ok(Self { root, run, pool }),
-            Err(error) => {
-                root.stop().await;
-                run.end();
-                Err(error)
-            }
-        }
+        let work = async {
+            let scope = root.scope().clone();
+            let run_token = run.token().clone();
+            let reaper = ReaperConfig { python: python.clone(), run_token, cache: None };
+            let reaper = Reaper::start(&scope, reaper).await?;
+            let python = with_packages(&scope, &reaper, python, config, out).await?;
+            body(&Self { scope, reaper, python, config: config.clone() }).await
+        };
+        let outcome = tokio::select! {
+            biased;
+            () = asked_to_end => Err(PoolError::Interrupted.into()),
+            outcome = work => outcome,
+        };
+        root.stop().await;
+        run.end();
+        outcome
     }
 
-    async fn pool_of(
-        scope: &Scope,
-        config: &Config,
-        run: &Run,
-        python: Interpreter,
+    /// Starts a pool that serves one Python file; `adapt` may change how its worker is started.
+    pub(crate) async fn pool(
+        &self,
         file: &Path,
-        out: Output,
-    ) -> Result<Pool, CliError> {
-        let watch = Watch::start(scope, config)?;
-        let run_token = run.token().clone();
-        let reaper = ReaperConfig { python: python.clone(), run_token, cache: None };
-        let reaper = Reaper::start(scope, reaper).await?;
-        let python = with_packages(scope, &reaper, python, config, out).await?;
-        let pool = tool_pool(scope, reaper, python, file, watch.pool_config()).await?;
-        if let Some(url) = watch.serve(scope, &pool).await? {
+        adapt: impl FnOnce(WorkerSpec) -> WorkerSpec,
+    ) -> Result<OwnPool, CliError> {
+        let scope = self.scope.open("tools");
+        let watch = Watch::start(&scope, &self.config)?;
+        let spec = adapt(tool_spec(self.python.clone(), file)?);
+        let pool = Pool::start(&scope, self.reaper.clone(), spec, watch.pool_config()).await?;
+        if let Some(url) = watch.serve(&scope, &pool).await? {
             tracing::info!(url, "numbers are shown");
         }
-        Ok(pool)
+        Ok(OwnPool { scope, pool })
     }
+}
 
+/// A pool of a command's own, and who watches it.
+pub(crate) struct OwnPool {
+    scope: Scope,
+    pool: Pool,
+}
+
+impl OwnPool {
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }
 
     /// Returns when nothing of it is left.
     pub(crate) async fn end(self) {
-        self.root.stop().await;
-        self.run.end();
+        self.scope.stop().await;
     }
 }
 
@@ -102,13 +121,18 @@ pub(crate) async fn tool_pool(
 
 /// A worker with the `@tool` functions of a Python file.
 pub(crate) fn tool_spec(python: Interpreter, file: &Path) -> Result<WorkerSpec, CliError> {
-    let file: PathBuf = std::fs::canonicalize(file).map_err(|error| {
+    let file = whole_path(file)?;
+    Ok(WorkerSpec::python("tools", python).module(file.display().to_string()))
+}
+
+/// Where a file with tools is.
+pub(crate) fn whole_path(file: &Path) -> Result<PathBuf, CliError> {
+    std::fs::canonicalize(file).map_err(|error| {
         CliError::new(
             Kind::NotFound,
             "tools_missing",
             format!("cannot read {}: {error}", file.display()),
         )
         .with_hint("name a Python file with `@tool` functions")
-    })?;
-    Ok(WorkerSpec::python("tools", python).module(file.display().to_string()))
+    })
 }

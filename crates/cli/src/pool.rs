@@ -1,19 +1,27 @@
 //! `pool call`, `pool stream`, `pool ps` and `pool stats`.
 
 use std::collections::BTreeMap;
+use std::future::{self, Future};
+use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use snakehouse_base::{Coded, Deadline, Kind};
-use snakehouse_pool::{Args, CallError, CallOptions, Pool, from_json, to_json};
+use snakehouse_pool::{
+    Args, CallError, CallOptions, Pool, PoolError, WorkerSpec, from_json, to_json,
+};
 use snakehouse_tinker::ClientError;
 
 use crate::args::{PoolCallArgs, PoolStreamArgs};
 use crate::config::Config;
 use crate::error::CliError;
 use crate::output::Output;
-use crate::own_pool::OwnPool;
+use crate::own_pool::{OwnPools, whole_path};
+use crate::printer::Printer;
 use crate::running;
+use crate::stop_signal;
+use crate::watch::Watch;
 
 /// What `pool call` prints.
 #[derive(Debug, Serialize, Deserialize)]
@@ -25,17 +33,101 @@ struct Returned {
 pub(crate) async fn call(config: &Config, args: PoolCallArgs, out: Output) -> Result<(), CliError> {
     let values = parse_all(&args.args)?;
     let within = seconds(args.timeout)?;
-    let value = match &args.tools {
-        Some(file) => {
-            let options = CallOptions::within(within);
-            let own = OwnPool::start(config, file, out).await?;
-            let called = own.pool().call(&args.tool, positional(values), options).await;
-            own.end().await;
-            to_json(&called.map_err(call_failed)?)?
-        }
-        None => call_running(config, &args.tool, values, within).await?,
+    let Some(file) = &args.tools else {
+        let value = call_running(config, &args.tool, values, within).await?;
+        return out.data(&Returned { value: value.clone() }, || text_of_value(value));
     };
-    out.data(&Returned { value: value.clone() }, || text_of_value(value))
+    let mut asked_to_end = pin!(stop_signal::listen()?);
+    let printer = Printer::new(out)?;
+    let deadline =
+        if args.debug { Deadline::never() } else { CallOptions::within(within).deadline };
+    let options = CallOptions { deadline, ..CallOptions::default() };
+    let calling = Calling { file, tool: &args.tool, values, options, is_debugged: args.debug };
+    let value = OwnPools::with(config, out, asked_to_end.as_mut(), async |own| match args.reload {
+        true => calling.again_and_again(own, &printer, out).await,
+        false => calling.once(own, future::pending()).await,
+    });
+    let Some(value) = value.await? else { return Ok(()) };
+    give(value, &printer, asked_to_end).await
+}
+
+/// Prints a result, unless its reader is waited for in vain.
+async fn give(
+    value: serde_json::Value,
+    printer: &Printer,
+    asked_to_end: impl Future<Output = ()>,
+) -> Result<(), CliError> {
+    let returned = Returned { value: value.clone() };
+    tokio::select! {
+        biased;
+        () = asked_to_end => Err(PoolError::Interrupted.into()),
+        said = printer.data(&returned, || text_of_value(value)) => said,
+    }
+}
+
+/// One tool with its arguments, in a pool of its own.
+struct Calling<'a> {
+    file: &'a Path,
+    tool: &'a str,
+    values: Vec<serde_json::Value>,
+    options: CallOptions,
+    is_debugged: bool,
+}
+
+impl Calling<'_> {
+    /// Starts the pool, calls, and ends the pool; `None` if the call was given up because of
+    /// `unless`.
+    async fn once(
+        &self,
+        own: &OwnPools,
+        unless: impl Future<Output = Result<(), CliError>>,
+    ) -> Result<Option<serde_json::Value>, CliError> {
+        let tools = own.pool(self.file, |spec| self.adapt(spec)).await?;
+        let args = positional(self.values.clone());
+        let called = tokio::select! {
+            called = tools.pool().call(self.tool, args, self.options) => Ok(Some(called)),
+            given_up = unless => given_up.map(|()| None),
+        };
+        tools.end().await;
+        let value = called?.map(|called| called.map_err(call_failed)).transpose()?;
+        Ok(value.map(|value| to_json(&value)).transpose()?)
+    }
+
+    fn adapt(&self, spec: WorkerSpec) -> WorkerSpec {
+        // A file may be changed twice in the second that a cached one is told apart by.
+        let spec = spec.env("PYTHONDONTWRITEBYTECODE", "1");
+        match self.is_debugged {
+            true => spec.env("SNAKEHOUSE_DEBUG", std::process::id().to_string()).cancel_grace(None),
+            false => spec,
+        }
+    }
+
+    /// Calls, and calls again with new workers whenever the tools change. A change also ends a call.
+    async fn again_and_again(
+        &self,
+        own: &OwnPools,
+        printer: &Printer,
+        out: Output,
+    ) -> Result<Option<serde_json::Value>, CliError> {
+        let file = whole_path(self.file)?;
+        let mut watch = Watch::below(file.parent().unwrap_or(&file).to_owned())?;
+        loop {
+            match self.once(own, watch.changed()).await {
+                Ok(Some(value)) => {
+                    printer
+                        .data(&Returned { value: value.clone() }, || text_of_value(value))
+                        .await?;
+                    watch.changed().await?;
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    printer.failure(&error).await?;
+                    watch.changed().await?;
+                }
+            }
+            out.note(format!("{} or a file below changed: calling again", self.file.display()));
+        }
+    }
 }
 
 /// One item of `pool stream`.
@@ -52,14 +144,17 @@ pub(crate) async fn stream(
 ) -> Result<(), CliError> {
     let (values, items) = (parse_all(&args.args)?, parse_all(&args.send)?);
     let options = CallOptions::within(seconds(args.timeout)?);
-    let own = OwnPool::start(config, &args.tools, out).await?;
-    let streamed = stream_of(own.pool(), &args.tool, values, items, options, out).await;
-    own.end().await;
-    let value = streamed?;
-    match out.is_json() || !value.is_null() {
-        true => out.data(&Returned { value: value.clone() }, || text_of_value(value)),
-        false => Ok(()),
+    let mut asked_to_end = pin!(stop_signal::listen()?);
+    let printer = Printer::new(out)?;
+    let value = OwnPools::with(config, out, asked_to_end.as_mut(), async |own| {
+        let tools = own.pool(&args.tools, |spec| spec).await?;
+        stream_of(tools.pool(), &args.tool, values, items, options, &printer).await
+    });
+    let value = value.await?;
+    if !out.is_json() && value.is_null() {
+        return Ok(());
     }
+    give(value, &printer, asked_to_end).await
 }
 
 async fn stream_of(
@@ -68,7 +163,7 @@ async fn stream_of(
     values: Vec<serde_json::Value>,
     items: Vec<serde_json::Value>,
     options: CallOptions,
-    out: Output,
+    printer: &Printer,
 ) -> Result<serde_json::Value, CliError> {
     let stream = pool.stream(tool, positional(values), options).await.map_err(call_failed)?;
     let sending = async {
@@ -84,7 +179,7 @@ async fn stream_of(
     let taking = async {
         while let Some(item) = stream.next().await {
             let item = to_json(&item.map_err(call_failed)?)?;
-            out.data(&Item { item: item.clone() }, || text_of_value(item))?;
+            printer.data(&Item { item: item.clone() }, || text_of_value(item)).await?;
         }
         Ok::<_, CliError>(())
     };

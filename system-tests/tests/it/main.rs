@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod lifecycle;
+mod pool_author;
+mod pool_ends;
 mod pool_stream;
 mod rust_client;
 mod watched;
