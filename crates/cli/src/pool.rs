@@ -39,8 +39,11 @@ pub(crate) async fn call(config: &Config, args: PoolCallArgs, out: Output) -> Re
     };
     let mut asked_to_end = pin!(stop_signal::listen()?);
     let printer = Printer::new(out)?;
-    let deadline =
-        if args.debug { Deadline::never() } else { CallOptions::within(within).deadline };
+    let deadline = match args.debug {
+        // audit(deadline): somebody sits at the debugger, and ends it with Ctrl-C
+        true => Deadline::never(),
+        false => CallOptions::within(within).deadline,
+    };
     let options = CallOptions { deadline, ..CallOptions::default() };
     let calling = Calling { file, tool: &args.tool, values, options, is_debugged: args.debug };
     let value = OwnPools::with(config, out, asked_to_end.as_mut(), async |own| match args.reload {
