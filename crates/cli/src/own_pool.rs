@@ -67,13 +67,28 @@ impl OwnPools {
         adapt: impl FnOnce(WorkerSpec) -> WorkerSpec,
     ) -> Result<OwnPool, CliError> {
         let scope = self.scope.open("tools");
-        let watch = Watch::start(&scope, &self.config)?;
+        match self.pool_in(&scope, file, adapt).await {
+            Ok(pool) => Ok(OwnPool { scope, pool }),
+            Err(error) => {
+                scope.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn pool_in(
+        &self,
+        scope: &Scope,
+        file: &Path,
+        adapt: impl FnOnce(WorkerSpec) -> WorkerSpec,
+    ) -> Result<Pool, CliError> {
+        let watch = Watch::start(scope, &self.config)?;
         let spec = adapt(tool_spec(self.python.clone(), file)?);
-        let pool = Pool::start(&scope, self.reaper.clone(), spec, watch.pool_config()).await?;
-        if let Some(url) = watch.serve(&scope, &pool).await? {
+        let pool = Pool::start(scope, self.reaper.clone(), spec, watch.pool_config()).await?;
+        if let Some(url) = watch.serve(scope, &pool).await? {
             tracing::info!(url, "numbers are shown");
         }
-        Ok(OwnPool { scope, pool })
+        Ok(pool)
     }
 }
 
