@@ -11,6 +11,9 @@ import struct
 from snakehouse import _msgpack
 from snakehouse._frames import (
     HEAD,
+    KIND_CALLBACK_CANCEL,
+    KIND_CALLBACK_ERROR,
+    KIND_CALLBACK_LAST,
     KIND_CANCEL,
     KIND_DATA,
     KIND_GOAWAY,
@@ -30,6 +33,7 @@ from snakehouse._peer import (
     KIND_END,
     KIND_ITEM,
     START_CREDIT,
+    CheckFailed,
     Peer,
     expect,
 )
@@ -86,6 +90,10 @@ def _needs(peer: Peer, *tools: str, capability: str | None = None) -> None:
 
 def _needs_generator(peer: Peer, tool: str) -> None:
     peer.greet()
+    _needs_optional(peer, tool)
+
+
+def _needs_optional(peer: Peer, tool: str) -> None:
     if tool not in peer.tools():
         raise NotApplicable(f"it does not offer the tool {tool!r}")
 
@@ -258,6 +266,70 @@ def a_call_that_is_taken_back_does_not_run(peer: Peer) -> None:
         expect(told == ("cancelled", "recalled"), f"call {number} was answered with {told}")
     peer.recall(0)
     expect(peer.value("echo", 4) == 4, "a call after it does not run")
+
+
+@_case
+def a_callback_is_a_call_the_other_way(peer: Peer) -> None:
+    call, number = _asks(peer, {"a": (1, b"2")})
+    peer.send(frame(KIND_CALLBACK_LAST, number, _msgpack.encode([3])))
+    expect(peer.answer(call) == (KIND_LAST, [3]), "the call does not return the answer")
+    _lives(peer)
+
+
+@_case
+def a_callback_that_fails_fails_its_call(peer: Peer) -> None:
+    call, number = _asks(peer, None)
+    failure = {"kind": "not_found", "code": "no_such_key", "message": "there is none"}
+    peer.send(frame(KIND_CALLBACK_ERROR, number, _msgpack.encode(failure)))
+    told = peer.failure(call)
+    expect("there is none" in told["message"], f"the failure does not say why: {told}")
+    _lives(peer)
+
+
+@_case
+def a_nested_call_runs_before_what_was_sent_ahead(peer: Peer) -> None:
+    call, number = _asks(peer, None)
+    ahead = [peer.start("echo", "ahead")] if peer.hello.get("capacity", 1) == 1 else []
+    nested = peer.start("echo", "nested", nested=True)
+    expect(peer.answer(nested) == (KIND_LAST, "nested"), "a nested call does not run")
+    peer.send(frame(KIND_CALLBACK_LAST, number, _msgpack.encode(1)))
+    expect(peer.answer(call) == (KIND_LAST, 1), "the call does not go on")
+    for stream in ahead:
+        expect(peer.answer(stream) == (KIND_LAST, "ahead"), "what was sent ahead is lost")
+    _lives(peer)
+
+
+@_case
+def a_call_that_waits_for_a_callback_can_be_cancelled(peer: Peer) -> None:
+    call, number = _asks(peer, None)
+    peer.cancel(call)
+    kind, at, _ = peer.frame()
+    if kind == KIND_CALLBACK_CANCEL:
+        expect(at == number, "it cancels another callback")
+        told = peer.failure(call)["kind"]
+    else:
+        raise CheckFailed(f"a cancel of the callback was expected, not a frame of kind {kind}")
+    expect(told == "cancelled", f"the error is {told!r}, not 'cancelled'")
+    # It is answered all the same, for nobody.
+    peer.send(frame(KIND_CALLBACK_LAST, number, _msgpack.encode(1)))
+    _lives(peer)
+
+
+@_case
+def an_answer_to_no_callback_ends_the_connection(peer: Peer) -> None:
+    _needs(peer, "echo", capability="callbacks")
+    _breaks(peer, frame(KIND_CALLBACK_LAST, 77, b"\xc0"))
+
+
+def _asks(peer: Peer, value: object) -> tuple[int, int]:
+    """A call that waits for a callback: the numbers of both."""
+    _needs(peer, "echo", capability="callbacks")
+    _needs_optional(peer, "ask")
+    peer.tell_host_tools("echo")
+    call = peer.start("ask", value)
+    number, arguments = peer.callback(call)
+    expect(arguments == [[value], {}], f"the host is asked with {arguments!r}")
+    return call, number
 
 
 @_case

@@ -40,3 +40,9 @@ def count(n: int) -> Iterator[int]:
 def forward() -> Iterator[Any]:
     """Yields each item that the host sends."""
     yield from snakehouse.incoming()
+
+
+@snakehouse.tool
+def ask(value: Any) -> Any:
+    """Returns what the host gives for it."""
+    return snakehouse.host.echo(value)

@@ -19,7 +19,9 @@ from time import monotonic
 from snakehouse import _msgpack
 from snakehouse._frames import (
     FLAG_MORE,
+    FLAG_NESTED,
     HEAD,
+    KIND_CALLBACK_OPEN,
     KIND_CANCEL,
     KIND_CREDIT,
     KIND_DATA,
@@ -27,9 +29,11 @@ from snakehouse._frames import (
     KIND_HELLO,
     KIND_LAST,
     KIND_OPEN,
+    KIND_SETTINGS,
     MAX_CHUNK,
     MAX_PAYLOAD,
     NEVER,
+    OPEN_LENGTH,
     frame,
 )
 
@@ -127,6 +131,7 @@ class Peer:
         body: bytes | None = None,
         micros: int = NEVER,
         stream: bool = False,
+        nested: bool = False,
         place: bytes = bytes(28),
     ) -> tuple[int, list[bytes]]:
         """The next stream's number and the frames that open it."""
@@ -136,6 +141,7 @@ class Peer:
         whole = _msgpack.encode(call) if body is None else body
         pieces = [whole[at : at + MAX_CHUNK] for at in range(0, max(len(whole), 1), MAX_CHUNK)]
         flags = (FLAG_MORE if len(pieces) > 1 else 0) | (FLAG_STREAM if stream else 0)
+        flags |= FLAG_NESTED if nested else 0
         head = struct.pack("<HHQQ", number, flags, micros, 0) + place
         frames = [frame(KIND_OPEN, self._stream, head + pieces[0])]
         for at, piece in enumerate(pieces[1:], 2):
@@ -161,6 +167,21 @@ class Peer:
                 self._read()
             except (BrokenPipeError, ConnectionResetError):
                 raise CheckFailed("it closed the connection while it was sent something") from None
+
+    def tell_host_tools(self, *names: str) -> None:
+        """Say that the host has these tools."""
+        tools = [{"name": name, "doc": "", "parameters": None, "result": None} for name in names]
+        self.send(frame(KIND_SETTINGS, 0, _msgpack.encode({"host_tools": tools})))
+
+    def callback(self, call: int) -> tuple[int, list[Any]]:
+        """Expect a callback of this call, in one frame; gives its number and its arguments."""
+        kind, number, payload = self.frame()
+        expect(kind == KIND_CALLBACK_OPEN, f"a callback was expected, not a frame of kind {kind}")
+        expect(len(payload) >= OPEN_LENGTH, "its open head is too short")
+        tool, flags, _, made_in = struct.unpack_from("<HHQQ", payload)
+        expect((tool, flags) == (0, 0), f"tool and flags are {tool} and {flags}, not 0")
+        expect(made_in == call, f"it says that it is made in call {made_in}, not {call}")
+        return number, _msgpack.decode(payload[OPEN_LENGTH:])
 
     def item(self, stream: int, value: Any) -> None:
         """Send one item of a stream."""
