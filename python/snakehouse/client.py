@@ -17,6 +17,7 @@ imported when the first ``Client`` is made; nothing else of this package does.
 from __future__ import annotations
 
 import importlib
+import ipaddress
 import json
 from typing import NamedTuple
 
@@ -105,8 +106,9 @@ class Client:
     """A connection to a running pool. Safe for threads; use it as a context manager, or close it.
 
     ``target`` is HOST:PORT. ``token`` is what the server asks for, ``ca`` the PEM text of the
-    certificates that vouch for it; without it the connection is plain. ``certificate`` is our own
-    and its key, PEM texts, if the server asks for one.
+    certificates that vouch for it; without it the connection is plain. A token goes over a plain
+    connection to this machine only; ``plaintext`` allows it elsewhere, where something else
+    encrypts. ``certificate`` is our own and its key, PEM texts, if the server asks for one.
     """
 
     def __init__(
@@ -116,7 +118,13 @@ class Client:
         token: str | None = None,
         ca: bytes | None = None,
         certificate: tuple[bytes, bytes] | None = None,
+        plaintext: bool = False,
     ) -> None:
+        if token is not None and ca is None and not plaintext and not _is_here(target):
+            raise ValueError(
+                f"the token would be readable on the way to {target}: give ca, the certificates "
+                "that vouch for the server, or plaintext=True where something else encrypts"
+            )
         grpc = _grpc()
         options = [("grpc.max_receive_message_length", _MOST)]
         options.append(("grpc.max_send_message_length", _MOST))
@@ -281,6 +289,14 @@ class Stream:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _is_here(target: str) -> bool:
+    host = target.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _grpc() -> Any:

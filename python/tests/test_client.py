@@ -12,10 +12,12 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import MagicMock
 
 import pytest
 
 from snakehouse import _protobuf
+from snakehouse import client as client_module
 from snakehouse.client import CallFailed, Client
 
 if TYPE_CHECKING:
@@ -48,6 +50,24 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
             yield client
         server.terminate()
         assert server.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["10.0.0.1:8401", "[2001:db8::1]:8401", "pool.example:8401", "localhost.example:1", "8401", ""],
+)
+def test_a_token_goes_over_a_plain_connection_to_this_machine_only(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "_grpc", MagicMock)
+    with pytest.raises(ValueError, match="or plaintext=True") as caught:
+        Client(target, token=TOKEN)
+    assert TOKEN not in str(caught.value)
+    Client(target)
+    Client(target, token=TOKEN, ca=b"PEM")
+    Client(target, token=TOKEN, plaintext=True)
+    for here in ("127.0.0.1:8401", "127.1.2.3:8401", "[::1]:8401", "localhost:8401"):
+        Client(here, token=TOKEN)
 
 
 @served
