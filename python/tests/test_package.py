@@ -17,15 +17,16 @@ PACKAGE = Path(snakehouse.__file__).parent
 
 def test_all_is_sorted_and_complete() -> None:
     public = {name for name in vars(snakehouse) if not name.startswith("_")}
-    # Submodules are private; `worker` and `conformance` are programs.
+    # Submodules are private, but for programs and what is imported by name.
     modules = {name for name in public if inspect.ismodule(getattr(snakehouse, name))}
     assert sorted(public - modules | {"__version__"}) == snakehouse.__all__
-    assert modules <= {"conformance", "testing", "worker"}
+    assert modules <= {"client", "conformance", "testing", "worker"}
 
 
 def test_modules_are_private_and_flat() -> None:
     names = {path.name for path in PACKAGE.iterdir() if path.suffix == ".py"}
     assert {name for name in names if not name.startswith("_")} == {
+        "client.py",
         "conformance.py",
         "testing.py",
         "worker.py",
