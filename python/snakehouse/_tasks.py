@@ -141,6 +141,8 @@ class TaskServer:
         is_done = self._inbox.is_over and self._running.is_idle()
         if is_done:
             _sessions.current.leave()
+            # What was not due when the last call was answered.
+            self._tell()
         if not self._is_ending() and is_done and not self._out.held:
             self._stop()
 

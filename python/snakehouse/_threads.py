@@ -140,6 +140,8 @@ class ThreadServer:
         if self._exit is None and inbox.is_over:
             _sessions.current.leave()
             self._hooks.finish()
+        # What was not due when the last call was answered.
+        self._tell()
         if self._exit is not None:
             raise self._exit
 

@@ -193,12 +193,19 @@ def test_what_a_thread_tells_travels_with_its_call(host: Host) -> None:
     assert "trace" not in told[0]
 
 
-def test_a_goodbye_takes_along_what_waits(server: Host) -> None:
+@pytest.mark.parametrize("is_answered", [False, True])
+def test_a_goodbye_takes_along_what_waits(server: Host, is_answered: bool) -> None:
     ask(server)
-    traced(server, "work", 1)
-    server.send(_frames.frame(_frames.KIND_GOAWAY, 0, b"enough"))
     told: Told = []
-    gather(server, told, lambda told: len(told) == 4)
+    if is_answered:
+        # One piece, which is not due when the call is answered.
+        traced(server, "where")
+        kind, _, _ = server.frame()
+        assert kind == _frames.KIND_LAST
+    else:
+        traced(server, "work", 1)
+    server.send(_frames.frame(_frames.KIND_GOAWAY, 0, b"enough"))
+    gather(server, told, lambda told: len(told) == (1 if is_answered else 4))
     assert server.eof()
 
 
