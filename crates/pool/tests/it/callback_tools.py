@@ -102,4 +102,15 @@ def relay(session):
     return host.in_session(session)
 
 
+@snakehouse.tool
+def round_trips(count):
+    """Seconds that each of so many callbacks took."""
+    times = []
+    for _ in range(count):
+        begin = time.perf_counter()
+        host.echo(1)
+        times.append(time.perf_counter() - begin)
+    return times
+
+
 _state = {}

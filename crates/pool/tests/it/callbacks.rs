@@ -581,3 +581,28 @@ fn a_call_that_nobody_can_run_meanwhile_is_refused_at_once() {
         rig.end().await;
     });
 }
+
+#[test]
+#[ignore = "a measurement"]
+fn measure_callbacks_beside_calls() {
+    run(async {
+        let rig = Rig::new().await;
+        let pool = rig.pool_of(spec(), workers(1)).await;
+        let median = |mut times: Vec<f64>| {
+            times.sort_by(f64::total_cmp);
+            times[times.len() / 2] * 1e6
+        };
+        for _ in 0..3 {
+            let mut calls = Vec::new();
+            for _ in 0..2000 {
+                let before = Instant::now();
+                call(&pool, "plain", Args::none().arg(1)).await.unwrap();
+                calls.push(before.elapsed().as_secs_f64());
+            }
+            let times = call(&pool, "round_trips", Args::none().arg(2000)).await.unwrap();
+            let times = Vec::<f64>::try_from(times).unwrap();
+            println!("call p50 {:.1} us, callback p50 {:.1} us", median(calls), median(times));
+        }
+        rig.end().await;
+    });
+}
