@@ -67,14 +67,10 @@ pub fn redact(text: &str) -> Cow<'_, str> {
         found.push(0..text.len());
     }
     for (at, _) in lower.match_indices("://") {
-        let start = at + 3;
-        let end = end_of(&lower, start, |c| "/?#\"'<>".contains(c) || c.is_whitespace());
-        if let Some(user) = lower[start..end].rfind('@') {
-            found.push(start..start + user);
-        }
+        found.extend(user_of(&lower, at + 3));
     }
     for (at, word) in lower.match_indices("bearer ") {
-        let start = at + word.len();
+        let start = end_of(&lower, at + word.len(), |c| c != ' ');
         found.push(start..end_of(&lower, start, |c| "\"',;".contains(c) || c.is_whitespace()));
     }
     for name in NAMES {
@@ -83,10 +79,16 @@ pub fn redact(text: &str) -> Cow<'_, str> {
         }
     }
     for prefix in PREFIXES {
+        // What was looked at is not looked at again: a text of nothing but prefixes takes no longer.
+        let mut seen = 0;
         for (at, _) in lower.match_indices(prefix) {
             let is_begin = !lower[..at].ends_with(|c: char| c.is_ascii_alphanumeric());
+            if !is_begin || at < seen {
+                continue;
+            }
             let end = end_of(&lower, at, |c| !c.is_ascii_alphanumeric() && !"-_.".contains(c));
-            if is_begin && end - at >= prefix.len() + LEAST_KEY {
+            seen = end;
+            if end - at >= prefix.len() + LEAST_KEY {
                 found.push(at..end);
             }
         }
@@ -108,13 +110,28 @@ pub fn redact(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// The name and the password in a URL whose authority begins at `start`. A password that nobody
+/// escaped may have any character but blanks and quotes.
+fn user_of(lower: &str, start: usize) -> Option<Range<usize>> {
+    let is_around = |c: char| "\"'<>".contains(c) || c.is_whitespace();
+    let whole = &lower[start..end_of(lower, start, is_around)];
+    let authority = &whole[..end_of(whole, 0, |c| "/?#".contains(c))];
+    let has_password = || {
+        let port = authority.split_once(':').map(|(_, port)| port);
+        port.is_some_and(|port| !port.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let user = authority.rfind('@').or_else(|| whole.rfind('@').filter(|_| has_password()))?;
+    Some(start..start + user)
+}
+
 /// The value that stands behind a name at `at`, as in `name=value` and `"name": "value"`.
 fn value_of(lower: &str, at: usize, name: &str) -> Option<Range<usize>> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     let rest = &lower[end_of(lower, at, |c| !is_name(c))..];
-    let rest = rest.trim_start_matches(['"', '\'', ' ']);
+    // Text within text has its quotes escaped.
+    let rest = rest.trim_start_matches(['"', '\'', ' ', '\\']);
     let rest = rest.strip_prefix([':', '='])?;
-    let value = rest.trim_start_matches(['"', '\'', ' ']);
+    let value = rest.trim_start_matches(['"', '\'', ' ', '\\']);
     let start = lower.len() - value.len();
     let is_line = matches!(name, "authorization" | "cookie");
     let is_end = |c: char| {
@@ -140,6 +157,10 @@ mod tests {
                 "postgres://u:p@h and redis://:pw@h",
                 "postgres://[redacted]@h and redis://[redacted]@h",
             ),
+            ("postgres://u:p#ss@h/db", "postgres://[redacted]@h/db"),
+            ("http://u:p/ss?@h x@y", "http://[redacted]@h x@y"),
+            ("Bearer   abc", "Bearer   [redacted]"),
+            (r#"{\"api_key\": \"opaque\"}"#, r#"{\"api_key\": \"[redacted]"}"#),
             ("Authorization: Basic aGVsbG8=\nnext", "Authorization: [redacted]\nnext"),
             ("sent Bearer abc.def.ghi, then", "sent Bearer [redacted], then"),
             ("api_key=abc&x=1", "api_key=[redacted]&x=1"),
@@ -157,10 +178,21 @@ mod tests {
     }
 
     #[test]
+    fn a_text_of_beginnings_is_one_secret() {
+        assert_eq!(redact(&"sk-".repeat(100_000)), REDACTED);
+    }
+
+    #[test]
     fn what_does_not_is_left_alone() {
-        for text in
-            ["", "task-force", "http://host/a@b", "risk-free", "the token is spent", "5 tokens"]
-        {
+        for text in [
+            "",
+            "task-force",
+            "http://host/a@b",
+            "http://host:80/a@b",
+            "risk-free",
+            "the token is spent",
+            "5 tokens",
+        ] {
             assert!(matches!(redact(text), Cow::Borrowed(same) if same == text), "{text}");
         }
         assert!(is_secret_name("OPENAI_API_KEY") && is_secret_name("authToken"));

@@ -82,7 +82,7 @@ impl OwnPools {
         file: &Path,
         adapt: impl FnOnce(WorkerSpec) -> WorkerSpec,
     ) -> Result<Pool, CliError> {
-        let watch = Watch::start(scope, &self.config)?;
+        let watch = Watch::start(scope, &self.config)?.of_a_command(&self.config);
         let spec = adapt(tool_spec(self.python.clone(), file)?);
         let pool = Pool::start(scope, self.reaper.clone(), spec, watch.pool_config()).await?;
         if let Some(url) = watch.serve(scope, &pool).await? {

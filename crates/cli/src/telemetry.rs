@@ -9,7 +9,7 @@ use snakehouse_pool::{Pool, PoolConfig, TelemetryConfig};
 use snakehouse_supervise::Scope;
 use snakehouse_telemetry::{Metrics, Otlp, OtlpConfig};
 
-use crate::config::Config;
+use crate::config::{Config, Origin};
 use crate::error::CliError;
 
 /// A collector's URL. What it shows has no password.
@@ -53,6 +53,13 @@ impl Watch {
         let start = |url: &CollectorUrl| Otlp::start(scope, OtlpConfig::new(&*url.0));
         let otlp = config.otlp.value.as_ref().map(start).transpose()?;
         Ok(Self { otlp, metrics: config.metrics.value })
+    }
+
+    /// Of a command that ends: it shows its numbers only if its own command line says where. The
+    /// address that is configured is that of a running `up`.
+    pub(crate) fn of_a_command(mut self, config: &Config) -> Self {
+        self.metrics = self.metrics.filter(|_| config.metrics.origin == Origin::Flag);
+        self
     }
 
     /// For the pool that is watched.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use snakehouse_wire::{TraceContext, Value};
 
-use super::span::attribute;
+use super::span::{attribute, label};
 use super::{Event, Hub, Scalar, Span, SpanKind, Telemetry};
 use crate::worker::WorkerRef;
 
@@ -68,12 +68,12 @@ impl Hub {
                 pool: self.pool.clone(),
                 worker: Some(worker),
                 kind: read.kind?,
-                name: Cow::Owned(read.name?),
+                name: label(&read.name?),
                 context: context.filter(|context| !context.is_none() && context.span != 0)?,
                 parent: read.parent,
                 start: read.start?,
                 end: read.end.filter(|end| Some(*end) >= read.start)?,
-                error: read.error.map(Cow::Owned),
+                error: read.error.as_deref().map(label),
                 attributes,
             }),
         };

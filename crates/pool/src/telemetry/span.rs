@@ -11,6 +11,9 @@ use super::Hub;
 use crate::call::CallError;
 use crate::worker::WorkerRef;
 
+/// Longest name that somebody else chose, in bytes.
+const MAX_LABEL: usize = 128;
+
 /// One piece of telemetry.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -142,7 +145,7 @@ impl OpenSpan {
                 pool: hub.pool.clone(),
                 worker: None,
                 kind,
-                name: Cow::Owned(name.to_owned()),
+                name: label(name),
                 context: *context,
                 parent,
                 start: now(),
@@ -183,10 +186,19 @@ impl Drop for OpenSpan {
     }
 }
 
+/// A name that somebody else chose: without what looks like a secret, and of at most 128 bytes.
+pub(super) fn label(text: &str) -> Cow<'static, str> {
+    let mut end = text.len().min(MAX_LABEL);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    Cow::Owned(redact(&text[..end]).into_owned())
+}
+
 /// The stable name of what went wrong: of a tool's failure, the tool's own code.
 fn error_code(error: &CallError) -> Cow<'static, str> {
     match error {
-        CallError::Tool { failure, .. } => Cow::Owned(failure.code.clone()),
+        CallError::Tool { failure, .. } => label(&failure.code),
         other => Cow::Borrowed(other.code()),
     }
 }
@@ -211,4 +223,16 @@ fn see(pool: &str, kind: SpanKind, name: &str, context: &TraceContext) -> Option
 pub(super) fn now() -> u64 {
     let since = SystemClock.wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_somebody_chose_is_short_and_no_secret() {
+        assert_eq!(label("disk_full"), "disk_full");
+        assert_eq!(label("bad key sk-live-0123456789"), format!("bad key {REDACTED}"));
+        assert_eq!(label(&"ü".repeat(1_000_000)).len(), MAX_LABEL);
+    }
 }
