@@ -5,8 +5,9 @@
 //! that is held for less than a microsecond and never across an await; callers and worker
 //! connections change it and then ring the bells it names. One lock costs a call one task switch
 //! less each way than a loop with a mailbox would (ADR 0003). It cannot fail; it is tested against
-//! its rules in `dispatcher/tests.rs` (calls) and `dispatcher/lives.rs` (workers), and against a
-//! reference under random events in `dispatcher/model.rs`.
+//! its rules in `dispatcher/tests.rs` (calls), `dispatcher/lives.rs` (workers) and
+//! `dispatcher/nesting_rules.rs` (callbacks), and against a reference under random events in
+//! `dispatcher/model.rs`.
 //!
 //! Here is what callers do; `choice` is the order of calls, `binding` what becomes of sessions,
 //! `lifecycle` what becomes of workers, `recall` what is taken back from a busy worker, `ledger` where
@@ -44,6 +45,8 @@ mod lives;
 #[cfg(test)]
 mod model;
 mod nesting;
+#[cfg(test)]
+mod nesting_rules;
 mod recall;
 #[cfg(test)]
 mod rig;
@@ -256,10 +259,7 @@ impl Dispatcher {
             }
             Some(At::Outbox(place)) => {
                 let seat = &mut self.seats[place];
-                match self.ledger.is_nested(ticket) {
-                    true => seat.nested.retain(|nested| *nested != ticket),
-                    false => seat.streams -= usize::from(self.ledger.is_stream(ticket)),
-                }
+                seat.forget(ticket, &self.ledger);
                 after.over.extend(self.ledger.remove(ticket, &mut seat.outbox));
                 self.rest(place, now, after);
             }

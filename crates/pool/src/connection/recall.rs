@@ -8,6 +8,7 @@
 //! new calls before it has. The decisions are tested in `dispatcher/model`, the whole of it with real
 //! workers in `tests/it/recalls.rs`.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use snakehouse_base::Kind;
@@ -15,6 +16,7 @@ use snakehouse_wire::Failure;
 use tokio::time::Instant;
 
 use super::Connection;
+use crate::call::Call;
 use crate::dispatcher::worker_id;
 
 /// A worker that has not answered for so long is busy with a long call. Calls are sent ahead for as
@@ -101,7 +103,7 @@ impl Connection<'_> {
     fn ask_for_room(&mut self, now: Instant) {
         let started = self.process.page.started().unwrap_or(0);
         let unstarted = self.sent.first_unstarted(started);
-        if unstarted.is_none() && self.held.is_empty() {
+        if unstarted.is_none() && self.held.iter().all(|call| call.chain.is_nested) {
             return;
         }
         let place = self.place;
@@ -110,7 +112,7 @@ impl Connection<'_> {
         if !has_room {
             return;
         }
-        let held: Vec<_> = self.held.drain(..).collect();
+        let held = take_behind(&mut self.held);
         self.shared.change(|pool, after| pool.recalled(place, held, now, after));
         let Some((order, first)) = unstarted else {
             self.shared.change(|pool, after| pool.recall_over(place, now, after));
@@ -175,5 +177,48 @@ impl Connection<'_> {
         self.recall = Recall::default();
         let (place, now) = (self.place, Instant::now());
         self.shared.change(|pool, after| pool.recall_over(place, now, after));
+    }
+}
+
+/// Takes out what is held behind the call that takes long. What is nested runs in the middle of it.
+fn take_behind(held: &mut VecDeque<Call>) -> Vec<Call> {
+    let (nested, behind) = held.drain(..).partition(|call| call.chain.is_nested);
+    *held = nested;
+    behind.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::call::CallOptions;
+    use crate::dispatcher::Ticket;
+    use crate::host::chain::Place;
+
+    fn call(is_nested: bool) -> Call {
+        let (reply, _) = oneshot::channel();
+        Call {
+            ticket: Ticket::default(),
+            tool: "t".to_owned(),
+            number: 0,
+            body: Bytes::new().into(),
+            options: CallOptions::default(),
+            session: None,
+            stream: false,
+            deaths: 0,
+            chain: Place { is_nested, ..Place::default() },
+            outer: None,
+            reply: reply.into(),
+        }
+    }
+
+    #[test]
+    fn nested_calls_that_are_held_stay_where_they_are() {
+        let mut held: VecDeque<_> = [false, true, false, true].map(call).into();
+        let nested = |call: &Call| call.chain.is_nested;
+        assert_eq!(take_behind(&mut held).iter().map(nested).collect::<Vec<_>>(), [false, false]);
+        assert_eq!(held.iter().map(nested).collect::<Vec<_>>(), [true, true]);
     }
 }

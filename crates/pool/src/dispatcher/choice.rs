@@ -70,7 +70,7 @@ impl Dispatcher {
         let seat = &mut self.seats[place];
         for &ticket in report.refused {
             if self.ledger.find(ticket) == Some(At::Given(place)) {
-                seat.streams -= usize::from(self.ledger.is_stream(ticket));
+                seat.forget(ticket, &self.ledger);
                 match self.ledger.is_cancelled(ticket) {
                     true => self.counters.cancelled += 1,
                     false => self.counters.failed += 1,
@@ -89,16 +89,9 @@ impl Dispatcher {
             }
             count += 1;
             seat.stuck = false;
-            if !seat.blocked.is_empty() {
-                seat.blocked.retain(|blocked| *blocked != ticket);
-            }
-            if self.ledger.is_nested(ticket) {
-                seat.nested.retain(|nested| *nested != ticket);
-            } else if self.ledger.is_stream(ticket) {
-                seat.streams -= 1;
-            } else {
-                plain += 1;
-            }
+            let is_plain = !self.ledger.is_nested(ticket) && !self.ledger.is_stream(ticket);
+            plain += usize::from(is_plain);
+            seat.forget(ticket, &self.ledger);
             self.ledger.remove(ticket, &mut seat.given);
         }
         seat.answered += count;

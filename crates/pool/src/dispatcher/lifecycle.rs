@@ -218,7 +218,7 @@ impl Dispatcher {
             CallError::WorkerDied { worker, incarnation, started: false, cause }
         } else {
             self.counters.given_back += 1;
-            self.give_back(call, list);
+            self.give_back(call, At::Waiting, list);
             return;
         };
         self.ledger.remove(ticket, list);

@@ -97,10 +97,18 @@ impl Dispatcher {
         }
     }
 
-    /// A call that a worker had and did not start waits for another one.
-    pub(super) fn give_back(&mut self, call: Call, list: &mut List) {
+    /// A call that a worker had and did not start waits again: for any worker, or for that of its
+    /// session.
+    pub(super) fn give_back(&mut self, call: Call, at: At, list: &mut List) {
         let (ticket, is_chained) = (call.ticket, call.chain.depth > 0);
-        self.ledger.give_back(call, At::Waiting, list, &mut self.waiting);
+        let waiting = match at {
+            At::Pinned(place) => {
+                self.pinned += 1;
+                &mut self.seats[place].pinned
+            }
+            _ => &mut self.waiting,
+        };
+        self.ledger.give_back(call, at, list, waiting);
         if is_chained {
             self.ledger.nest(ticket, false);
             self.nesting.push(ticket);
@@ -125,18 +133,23 @@ impl Dispatcher {
         if let Some((place, _)) = own {
             return Way::Nest(*place);
         }
-        let others = || self.seats.iter().filter(|seat| seat.phase != Phase::Draining);
-        let is_coming = |seat: &Seat| matches!(seat.phase, Phase::Starting | Phase::Standby);
-        if others().any(|seat| is_coming(seat) || seat.is_open() && !seat.is_waiting()) {
+        if self.is_one_coming() || self.seats.iter().any(|s| s.is_open() && !s.is_waiting()) {
             return Way::Wait;
         }
         let free = self.seats.iter().enumerate();
         let free = free.filter(|(_, seat)| seat.is_open() && seat.takes_nested());
         match free.min_by_key(|(_, seat)| seat.nested.len()) {
             Some((place, _)) => Way::Nest(place),
-            None if self.open_workers() > 0 && self.open_workers() >= self.target => Way::None,
+            None if self.open_workers() > 0 => Way::None,
             None => Way::Wait,
         }
+    }
+
+    /// Whether a worker that is missing is on its way. Where none is missing, the one that starts is a
+    /// spare one or replaces another, and may never be given a call.
+    fn is_one_coming(&self) -> bool {
+        let is_coming = |seat: &Seat| matches!(seat.phase, Phase::Starting | Phase::Standby);
+        self.open_workers() < self.target && self.seats.iter().any(is_coming)
     }
 
     fn give_nested(

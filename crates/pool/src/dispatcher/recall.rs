@@ -62,6 +62,7 @@ impl Dispatcher {
         }
         self.seats[place].given = given;
         self.hand_out(now, after);
+        self.nest(now, after);
         self.rest(place, now, after);
     }
 
@@ -73,7 +74,7 @@ impl Dispatcher {
 
     fn take_back(&mut self, place: usize, call: Call, list: &mut List, after: &mut After) {
         let seat = &mut self.seats[place];
-        seat.streams -= usize::from(call.is_stream());
+        seat.forget(call.ticket, &self.ledger);
         if self.ledger.is_cancelled(call.ticket) || call.is_abandoned() {
             self.ledger.remove(call.ticket, list);
             self.counters.cancelled += 1;
@@ -85,14 +86,13 @@ impl Dispatcher {
             _ if self.stopped => CallError::Stopped,
             None => {
                 self.counters.recalled += 1;
-                return self.give_back(call, list);
+                return self.give_back(call, At::Waiting, list);
             }
             Some(tag) if seat.life.is_some() => {
                 if tag.options.affinity == Affinity::FailFast {
                     self.impatient.push(call.ticket);
                 }
-                self.pinned += 1;
-                return self.ledger.give_back(call, At::Pinned(place), list, &mut seat.pinned);
+                return self.give_back(call, At::Pinned(place), list);
             }
             // The worker drains, and its sessions were given up.
             Some(_) => CallError::SessionLost {

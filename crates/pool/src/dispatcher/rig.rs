@@ -198,6 +198,24 @@ impl Rig {
         stream: bool,
     ) -> Result<u64, CallError> {
         let (call, outcome) = Self::call(tool, pin.cloned(), stream);
+        self.enter(call, outcome)
+    }
+
+    /// A call of a chain none of whose workers is in this pool.
+    pub(super) fn chained(&mut self, stream: bool) -> Result<u64, CallError> {
+        let (mut call, outcome) = Self::call("t", None, stream);
+        call.chain.depth = 1;
+        self.enter(call, outcome)
+    }
+
+    /// A call of a chain, in a session.
+    pub(super) fn chained_in(&mut self, session: &Arc<Tag>) -> Result<u64, CallError> {
+        let (mut call, outcome) = Self::call("t", Some(session.clone()), false);
+        call.chain.depth = 1;
+        self.enter(call, outcome)
+    }
+
+    fn enter(&mut self, call: Call, outcome: Outcome) -> Result<u64, CallError> {
         let mut after = After::default();
         let ticket = self.dispatcher.submit(call, self.now, &mut after)?;
         self.outcomes.insert(ticket.id, outcome);
@@ -287,6 +305,21 @@ impl Rig {
         let mut after = After::default();
         self.dispatcher.recall_over(place, self.now, &mut after);
         self.settle(after);
+    }
+
+    /// A call of the worker waits for a callback, or waits for none any more.
+    pub(super) fn waits(&mut self, place: usize, id: u64, waits: bool) {
+        let ticket = self.tickets[&id];
+        self.change(|pool, now, after| pool.waits(place, ticket, waits, now, after));
+    }
+
+    /// The connection does not send a call that it was given.
+    pub(super) fn refuse(&mut self, place: usize, id: u64) {
+        self.workers[place].has.retain(|call| call.ticket.id != id);
+        let refused = [self.tickets[&id]];
+        let report = Report { refused: &refused, ..Report::default() };
+        self.change(|pool, now, after| pool.report(place, &report, now, after));
+        self.exchange(place, &[], SHORT);
     }
 
     /// Whether its connection was woken since this was last asked.

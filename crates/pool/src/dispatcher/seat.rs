@@ -14,7 +14,7 @@ use crate::window::Window;
 use crate::worker::{Birth, Life, WorkerState};
 
 use super::binding::SessionNews;
-use super::ledger::{List, Ticket};
+use super::ledger::{Ledger, List, Ticket};
 use super::weight::Weight;
 
 /// Why a worker is to be replaced.
@@ -160,6 +160,15 @@ impl Seat {
                 let plain = in_flight - self.streams;
                 places > 0 && plain < places.max(self.window.size())
             }
+        }
+    }
+
+    /// One of its calls leaves it, and is still in the ledger. Another call may have its room.
+    pub(super) fn forget(&mut self, ticket: Ticket, ledger: &Ledger) {
+        self.blocked.retain(|blocked| *blocked != ticket);
+        match ledger.is_nested(ticket) {
+            true => self.nested.retain(|nested| *nested != ticket),
+            false => self.streams -= usize::from(ledger.is_stream(ticket)),
         }
     }
 
