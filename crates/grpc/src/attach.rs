@@ -1,7 +1,7 @@
 //! `snakehouse.v1.Worker`: workers of other hosts come in here.
 
 use std::fmt;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream, StreamExt};
@@ -79,12 +79,14 @@ async fn take_in(
     peer: String,
     stopping: CancellationToken,
 ) {
+    // One for all messages: whoever goes on talking has no more time than others.
+    let mut overdue = pin!(to_pool.overdue());
     loop {
         let message = tokio::select! {
             biased;
+            () = &mut overdue => return to_pool.lost("it was to end and did not say so"),
             message = requests.message() => message,
             () = stopping.cancelled() => return to_pool.lost("the server stops"),
-            () = to_pool.overdue() => return to_pool.lost("it was to end and did not say so"),
         };
         let message = match message {
             Ok(Some(FromWorker { message })) => message,

@@ -183,3 +183,24 @@ fn what_is_not_served_and_what_cannot_be_reached_is_said() {
         rig.end().await;
     });
 }
+
+#[test]
+fn one_that_is_to_end_and_goes_on_talking_is_let_go() {
+    run(async {
+        let rig = Rig::new().await;
+        let workers = Attachments::new(1);
+        let (server, _scope) = rig.serve(config(), None, Some(&workers)).await;
+        let mut client = rig.worker_client(&dial(server.local_addr())).await;
+        let talk = stream::unfold((), |()| async {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            let pong = vec![0, 0, 0, 0, 9, 0, 0, 0, 0];
+            Some((frames(pong), ()))
+        });
+        let requests = stream::iter([attach(PROTOCOL_VERSION)]).chain(talk);
+        let _answers = client.attach(requests).await.unwrap().into_inner();
+        // The drop of a worker is its end.
+        drop(workers.take().await);
+        wait_until(|| workers.attached() == 0).await;
+        rig.end().await;
+    });
+}

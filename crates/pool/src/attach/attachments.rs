@@ -245,24 +245,34 @@ pub struct ToPool {
 }
 
 impl ToPool {
-    /// Passes whole frames on. Waits while the pool is behind. `false` when the pool wants nothing
-    /// more from the worker.
+    /// Passes whole frames on. Waits while the pool is behind, but not once it wants the worker dead:
+    /// it may read nothing more then. `false` when the pool wants nothing more from the worker.
     ///
     /// # Errors
     /// [`FrameError`] if these are no whole frames; nothing of them went on then.
     pub async fn put(&mut self, frames: &Bytes) -> Result<bool, FrameError> {
         frame_heads(frames, |_| ())?;
-        match &mut self.write {
-            Some(write) => Ok(write.write_all(frames).await.is_ok()),
-            None => Ok(false),
+        let Some(write) = &mut self.write else { return Ok(false) };
+        let is_taken = tokio::select! {
+            biased;
+            written = write.write_all(frames) => written.is_ok(),
+            () = self.line.kill.cancelled() => false,
+        };
+        if !is_taken {
+            // A part of a frame may be there; nothing comes after it.
+            self.write = None;
         }
+        Ok(is_taken)
     }
 
-    /// Returns when the pool has wanted the worker dead for as long as a last word may take. Cancel
-    /// safe: it counts anew then.
-    pub async fn overdue(&self) {
-        self.line.kill.cancelled().await;
-        sleep(LAST_WORD).await;
+    /// Ends when the pool has wanted the worker dead for as long as a last word may take. Make it
+    /// once: every new one counts anew.
+    pub fn overdue(&self) -> impl Future<Output = ()> + Send + use<> {
+        let line = self.line.clone();
+        async move {
+            line.kill.cancelled().await;
+            sleep(LAST_WORD).await;
+        }
     }
 
     /// The worker is dead.
@@ -310,5 +320,27 @@ mod tests {
         let error = AttachError::Socket(io::ErrorKind::OutOfMemory.into());
         assert_eq!((error.kind(), error.code()), (Kind::Environment, "attach_socket"));
         assert!(error.hint().is_some_and(|hint| hint.contains("descriptors")));
+    }
+
+    #[tokio::test]
+    async fn a_pool_that_wants_a_worker_dead_and_reads_nothing_holds_up_nobody() {
+        let attachments = Attachments::new(1);
+        let Attached { mut to_pool, .. } = attachments.attach("elsewhere").unwrap();
+        let process = attachments.next().await;
+        // A pong of the longest kind, more than a socket holds.
+        let long = u32::try_from(snakehouse_wire::MAX_CHUNK).unwrap().to_le_bytes();
+        let body = vec![0; snakehouse_wire::MAX_CHUNK];
+        let frames = Bytes::from([&long[..], &[9, 0, 0, 0, 0], &body].concat());
+        let put = async { to_pool.put(&frames).await };
+        let kill = async {
+            // By then the socket is full.
+            sleep(Duration::from_millis(50)).await;
+            process.hold.kill().unwrap();
+        };
+        let (put, ()) = tokio::join!(put, kill);
+        assert!(!put.unwrap());
+        assert!(!to_pool.put(&frames).await.unwrap(), "nothing comes after a part of a frame");
+        to_pool.end(Farewell { death: Death::Unknown, started: None });
+        assert!(process.hold.is_lost());
     }
 }
