@@ -100,7 +100,8 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// Connects, within 10 s. The scope owns what drives the connection, and the returned task ends
+    /// Connects, within 10 s. A server closes a connection without a request in its first 10 s. The
+    /// scope owns what drives the connection, and the returned task ends
     /// with it.
     ///
     /// # Errors

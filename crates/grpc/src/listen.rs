@@ -3,6 +3,8 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::server::conn::http2;
@@ -12,7 +14,7 @@ use snakehouse_guard::Permits;
 use snakehouse_supervise::{CancellationToken, Scope};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::running::{Requests, Started};
@@ -62,36 +64,45 @@ pub(crate) async fn accept(
             () = cancelled.cancelled() => return Ok(()),
         };
         let (serving, stopping) = (serving.clone(), scope.cancelled());
+        let first_by = Instant::now() + serving.limits.first_within;
         // Nobody waits for a connection; the scope joins it.
         drop(scope.task("connection", async move {
-            connection(stream, serving, stopping).await;
+            connection(stream, serving, first_by, stopping).await;
             drop(place);
         }));
     }
 }
 
-async fn connection(stream: TcpStream, serving: Serving, stopping: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    serving: Serving,
+    first_by: Instant,
+    stopping: CancellationToken,
+) {
     // Messages are small and latency matters; a socket that refuses the option works all the same.
     let _ = stream.set_nodelay(true);
     let peer = stream.peer_addr().map_or_else(|_| "?".to_owned(), |peer| peer.to_string());
     match &serving.tls {
-        None => serve(stream, &peer, serving, stopping).await,
+        None => serve(stream, &peer, serving, first_by, stopping).await,
         Some(tls) => match timeout(HANDSHAKE, tls.accept(stream)).await {
-            Ok(Ok(stream)) => serve(stream, &peer, serving, stopping).await,
+            Ok(Ok(stream)) => serve(stream, &peer, serving, first_by, stopping).await,
             Ok(Err(error)) => tracing::info!(peer, %error, "no TLS with this peer"),
             Err(_elapsed) => tracing::info!(peer, "this peer takes too long over TLS"),
         },
     }
 }
 
-/// Serves one connection to its end. When `stopping` fires, what is under way is finished; what comes
-/// after is refused.
+/// Serves one connection to its end, which is `first_by` if no request was let in until then. When
+/// `stopping` fires, what is under way is finished; what comes after is refused.
 async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: &str,
     serving: Serving,
+    first_by: Instant,
     stopping: CancellationToken,
 ) {
+    let router = serving.router.of(peer);
+    let has_entered = router.has_entered();
     let started = Started::default();
     let limits = &serving.limits;
     let connection = http2::Builder::new(started.clone())
@@ -103,12 +114,21 @@ async fn serve(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEADERS)
-        .serve_connection(TokioIo::new(stream), serving.router.of(peer));
+        .serve_connection(TokioIo::new(stream), router);
     let mut connection = Box::pin(connection);
     let mut requests = Requests::new(started);
     let mut stopped = Box::pin(stopping.cancelled());
     let mut is_stopping = false;
+    let mut first = Some(Box::pin(sleep_until(first_by)));
     let ended = poll_fn(|cx| {
+        if first.as_mut().is_some_and(|first| first.as_mut().poll(cx).is_ready()) {
+            first = None;
+            if !has_entered.load(Relaxed) {
+                // It holds a place that others may wait for.
+                tracing::info!(peer, "this peer takes too long to its first request");
+                return Poll::Ready(Ok(()));
+            }
+        }
         if !is_stopping && stopped.as_mut().poll(cx).is_ready() {
             is_stopping = true;
             connection.as_mut().graceful_shutdown();

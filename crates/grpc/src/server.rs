@@ -4,6 +4,8 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -46,6 +48,9 @@ pub struct ServerConfig {
     pub connections: usize,
     /// Most requests at once on one connection. Default 256.
     pub streams: u32,
+    /// How long a peer may take from its connection to its first request that is let in; it is closed
+    /// then. Default 10 s.
+    pub first_within: Duration,
     /// How long a connection may be silent before it is asked whether it is there. Default 5 s.
     pub ping_every: Duration,
     /// How long it may take to answer; it is closed then, and what it carried fails. Default 5 s.
@@ -63,6 +68,7 @@ impl ServerConfig {
             max_message: ByteSize::mib(64),
             connections: 256,
             streams: 256,
+            first_within: Duration::from_secs(10),
             ping_every: Duration::from_secs(5),
             ping_within: Duration::from_secs(5),
         }
@@ -97,6 +103,7 @@ pub struct Services {
 pub(crate) struct Limits {
     pub(crate) connections: usize,
     pub(crate) streams: u32,
+    pub(crate) first_within: Duration,
     pub(crate) ping_every: Duration,
     pub(crate) ping_within: Duration,
 }
@@ -138,10 +145,12 @@ impl Server {
             WorkerServer::new(AttachService::new(attachments, scope.clone()))
                 .max_decoding_message_size(FRAMES)
         });
-        let router = Router { access, front_door, workers, peer: Arc::from("") };
+        let (peer, has_entered) = (Arc::from(""), Arc::default());
+        let router = Router { access, front_door, workers, peer, has_entered };
         let limits = Limits {
             connections: config.connections,
             streams: config.streams,
+            first_within: config.first_within,
             ping_every: config.ping_every,
             ping_within: config.ping_within,
         };
@@ -172,6 +181,7 @@ pub(crate) struct Router {
     front_door: Option<PoolServer<FrontDoor>>,
     workers: Option<WorkerServer<AttachService>>,
     peer: Arc<str>,
+    has_entered: Arc<AtomicBool>,
 }
 
 /// Who sent a request, for people.
@@ -183,7 +193,12 @@ type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + 
 impl Router {
     /// The router of one connection.
     pub(crate) fn of(&self, peer: &str) -> Self {
-        Self { peer: Arc::from(peer), ..self.clone() }
+        Self { peer: Arc::from(peer), has_entered: Arc::default(), ..self.clone() }
+    }
+
+    /// Whether a request was let in.
+    pub(crate) fn has_entered(&self) -> Arc<AtomicBool> {
+        self.has_entered.clone()
     }
 }
 
@@ -196,6 +211,7 @@ impl hyper::service::Service<Request<Incoming>> for Router {
         if let Err(status) = self.access.admit(request.headers()) {
             return answer(status);
         }
+        self.has_entered.store(true, Relaxed);
         request.extensions_mut().insert(PeerName(self.peer.clone()));
         let service = request.uri().path().split('/').nth(1).unwrap_or_default();
         match (service, &self.front_door, &self.workers) {

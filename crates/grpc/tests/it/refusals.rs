@@ -1,11 +1,17 @@
 //! Who and what is not let in, each by name.
 
+use std::time::Duration;
+
 use futures_util::stream::{self, StreamExt};
 use snakehouse_base::{Coded, Secret};
+use snakehouse_grpc::proto::pool_client::PoolClient;
 use snakehouse_grpc::proto::{Attach, FromWorker, from_worker};
-use snakehouse_grpc::{Dial, GrpcError, Server, Services};
+use snakehouse_grpc::{Channel, Dial, GrpcError, Server, Services};
 use snakehouse_pool::{Args, Attachments, Bytes, CallOptions};
 use snakehouse_wire::{MAX_FRAMES, MAX_PAYLOAD, PROTOCOL_VERSION};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use crate::support::{BOUND, Rig, TOKEN, config, dial, request, run, told, wait_until};
@@ -178,7 +184,7 @@ fn what_is_not_served_and_what_cannot_be_reached_is_said() {
         assert_eq!(error.code(), "not_bound");
         scope.stop().await;
         let dial = dial(server.local_addr());
-        let error = snakehouse_grpc::Channel::connect(rig.scope(), &dial).await.unwrap_err();
+        let error = Channel::connect(rig.scope(), &dial).await.unwrap_err();
         assert_eq!(error.code(), "not_reached");
         rig.end().await;
     });
@@ -192,7 +198,7 @@ fn one_that_is_to_end_and_goes_on_talking_is_let_go() {
         let (server, _scope) = rig.serve(config(), None, Some(&workers)).await;
         let mut client = rig.worker_client(&dial(server.local_addr())).await;
         let talk = stream::unfold((), |()| async {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
             let pong = vec![0, 0, 0, 0, 9, 0, 0, 0, 0];
             Some((frames(pong), ()))
         });
@@ -201,6 +207,32 @@ fn one_that_is_to_end_and_goes_on_talking_is_let_go() {
         // The drop of a worker is its end.
         drop(workers.take().await);
         wait_until(|| workers.attached() == 0).await;
+        rig.end().await;
+    });
+}
+
+#[test]
+fn who_makes_no_request_that_is_let_in_keeps_no_place() {
+    run(async {
+        let rig = Rig::new().await;
+        let pool = rig.pool().await;
+        let mut config = config();
+        (config.connections, config.first_within) = (2, Duration::from_secs(2));
+        let (server, _scope) = rig.serve(config, Some(&pool), None).await;
+        let known = dial(server.local_addr());
+        let mut client = rig.client(&known).await;
+        client.call(request("pid", None)).await.unwrap();
+        let mut silent = TcpStream::connect(server.local_addr()).await.unwrap();
+        // There is a place for one who only speaks HTTP/2, then for the next one.
+        let stranger = Dial { token: None, ..known.clone() };
+        let (channel, connection) = Channel::connect(rig.scope(), &stranger).await.unwrap();
+        let mut stranger = PoolClient::new(channel);
+        let status = stranger.call(request("pid", None)).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unauthenticated);
+        rig.client(&known).await.call(request("pid", None)).await.unwrap();
+        timeout(BOUND, silent.read_to_end(&mut Vec::new())).await.unwrap().unwrap();
+        timeout(BOUND, connection).await.unwrap().unwrap();
+        client.call(request("pid", None)).await.expect("it was let in once");
         rig.end().await;
     });
 }
