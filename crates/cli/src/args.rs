@@ -175,9 +175,14 @@ pub(crate) struct PoolServeArgs {
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8401")]
     pub listen: SocketAddr,
 
-    /// A file with the token that clients and workers must present, 16 or more characters.
+    /// A file with the token that clients must present, 16 or more characters.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+
+    /// A file with the token that workers of other machines must present, another one than the
+    /// clients'. Needed beyond loopback.
+    #[arg(long, value_name = "FILE", requires = "attached")]
+    pub worker_token_file: Option<PathBuf>,
 
     /// The server's certificate with its chain, PEM.
     #[arg(long, value_name = "FILE", requires = "tls_key")]

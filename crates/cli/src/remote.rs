@@ -55,9 +55,9 @@ fn read(flag: &str, file: &Path) -> Result<Vec<u8>, CliError> {
     })
 }
 
-/// The token in a file, without the line's end.
-fn token(file: &Path) -> Result<Secret, CliError> {
-    let bytes = read("--token-file", file)?;
+/// The token in a file that a flag names, without the line's end.
+fn token(flag: &str, file: &Path) -> Result<Secret, CliError> {
+    let bytes = read(flag, file)?;
     let text = String::from_utf8(bytes).unwrap_or_default();
     Ok(Secret::new(text.trim_end()))
 }

@@ -15,6 +15,15 @@ pub enum GrpcError {
         /// Where.
         listen: SocketAddr,
     },
+    /// With the clients' token everybody who may call could attach a worker, and read what others send.
+    #[error("taking in workers on {listen}, beyond loopback, needs a token of their own")]
+    WorkerTokenNeeded {
+        /// Where.
+        listen: SocketAddr,
+    },
+    /// The same.
+    #[error("the token of the workers is the one of the clients")]
+    OneTokenForBoth,
     /// Beyond loopback everybody could read along.
     #[error("listening on {listen}, beyond loopback, needs TLS")]
     TlsNeeded {
@@ -77,6 +86,8 @@ impl Coded for GrpcError {
     fn kind(&self) -> Kind {
         match self {
             Self::TokenNeeded { .. }
+            | Self::WorkerTokenNeeded { .. }
+            | Self::OneTokenForBoth
             | Self::TlsNeeded { .. }
             | Self::BadToken { .. }
             | Self::BadTls { .. }
@@ -90,6 +101,8 @@ impl Coded for GrpcError {
     fn code(&self) -> &'static str {
         match self {
             Self::TokenNeeded { .. } => "token_needed",
+            Self::WorkerTokenNeeded { .. } => "worker_token_needed",
+            Self::OneTokenForBoth => "one_token_for_both",
             Self::TlsNeeded { .. } => "tls_needed",
             Self::BadToken { .. } => "bad_token",
             Self::BadTls { .. } => "bad_tls",
@@ -103,6 +116,13 @@ impl Coded for GrpcError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::TokenNeeded { .. } => "give it a token, or listen on 127.0.0.1".to_owned(),
+            Self::WorkerTokenNeeded { .. } => {
+                "give the workers another token than the clients have: --worker-token-file".to_owned()
+            }
+            Self::OneTokenForBoth => {
+                "take another one for the workers: whoever attaches a worker reads what clients send"
+                    .to_owned()
+            }
             Self::TlsNeeded { .. } => {
                 "give it a certificate and a key, or allow plaintext where something else encrypts"
                     .to_owned()

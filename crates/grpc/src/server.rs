@@ -35,8 +35,12 @@ const FRAMES: usize = snakehouse_wire::MAX_FRAMES + 1024;
 pub struct ServerConfig {
     /// Where it listens. Port 0 takes a free one.
     pub listen: SocketAddr,
-    /// What clients and agents must present. Needed beyond loopback. 16 or more letters and digits.
+    /// What clients must present. Needed beyond loopback. 16 or more letters and digits.
     pub token: Option<Secret>,
+    /// What agents must present; without it [`token`](Self::token). Needed beyond loopback where
+    /// workers are taken in, and another one than the clients': whoever attaches a worker reads the
+    /// arguments of others.
+    pub worker_token: Option<Secret>,
     /// Needed beyond loopback, unless [`plaintext`](Self::plaintext) is said.
     pub tls: Option<ServerTls>,
     /// Whether it may listen beyond loopback without TLS: where something else encrypts. The token
@@ -58,11 +62,12 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
-    /// With the defaults, and neither token nor TLS.
+    /// With the defaults, and neither tokens nor TLS.
     pub fn new(listen: SocketAddr) -> Self {
         Self {
             listen,
             token: None,
+            worker_token: None,
             tls: None,
             plaintext: false,
             max_message: ByteSize::mib(64),
@@ -74,8 +79,8 @@ impl ServerConfig {
         }
     }
 
-    /// Closed by default.
-    fn check(&self) -> Result<Access, GrpcError> {
+    /// Closed by default. `takes_workers` is whether agents may come in.
+    fn check(&self, takes_workers: bool) -> Result<Doors, GrpcError> {
         let listen = self.listen;
         if !listen.ip().is_loopback() {
             if self.token.is_none() {
@@ -84,9 +89,25 @@ impl ServerConfig {
             if self.tls.is_none() && !self.plaintext {
                 return Err(GrpcError::TlsNeeded { listen });
             }
+            if takes_workers && self.worker_token.is_none() {
+                return Err(GrpcError::WorkerTokenNeeded { listen });
+            }
         }
-        Access::new(self.token.clone())
+        if let (Some(token), Some(of_workers)) = (&self.token, &self.worker_token)
+            && token.expose() == of_workers.expose()
+        {
+            return Err(GrpcError::OneTokenForBoth);
+        }
+        let workers = Access::new(self.worker_token.clone().or_else(|| self.token.clone()))?;
+        Ok(Doors { clients: Access::new(self.token.clone())?, workers })
     }
+}
+
+/// Who may come in where.
+#[derive(Clone, Debug)]
+struct Doors {
+    clients: Access,
+    workers: Access,
 }
 
 /// What a server serves.
@@ -122,14 +143,15 @@ impl Server {
     /// Start it after its pool, in the same scope or a later one, so that it stops before it.
     ///
     /// # Errors
-    /// [`GrpcError::TokenNeeded`], [`TlsNeeded`](GrpcError::TlsNeeded),
+    /// [`GrpcError::TokenNeeded`], [`WorkerTokenNeeded`](GrpcError::WorkerTokenNeeded),
+    /// [`OneTokenForBoth`](GrpcError::OneTokenForBoth), [`TlsNeeded`](GrpcError::TlsNeeded),
     /// [`BadToken`](GrpcError::BadToken), [`NotBound`](GrpcError::NotBound).
     pub async fn start(
         scope: &Scope,
         config: ServerConfig,
         services: Services,
     ) -> Result<Self, GrpcError> {
-        let access = config.check()?;
+        let doors = config.check(services.workers.is_some())?;
         let listen = config.listen;
         let not_bound = |source| GrpcError::NotBound { listen, source };
         let listener = Arc::new(TcpListener::bind(listen).await.map_err(not_bound)?);
@@ -146,7 +168,7 @@ impl Server {
                 .max_decoding_message_size(FRAMES)
         });
         let (peer, has_entered) = (Arc::from(""), Arc::default());
-        let router = Router { access, front_door, workers, peer, has_entered };
+        let router = Router { doors, front_door, workers, peer, has_entered };
         let limits = Limits {
             connections: config.connections,
             streams: config.streams,
@@ -177,7 +199,7 @@ impl Server {
 /// Gives a request to its service, if it may come in.
 #[derive(Clone)]
 pub(crate) struct Router {
-    access: Access,
+    doors: Doors,
     front_door: Option<PoolServer<FrontDoor>>,
     workers: Option<WorkerServer<AttachService>>,
     peer: Arc<str>,
@@ -208,15 +230,18 @@ impl hyper::service::Service<Request<Incoming>> for Router {
     type Future = Answer;
 
     fn call(&self, mut request: Request<Incoming>) -> Answer {
-        if let Err(status) = self.access.admit(request.headers()) {
+        let service = request.uri().path().split('/').nth(1).unwrap_or_default();
+        let (is_pool, is_worker) =
+            (service == "snakehouse.v1.Pool", service == "snakehouse.v1.Worker");
+        let door = if is_worker { &self.doors.workers } else { &self.doors.clients };
+        if let Err(status) = door.admit(request.headers()) {
             return answer(status);
         }
         self.has_entered.store(true, Relaxed);
         request.extensions_mut().insert(PeerName(self.peer.clone()));
-        let service = request.uri().path().split('/').nth(1).unwrap_or_default();
-        match (service, &self.front_door, &self.workers) {
-            ("snakehouse.v1.Pool", Some(pool), _) => pool.clone().call(request),
-            ("snakehouse.v1.Worker", _, Some(workers)) => workers.clone().call(request),
+        match (&self.front_door, &self.workers) {
+            (Some(pool), _) if is_pool => pool.clone().call(request),
+            (_, Some(workers)) if is_worker => workers.clone().call(request),
             _ => answer(Status::new(Code::Unimplemented, "this server has no such service")),
         }
     }
@@ -242,7 +267,7 @@ mod tests {
             let mut config = ServerConfig::new(listen.parse().unwrap());
             (config.token, config.tls, config.plaintext) =
                 (token.cloned(), tls.cloned(), plaintext);
-            config.check().map(drop).map_err(|error| error.code())
+            config.check(false).map(drop).map_err(|error| error.code())
         };
         assert_eq!(code("127.0.0.1:0", None, None, false), Ok(()));
         assert_eq!(code("[::1]:0", None, None, false), Ok(()));
@@ -254,5 +279,26 @@ mod tests {
         }
         let weak = Secret::new("weak");
         assert_eq!(code("127.0.0.1:0", Some(&weak), None, false), Err("bad_token"));
+    }
+
+    #[test]
+    fn where_workers_come_in_beyond_loopback_they_have_a_token_of_their_own() {
+        let (one, other) = (Secret::new("0123456789abcdef"), Secret::new("fedcba9876543210"));
+        let code = |listen: &str, token: Option<&Secret>, worker_token: Option<&Secret>| {
+            let mut config = ServerConfig::new(listen.parse().unwrap());
+            (config.token, config.worker_token) = (token.cloned(), worker_token.cloned());
+            config.plaintext = true;
+            config.check(true).map(drop).map_err(|error| error.code())
+        };
+        let (here, beyond) = ("127.0.0.1:0", "0.0.0.0:0");
+        assert_eq!(code(here, None, None), Ok(()));
+        assert_eq!(code(here, Some(&one), None), Ok(()));
+        assert_eq!(code(here, Some(&one), Some(&other)), Ok(()));
+        assert_eq!(code(here, Some(&one), Some(&one)), Err("one_token_for_both"));
+        assert_eq!(code(beyond, None, Some(&other)), Err("token_needed"));
+        assert_eq!(code(beyond, Some(&one), None), Err("worker_token_needed"));
+        assert_eq!(code(beyond, Some(&one), Some(&one)), Err("one_token_for_both"));
+        assert_eq!(code(beyond, Some(&one), Some(&other)), Ok(()));
+        assert_eq!(code(here, None, Some(&Secret::new("weak"))), Err("bad_token"));
     }
 }

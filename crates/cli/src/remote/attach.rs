@@ -59,7 +59,7 @@ fn files(args: &WorkerAttachArgs) -> impl FnOnce() -> Result<Files, CliError> + 
     let (token_file, ca) = (args.token_file.clone(), args.ca.clone());
     let own = args.cert.clone().zip(args.key.clone());
     move || {
-        let token = token_file.as_deref().map(token).transpose()?;
+        let token = token_file.map(|file| token("--token-file", &file)).transpose()?;
         let Some(ca) = ca else { return Ok(Files { token, tls: None }) };
         let own = match own {
             Some((certificate, key)) => Some((read("--cert", &certificate)?, read("--key", &key)?)),

@@ -51,10 +51,13 @@ fn listening(
 ) -> impl FnOnce() -> Result<ServerConfig, CliError> + Send + use<> {
     let mut server = ServerConfig::new(args.listen);
     server.plaintext = args.plaintext;
-    let (token_file, client_ca) = (args.token_file.clone(), args.client_ca.clone());
+    let (token_file, worker_token_file) = (args.token_file.clone(), args.worker_token_file.clone());
+    let client_ca = args.client_ca.clone();
     let pair = args.tls_cert.clone().zip(args.tls_key.clone());
     move || {
-        server.token = token_file.as_deref().map(token).transpose()?;
+        server.token = token_file.map(|file| token("--token-file", &file)).transpose()?;
+        let of_workers = worker_token_file.map(|file| token("--worker-token-file", &file));
+        server.worker_token = of_workers.transpose()?;
         if let Some((certificate, key)) = pair {
             let ca = client_ca.map(|file| read("--client-ca", &file)).transpose()?;
             let (certificate, key) = (read("--tls-cert", &certificate)?, read("--tls-key", &key)?);

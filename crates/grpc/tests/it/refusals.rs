@@ -48,6 +48,27 @@ fn a_wrong_token_is_refused_at_both_doors() {
 }
 
 #[test]
+fn the_token_of_one_door_does_not_open_the_other() {
+    run(async {
+        let rig = Rig::new().await;
+        let (pool, workers) = rig.open_pool(1).await;
+        let mut config = config();
+        config.worker_token = Some(Secret::new("a-token-of-the-workers"));
+        let (server, _scope) = rig.serve(config.clone(), Some(&pool), Some(&workers)).await;
+        let clients = dial(server.local_addr());
+        let agents = Dial { token: config.worker_token, ..clients.clone() };
+        let status = rig.client(&agents).await.call(request("pid", None)).await.unwrap_err();
+        assert_eq!(told(&status).code, "wrong_token");
+        let error = rig.agent(clients.clone()).gave_up().await;
+        let GrpcError::AttachRefused { reason, .. } = &error else { panic!("{error:?}") };
+        assert_eq!(reason, "wrong_token");
+        let _agent = rig.agent(agents);
+        rig.client(&clients).await.call(request("pid", None)).await.unwrap();
+        rig.end().await;
+    });
+}
+
+#[test]
 fn another_version_of_the_frames_is_refused() {
     run(async {
         let rig = Rig::new().await;
