@@ -219,6 +219,7 @@ fn one_that_is_to_end_and_goes_on_talking_is_let_go() {
         let (server, _scope) = rig.serve(config(), None, Some(&workers)).await;
         let mut client = rig.worker_client(&dial(server.local_addr())).await;
         let talk = stream::unfold((), |()| async {
+            // audit(sleep): it is a peer that says something now and then, as long as it may.
             tokio::time::sleep(Duration::from_millis(100)).await;
             let pong = vec![0, 0, 0, 0, 9, 0, 0, 0, 0];
             Some((frames(pong), ()))

@@ -333,8 +333,8 @@ mod tests {
         let frames = Bytes::from([&long[..], &[9, 0, 0, 0, 0], &body].concat());
         let put = async { to_pool.put(&frames).await };
         let kill = async {
-            // By then the socket is full.
-            sleep(Duration::from_millis(50)).await;
+            // By then the socket is full: the frame is longer than it.
+            tokio::task::yield_now().await;
             process.hold.kill().unwrap();
         };
         let (put, ()) = tokio::join!(put, kill);
