@@ -5,7 +5,7 @@
 //! to.
 
 use std::error::Error;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitCode, ExitStatus, Stdio, Termination};
 
@@ -36,6 +36,8 @@ async fn body(host: &Host, way: &str) -> Result<(), Box<dyn Error>> {
     pids.extend(litter.as_slice().ok_or("a list")?.iter().map(as_pid));
     let pids: Vec<_> = pids.iter().map(u32::to_string).collect();
     println!("pids {}", pids.join(" "));
+    // Until they are watched: a process that is gone cannot be.
+    std::io::stdin().read_line(&mut String::new())?;
     match way {
         "end" => Ok(()),
         "error" => Err("as was wished".into()),
@@ -60,6 +62,7 @@ fn start(way: &str, cache: &Path) -> Started {
         .args(["--exact", "scripts::a_script", "--ignored", "--nocapture"])
         .env(WAY, way)
         .env("XDG_CACHE_HOME", cache)
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -72,6 +75,7 @@ fn start(way: &str, cache: &Path) -> Started {
         .find_map(|line| line.strip_prefix("pids ").map(str::to_owned))
         .expect("the script did not get ready");
     let below = pids.split(' ').map(|pid| Watched::new(pid.parse().unwrap())).collect();
+    child.stdin.take().unwrap().write_all(b"go on\n").unwrap();
     Started { child, stdout, below }
 }
 
