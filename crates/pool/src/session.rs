@@ -3,7 +3,7 @@
 //! A [`Session`] is a handle. What the pool knows of a session is in its dispatcher: to which life of
 //! which worker it is bound, and until when it lives. A session with a name is there for whoever
 //! names it, until it is closed, expires, or is lost with its worker; one without a name ends with its
-//! handle. Tested in `dispatcher/bindings.rs` and its model without workers, and with real ones in
+//! handle. Tested in `dispatcher/session_rules.rs` and its model without workers, and with real ones in
 //! `tests/it/sessions.rs` and `tests/it/named_sessions.rs`.
 
 mod options;

@@ -5,8 +5,7 @@
 //! the call's deadline, or with the connection; it is answered exactly once, unless the worker is dead.
 //! How many are open, and how many bytes they brought, has a limit for each worker and for the pool;
 //! one over it is refused by name. A permit is held until the answer is written: a worker that does not
-//! read its answers gets no more. Tested with real workers in `tests/it/callbacks.rs`, with hostile ones
-//! in `tests/it/hostile.rs`.
+//! read its answers gets no more. Tested with real workers in `tests/it/callbacks.rs`.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

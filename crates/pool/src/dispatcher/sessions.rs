@@ -6,7 +6,7 @@
 //! moved when its time comes and the session was used since, so that a session costs the timer one
 //! look per time to live, however often it is used.
 //!
-//! It cannot fail but by its quota. Tested in `bindings.rs` and by the model test of the dispatcher.
+//! It cannot fail but by its quota. Tested in `session_rules.rs` and by the model test of the dispatcher.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
