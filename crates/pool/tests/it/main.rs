@@ -16,6 +16,7 @@ mod callbacks;
 mod calls;
 mod cancels;
 mod causes;
+mod cells;
 mod codes;
 mod concurrent;
 mod deaths;
