@@ -1,9 +1,10 @@
-//! Runs every rule over every source file, and the checks of edges, lints and codes.
+//! Runs every rule over every source file, and the checks of edges, lints, codes and pages.
 
 use std::path::{Path, PathBuf};
 
 use crate::Finding;
 use crate::codes;
+use crate::docs;
 use crate::edges;
 use crate::lints;
 use crate::rules::RULES;
@@ -32,6 +33,9 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Finding>, String> {
     let mut findings: Vec<_> = sources.iter().flat_map(audit).collect();
     findings.extend(edges::check(root)?);
     findings.extend(lints::check(root, &sources)?);
+    for page in docs::PAGES {
+        findings.extend(docs::missing(page, &read(&root.join(page))?, &sources, &python));
+    }
     findings.extend(codes::untested(&sources, &python, &read(&root.join(codes::LIST))?));
     Ok(findings)
 }

@@ -9,6 +9,7 @@
 
 mod audit;
 mod codes;
+mod docs;
 mod edges;
 mod lints;
 mod planted;
@@ -21,6 +22,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// One thing that must not be, and where.
+#[derive(Debug)]
 struct Finding {
     place: String,
     what: String,

@@ -115,18 +115,9 @@ fn eight_sleeps_of_a_second_share_a_worker() {
         {
             let spec = python_streams::tools(name).capacity(8, mode);
             let pool = rig.pool_of(spec, workers(1)).await;
-            let sleep = || call(&pool, "work", Args::none().arg(1).arg("sleep").arg(1.0));
+            let work = || call(&pool, "work", Args::none().arg(1).arg("sleep").arg(1.0));
             let began = now();
-            let done = tokio::join!(
-                sleep(),
-                sleep(),
-                sleep(),
-                sleep(),
-                sleep(),
-                sleep(),
-                sleep(),
-                sleep()
-            );
+            let done = tokio::join!(work(), work(), work(), work(), work(), work(), work(), work());
             let took = now() - began;
             for one in [done.0, done.1, done.2, done.3, done.4, done.5, done.6, done.7] {
                 one.unwrap();
