@@ -180,6 +180,37 @@ fn streams_that_break_and_streams_that_nobody_wants() {
     });
 }
 
+/// What passes after Python yields is a part of the way there and back.
+#[test]
+#[ignore = "a measurement"]
+fn an_item_there_and_back_beside_a_call() {
+    run(async {
+        let rig = Rig::new().await;
+        let pool = rig.pool_of(python_streams::tools("stream_tools.py"), workers(1)).await;
+        let (mut items, mut calls) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            for _ in 0..100 {
+                let began = now();
+                call(&pool, "pid", Args::none()).await.unwrap();
+                calls.push(now() - began);
+            }
+            let stream = pool.stream("echo", Args::none(), soon()).await.unwrap();
+            for _ in 0..100 {
+                let began = now();
+                stream.send("a token of text").await.unwrap();
+                stream.next().await.unwrap().unwrap();
+                items.push(now() - began);
+            }
+            stream.finish_sending();
+            stream.result().await.unwrap();
+        }
+        let call = report("a call", "-", calls);
+        let item = report("an item there and back", "the line above", items);
+        println!("{:52} {:.2}", "ratio", item.as_secs_f64() / call.as_secs_f64());
+        rig.end().await;
+    });
+}
+
 #[test]
 #[ignore = "a measurement"]
 fn a_gibibyte_by_reference() {
