@@ -203,7 +203,7 @@ const SOAKS: &[Soak] = &[
         name: "fuzz",
         what: "mutated values and frames for the decoders of both sides",
         variable: "SNAKEHOUSE_FUZZ",
-        size: 3_000_000,
+        size: 40_000_000,
         commands: &[
             &["test", "-p", "snakehouse-wire", "--test", "fuzz"],
             &["test", "-p", "snakehouse-pool", "--test", "it", "rust_and_python_agree"],

@@ -2,7 +2,7 @@
 //!
 //! The inputs of `crates/wire/tests/fuzz.rs`, put before a real worker: what Rust accepts, Python
 //! accepts, as the same value, and the other way round. `SNAKEHOUSE_FUZZ` says how many (default
-//! 20,000; soak 3,000,000). With `SNAKEHOUSE_MSGPACK_PYTHON` the C codec is asked as well.
+//! 20,000; soak 40,000,000). With `SNAKEHOUSE_MSGPACK_PYTHON` the C codec is asked as well.
 
 use bytes::Bytes;
 use snakehouse_pool::{Args, Value, WorkerSpec};
