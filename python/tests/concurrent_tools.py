@@ -32,6 +32,17 @@ async def nap(seconds: float) -> int:
     return together["most"]
 
 
+barriers: dict[int, asyncio.Barrier] = {}
+
+
+@snakehouse.tool
+async def meet(number: int) -> int:
+    """Waits until so many calls are in here at once; gives a place of its own to each."""
+    barrier = barriers.setdefault(number, asyncio.Barrier(number))
+    async with asyncio.timeout(30.0):
+        return await barrier.wait()
+
+
 @snakehouse.tool
 async def wait() -> str:
     print("ready")

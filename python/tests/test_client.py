@@ -134,6 +134,7 @@ def test_tools_and_numbers_can_be_read(client: Client) -> None:
     add = next(tool for tool in client.tools() if tool.name == "add")
     assert (add.kind, add.doc) == ("function", "Add two numbers.")
     assert add.parameters["required"] == ["a"]
+    assert client.call("add", 1, 2) == 3
     stats = client.stats()
     assert (stats.pool, stats.workers) == ("tools", 1)
     assert stats.outcomes["ok"] > 0

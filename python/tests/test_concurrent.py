@@ -9,7 +9,6 @@ import random
 import select
 import socket
 import struct
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,15 +47,12 @@ def test_the_hello_says_how_many(host: Host) -> None:
 
 
 def test_as_many_calls_as_the_capacity_run_at_once(host: Host) -> None:
-    frames = [host.open_frames("nap", 1.0) for _ in range(8)]
-    began = time.monotonic()
+    frames = [host.open_frames("meet", 8) for _ in range(8)]
     host.send(b"".join(data for _, data in frames))
-    answers = [host.reply() for _ in frames]
-    took = time.monotonic() - began
-    assert {stream for stream, _ in answers} == {stream for stream, _ in frames}
-    assert [reply for _, reply in answers] == [(LAST, 8)] * 8
-    # One after the other they take 8.
-    assert 1.0 <= took < 6.0
+    # None of them ends before all of them run.
+    answers = dict(host.reply() for _ in frames)
+    assert set(answers) == {stream for stream, _ in frames}
+    assert sorted(answers.values()) == [(LAST, place) for place in range(8)]
 
 
 def test_more_calls_wait_their_turn(host: Host) -> None:
@@ -77,6 +73,12 @@ def test_a_quick_call_overtakes_a_slow_one(host: Host) -> None:
 def start_waiting(host: Host) -> int:
     """A call that ends when it is cancelled; in a thread, not before it wakes up."""
     return host.start("wait", "sleep") if is_threads(host) else host.start("wait")
+
+
+def flood(host: Host, data: bytes) -> None:
+    """Send what a worker need not read to its end: it may hang up before."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        host.send(data)
 
 
 def is_threads(host: Host) -> bool:
@@ -449,7 +451,7 @@ def test_a_host_that_asks_and_does_not_read_is_left(start_host: Start) -> None:
     host = start_mode(start_host, "asyncio", 2)
     host.start("echo", "x" * (8 << 20))
     select.select([host.socket], [], [])
-    host.send(_frames.frame(_frames.KIND_PING, 0, b"12345678") * 5000)
+    flood(host, _frames.frame(_frames.KIND_PING, 0, b"12345678") * 5000)
     assert host.process.wait(BOUND) == 76
 
 
@@ -507,5 +509,5 @@ def test_items_that_arrive_are_bounded_together() -> None:
 def test_calls_that_wait_for_a_thread_are_bounded_in_number(threads: Host) -> None:
     streams = [threads.open_frames("wait", "sleep") for _ in range(8)]
     streams += [threads.open_frames("echo", 1) for _ in range(4097)]
-    threads.send(b"".join(data for _, data in streams))
+    flood(threads, b"".join(data for _, data in streams))
     assert threads.process.wait(BOUND) == 76

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_cancel import wait_until
 
 from conftest import BOUND, WORKER
 
@@ -258,10 +259,10 @@ def test_it_sleeps_while_something_below_it_cannot_be_ended(
     reaper.expect("spawned")
     other = int(reaper.read(10))
     reaper.hang_up()
+    wait_until(lambda: not Path(f"/proc/{other}").exists())
     with pytest.raises(subprocess.TimeoutExpired):
         # Not how long it takes is of interest but how often it looks meanwhile.
         reaper.process.wait(timeout=0.5)
-    assert not Path(f"/proc/{other}").exists()
     os.kill(untouchable, 9)
     said = reaper.gone().splitlines()
     refused = f"snakehouse reaper: cannot end process {untouchable}: Operation not permitted"

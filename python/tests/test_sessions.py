@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 import snakehouse
-from conftest import Host
+from conftest import BOUND, Host
 from snakehouse import _frames, _msgpack, _sessions
 
 HERE = Path(__file__).parent
@@ -43,7 +44,9 @@ def limit(host: Host, **limits: int) -> None:
 
 def wait_for(host: Host, file: Path, lines: int) -> list[str]:
     """What the hooks wrote, as soon as it is so much. Calls go on meanwhile."""
+    end = time.monotonic() + BOUND
     while not file.exists() or len(file.read_text().splitlines()) < lines:
+        assert time.monotonic() < end, file.read_text() if file.exists() else "nothing"
         host.call("who")
     return file.read_text().splitlines()
 

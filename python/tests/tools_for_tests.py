@@ -540,6 +540,17 @@ def nap(seconds: float) -> int:
         return together["most"]
 
 
+barriers: dict[int, threading.Barrier] = {}
+
+
+@snakehouse.tool
+def meet(number: int) -> int:
+    """Waits until so many calls are in here at once; gives a place of its own to each."""
+    with lock:
+        barrier = barriers.setdefault(number, threading.Barrier(number, timeout=30.0))
+    return barrier.wait()
+
+
 @snakehouse.tool
 def thread() -> str:
     return threading.current_thread().name
