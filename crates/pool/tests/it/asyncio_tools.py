@@ -48,11 +48,11 @@ async def work(number, how, seconds):
 
 @tool
 async def stubborn(path):
-    """Does not end when it is cancelled."""
-    with open(path, "a") as file:
-        file.write("running\n")
+    """Does not end when it is cancelled, once it has left its trace."""
     while True:
         try:
+            with open(path, "a") as file:
+                file.write("running\n")
             await asyncio.sleep(600)
         except BaseException:
             pass

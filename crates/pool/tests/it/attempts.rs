@@ -79,7 +79,7 @@ fn a_repeat_has_the_call_s_own_deadline_and_a_failure_is_not_repeated() {
 fn a_breaker_opens_on_dead_workers_and_closes_with_a_probe_that_lives() {
     run(async {
         let rig = Rig::new().await;
-        let open = Backoff::new(Duration::from_millis(300), Duration::from_secs(1), Jitter::None);
+        let open = Backoff::new(Duration::from_secs(1), Duration::from_secs(2), Jitter::None);
         let rules = BreakerConfig {
             trip: Trip::Consecutive(3),
             open: open.unwrap(),

@@ -71,8 +71,12 @@ fn a_tool_that_does_not_end_costs_its_worker() {
         let spec = spec().cancel_grace(Some(Duration::from_millis(100)));
         let pool = rig.pool_of(spec, workers(1)).await;
         let before = call_pid(&pool).await;
-        let error = pool.call("stubborn", Args::none(), briefly()).await.unwrap_err();
-        assert_eq!(error, CallError::Deadline { at: Where::Worker });
+        let trace = Trace::new();
+        // A cancel that comes before the tool is deaf ends it like any other.
+        let in_time = CallOptions::within(Duration::from_secs(2));
+        let stubborn = pool.call("stubborn", Args::none().arg(trace.path()), in_time);
+        let (outcome, ()) = tokio::join!(stubborn, trace.wait_for("running"));
+        assert_eq!(outcome, Err(CallError::Deadline { at: Where::Worker }));
         assert_ne!(call_pid(&pool).await, before);
         assert_eq!(pool.workers()[0].restarts, 1);
         rig.end().await;
@@ -85,7 +89,9 @@ fn a_tool_that_does_not_end_costs_its_worker() {
 fn a_cancelled_call_that_is_over_costs_no_other() {
     run(async {
         let rig = Rig::new().await;
-        let spec = spec().cancel_grace(Some(Duration::from_millis(100)));
+        // Time enough for a worker that goes on to say so, on any machine; the call that it runs then
+        // takes longer.
+        let spec = spec().cancel_grace(Some(Duration::from_secs(1)));
         let pool = rig.pool_of(spec, workers(1)).await;
         open_the_window(&pool, "sleep").await;
         let worker = Watched::new(pool.workers()[0].pid.unwrap());
@@ -97,7 +103,7 @@ fn a_cancelled_call_that_is_over_costs_no_other() {
         worker.pause();
         let over = [task(0.0, briefly()), task(0.0, briefly())];
         wait_until(&pool, |pool| pool.workers()[0].in_flight == 2).await;
-        let bystander = task(0.5, crate::support::soon());
+        let bystander = task(2.0, crate::support::soon());
         wait_until(&pool, |pool| pool.workers()[0].in_flight == 3).await;
         for over in over {
             let error = over.await.unwrap().unwrap_err();

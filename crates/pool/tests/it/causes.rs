@@ -89,8 +89,14 @@ fn what_the_pool_does_to_a_worker_has_names() {
         let config = PoolConfig { stop_grace: Duration::from_millis(50), ..workers(1) };
         let pool = rig.pool_of(spec().cancel_grace(grace), config).await;
         let session = pool.session(soon().deadline).await.unwrap();
-        let within = snakehouse_pool::CallOptions::within(Duration::from_millis(100));
-        session.call("stubborn", Args::none(), within).await.unwrap_err();
+        let trace = Trace::new();
+        let mut deaf = Box::pin(session.call("stubborn", Args::none().arg(trace.path()), soon()));
+        tokio::select! {
+            biased;
+            outcome = &mut deaf => panic!("{outcome:?}"),
+            () = trace.wait_for("running") => {}
+        }
+        drop(deaf);
         let end = session.ended().await;
         let lost = end.death().unwrap();
         assert_eq!(*lost, Death::Killed(KillReason::CancelIgnored));
@@ -131,7 +137,7 @@ fn what_fails_before_the_first_call_has_names() {
         };
         let soon = crate::support::BOUND;
         let mute = WorkerSpec::program("mute", "/bin/sleep", ["600"]);
-        assert_eq!(start(mute, Duration::from_millis(300)).await, "no_hello");
+        assert_eq!(start(mute, Duration::from_secs(2)).await, "no_hello");
         assert_eq!(start(greets("b'\\xc0'"), soon).await, "bad_hello");
         let missing = WorkerSpec::python("missing", python()).module("no_such_module");
         assert_eq!(start(missing, soon).await, "refused_to_serve");

@@ -9,8 +9,8 @@ use snakehouse_pool::{
 };
 
 use crate::support::{
-    Rig, Trace, Watched, call, call_pid, open_the_window, python, run, spec, tools, wait_until,
-    watched, workers,
+    BOUND, Rig, Trace, Watched, call, call_pid, open_the_window, python, run, spec, tools,
+    wait_until, watched, workers,
 };
 
 fn died(error: CallError) -> (Incarnation, Death) {
@@ -177,15 +177,17 @@ fn garbage_and_silence_cost_the_worker() {
 fn a_worker_that_never_serves_is_a_typed_error_with_its_words() {
     run(async {
         let rig = Rig::new().await;
-        let quick = || PoolConfig { start_within: Duration::from_secs(2), ..workers(1) };
-        let start = async |spec: WorkerSpec| {
-            let start = Pool::start(rig.root.scope(), rig.reaper.clone(), spec, quick());
+        let start_within = async |spec: WorkerSpec, start_within: Duration| {
+            let config = PoolConfig { start_within, ..workers(1) };
+            let start = Pool::start(rig.root.scope(), rig.reaper.clone(), spec, config);
             let error = start.await.unwrap_err();
             assert_eq!(error.kind(), Kind::Environment);
             error
         };
+        let start = async |spec: WorkerSpec| start_within(spec, BOUND).await;
 
-        let error = start(WorkerSpec::program("mute", "/bin/sleep", ["600"])).await;
+        let mute = WorkerSpec::program("mute", "/bin/sleep", ["600"]);
+        let error = start_within(mute, Duration::from_secs(2)).await;
         assert_eq!(error.code(), "worker_not_ready");
         assert!(error.to_string().contains("did not say hello"), "{error}");
 

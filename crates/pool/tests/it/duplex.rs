@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use snakehouse_base::ByteSize;
 use snakehouse_pool::{Args, Pool, Value, WorkerSpec};
+use snakehouse_testkit::in_own_process;
 
 use crate::support::{BOUND, Rig, run, workers};
 use crate::{python_streams, scripted};
@@ -68,12 +69,18 @@ async fn echoes_at_constant_memory(spec: WorkerSpec) {
     rig.end().await;
 }
 
+// It measures the memory of its process, to which other tests add.
+
 #[test]
 fn a_scripted_worker_echoes_at_constant_memory() {
-    run(echoes_at_constant_memory(scripted::spec()));
+    in_own_process("duplex::a_scripted_worker_echoes_at_constant_memory", || {
+        run(echoes_at_constant_memory(scripted::spec()));
+    });
 }
 
 #[test]
 fn a_python_worker_echoes_at_constant_memory() {
-    run(echoes_at_constant_memory(python_streams::spec()));
+    in_own_process("duplex::a_python_worker_echoes_at_constant_memory", || {
+        run(echoes_at_constant_memory(python_streams::spec()));
+    });
 }

@@ -117,7 +117,7 @@ fn a_session_expires_and_says_so() {
     run(async {
         let rig = Rig::new().await;
         let pool = rig.pool(workers(1)).await;
-        let options = queue().ttl(Duration::from_millis(50));
+        let options = queue().ttl(Duration::from_secs(1));
         let session = pool.named_session("short", options).unwrap();
         session.call("count", Args::none(), soon()).await.unwrap();
         assert_eq!(session.ended().await, SessionEnd::Expired);
@@ -185,7 +185,7 @@ fn python_knows_a_session_s_name_and_drops_its_state_with_it() {
             session.call("note_in", note(), soon()).await.unwrap();
             session.close();
         }
-        let short = queue().ttl(Duration::from_millis(20));
+        let short = queue().ttl(Duration::from_secs(1));
         let session = pool.named_session("bob", short).unwrap();
         session.call("note_in", note(), soon()).await.unwrap();
         ends.wait_for("bob expired").await;

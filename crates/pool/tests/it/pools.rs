@@ -219,8 +219,12 @@ fn a_pool_that_changes_all_the_time_loses_no_call() {
             .collect();
         for kills in 1..=20 {
             let served = pool.counters().answered + 50;
-            wait_until(&pool, |pool| pool.counters().answered >= served).await;
-            let pids: Vec<_> = pool.workers().iter().filter_map(|worker| worker.pid).collect();
+            let mut pids = Vec::new();
+            wait_until(&pool, |pool| {
+                pids = pool.workers().iter().filter_map(|worker| worker.pid).collect();
+                pool.counters().answered >= served && !pids.is_empty()
+            })
+            .await;
             // It may end by itself before it is hit.
             if let Some(worker) = Watched::find(pids[pick(&chance, pids.len())]) {
                 worker.kill();

@@ -148,15 +148,17 @@ fn all_workers_are_replaced_on_request_and_no_call_fails() {
     run(async {
         let rig = Rig::new().await;
         let pool = rig.pool(workers(2)).await;
-        let trace = Trace::new();
-        let mut slow = Box::pin(call(&pool, "append", trace.args("begun").arg(1.0)));
+        let (trace, gate) = (Trace::new(), Trace::new());
+        let args = trace.args("begun").arg(gate.path());
+        let mut slow = Box::pin(call(&pool, "append_and_wait", args));
         tokio::select! {
             biased;
-            _ = &mut slow => panic!("it takes a second"),
+            _ = &mut slow => panic!("it waits"),
             () = trace.wait_for("begun") => {}
         }
         let before: Vec<_> = pool.workers().iter().map(|w| Watched::new(w.pid.unwrap())).collect();
         assert_eq!(pool.recycle_all(), 2);
+        gate.write("go on");
         assert_eq!(slow.await.unwrap().as_str(), Some("begun"));
         before.iter().for_each(Watched::gone);
         wait_until(&pool, |pool| pool.workers().len() == 2).await;

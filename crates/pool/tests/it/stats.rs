@@ -130,30 +130,36 @@ fn what_waits_and_what_is_late_is_seen() {
     run(async {
         let rig = Rig::new().await;
         let pool = rig.pool(workers(1)).await;
-        let trace = Trace::new();
-        let running = call(&pool, "append", trace.args("first").arg(0.2));
+        let (trace, gate) = (Trace::new(), Trace::new());
+        let running = call(&pool, "append_and_wait", trace.args("first").arg(gate.path()));
         let waiting = async {
             trace.wait_for("first").await;
             let second = call(&pool, "echo", Args::none().arg(1));
             let looking = async {
                 wait_until(&pool, |pool| pool.waiting() == 1).await;
-                wait_until(&pool, |pool| pool.stats().oldest_wait_us > Some(1000)).await;
+                wait_until(&pool, |pool| pool.stats().oldest_wait_us > Some(20_000)).await;
                 let stats = pool.stats();
                 assert_eq!((stats.waiting, stats.in_flight, stats.workers), (1, 1, 1));
+                gate.write("go on");
             };
             tokio::join!(second, looking).0
         };
         let (first, second) = tokio::join!(running, waiting);
         assert!(first.is_ok() && second.is_ok());
         assert_eq!(pool.stats().outcomes.ok, 2);
-        assert!(pool.stats().latency.max_us >= 200_000, "the first took that long");
+        assert!(pool.stats().latency.max_us >= 20_000, "the first took that long");
 
-        // A call that is over by the time its cancel comes: its result is dropped.
-        let before = pool.counters().late;
         let within = CallOptions::within(Duration::from_millis(30));
-        pool.call("swallow_cancel", Args::none().arg(0.2), within).await.unwrap_err();
-        wait_until(&pool, |pool| pool.counters().late == before + 1).await;
+        pool.call("sleep", Args::none().arg(600), within).await.unwrap_err();
         assert_eq!(pool.stats().outcomes.deadline_at_worker, 1);
+        // A call that gives a result nonetheless, which is dropped.
+        let before = pool.counters().late;
+        tokio::select! {
+            biased;
+            _ = call(&pool, "shrug", trace.args("deaf")) => panic!("it slept enough"),
+            () = trace.wait_for("deaf") => {}
+        }
+        wait_until(&pool, |pool| pool.counters().late == before + 1).await;
         call(&pool, "say", Args::none().arg("hello").arg(3)).await.unwrap();
         wait_until(&pool, |pool| pool.stats().output.lines == 4).await;
         rig.end().await;

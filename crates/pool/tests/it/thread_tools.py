@@ -54,11 +54,11 @@ def work(number, how, seconds):
 
 @tool
 def stubborn(path):
-    """Does not end when it is cancelled."""
-    with open(path, "a") as file:
-        file.write("running\n")
+    """Does not end when it is cancelled, once it has left its trace."""
     while True:
         try:
+            with open(path, "a") as file:
+                file.write("running\n")
             time.sleep(600)
         except BaseException:
             pass

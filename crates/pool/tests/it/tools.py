@@ -83,10 +83,12 @@ def spin():
 
 
 @tool
-def stubborn():
-    """Does not end when it is cancelled."""
+def stubborn(path=None):
+    """Does not end when it is cancelled; leaves a trace once that is so."""
     while True:
         try:
+            if path:
+                append(path, "running")
             time.sleep(600)
         except BaseException:
             pass
@@ -254,25 +256,6 @@ def hang_up():
 @tool
 def stop_self():
     os.kill(os.getpid(), signal.SIGSTOP)
-
-
-@tool
-def swallow_cancel(seconds):
-    """Takes its time, whatever it is told, and gives a result."""
-    end = time.monotonic() + seconds
-
-    # A function of its own: CPython 3.13 leaves the jump back of a `while` out of its `try`
-    # (gh-130279).
-    def work():
-        while time.monotonic() < end:
-            time.sleep(0.01)
-
-    while True:
-        try:
-            work()
-            return "done"
-        except BaseException:
-            pass
 
 
 @tool

@@ -56,9 +56,10 @@ impl Collector {
                         let header = request.headers().get("authorization");
                         let authorization = header.map(|h| h.to_str().unwrap().to_owned());
                         let body = request.into_body().collect().await.unwrap().to_bytes();
+                        // What is posted is answered as it was when the test hears of it.
+                        let status = answer.load(Ordering::Relaxed);
                         let _ = sender.send(Posted { path, authorization, body }).await;
                         let mut response = Response::new(Full::new(Bytes::new()));
-                        let status = answer.load(Ordering::Relaxed);
                         *response.status_mut() = status.try_into().unwrap();
                         Ok::<_, Infallible>(response)
                     }
