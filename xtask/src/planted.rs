@@ -112,6 +112,8 @@ fn test(root: &Path, copy: &Path, bug: &Bug) -> Result<Output, String> {
         .args(&bug.test)
         .current_dir(copy)
         .env("CARGO_TARGET_DIR", root.join("target"))
+        // A bug is a few lines, and its crate is built for each.
+        .env("CARGO_INCREMENTAL", "1")
         .output()
         .map_err(|error| format!("failed to start cargo: {error}"))
 }
