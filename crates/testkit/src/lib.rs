@@ -6,7 +6,8 @@
 //! test, real processes and files, waiting on conditions with [`wait_until`] or [`eventually`].
 //!
 //! **What it owns.** Runtimes of tests, the [`LeakProbe`], the [`Process`] probe, [seeds](for_each_seed),
-//! [own processes](in_own_process) for tests of process-wide things, [poll counting](counted), and
+//! [own processes](in_own_process) for tests of process-wide things, [programs](executable) that a
+//! test writes, [poll counting](counted), and
 //! a [`Transport`] in memory that lives through a [`Timeline`] of outages and keeps a [`Ledger`],
 //! [points of failure](Faults) that follow a seeded plan of [`Chaos`], a
 //! [runtime](virtual_time_prompt) that finds polls which hold everybody up, and a [`Recorder`] of
@@ -26,6 +27,7 @@ mod faults;
 mod isolate;
 mod leaks;
 mod process;
+mod program;
 mod prompt;
 mod race;
 mod recorder;
@@ -40,6 +42,7 @@ pub use faults::{Chaos, Fault, Faults, Injected};
 pub use isolate::in_own_process;
 pub use leaks::{LeakProbe, Leaks};
 pub use process::Process;
+pub use program::executable;
 pub use prompt::{SlowPoll, Watch, Watched, virtual_time_prompt};
 pub use race::race;
 pub use recorder::{Recorder, Told};

@@ -1,7 +1,6 @@
 //! The codes of errors that programs match on, each provoked by what really causes it.
 
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
@@ -14,6 +13,7 @@ use snakehouse_pool::{
     Args, Interpreter, PoolError, Reaper, ReaperConfig, Value, WorkerSpec, to_json,
 };
 use snakehouse_supervise::Root;
+use snakehouse_testkit::executable;
 use snakehouse_wire::Failure;
 use snakehouse_wire::worker::{CallContext, Handler, serve, serve_on};
 
@@ -147,8 +147,7 @@ fn interpreter(directory: &Path, lines: &str) -> Interpreter {
         "#!/bin/sh\ncase \"$2\" in -S) {lines};; esac\nprintf '{}\\n3.11.0\\n'\n",
         path.display()
     );
-    std::fs::write(&path, text.replace("REAL", &real.to_string())).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    executable(&path, &text.replace("REAL", &real.to_string()));
     Interpreter::find(Some(&path)).unwrap()
 }
 

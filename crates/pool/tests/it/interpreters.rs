@@ -1,19 +1,18 @@
 //! Interpreters that are missing, too old, or something else.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use snakehouse_base::id::RunToken;
 use snakehouse_base::{Coded, Kind};
 use snakehouse_pool::{Args, Interpreter, PoolError, Reaper, ReaperConfig, Value, WorkerSpec};
 use snakehouse_supervise::Root;
+use snakehouse_testkit::executable;
 
 use crate::support::{Rig, call, python, run, workers};
 
 fn script(directory: &tempfile::TempDir, body: &str) -> PathBuf {
     let path = directory.path().join("python");
-    std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    executable(&path, &format!("#!/bin/sh\n{body}\n"));
     path
 }
 

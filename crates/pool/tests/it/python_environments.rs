@@ -5,7 +5,7 @@ use std::process::Command;
 
 use snakehouse_base::Coded;
 use snakehouse_pool::{Args, CallOptions, EnvironmentError, Interpreter, PoolConfig, WorkerSpec};
-use snakehouse_testkit::Process;
+use snakehouse_testkit::{Process, executable};
 
 use crate::support::{BOUND, Rig, call, python, run};
 
@@ -113,11 +113,9 @@ fn an_installer_that_nobody_waits_for_is_ended_with_all_that_it_started() {
     const NAME: &str =
         "python_environments::an_installer_that_nobody_waits_for_is_ended_with_all_that_it_started";
     if std::env::var_os("TEST_STUCK_INSTALLER").is_none() {
-        use std::os::unix::fs::PermissionsExt;
         let bin = tempfile::tempdir().unwrap();
         let uv = bin.path().join("uv");
-        std::fs::write(&uv, STUCK).unwrap();
-        std::fs::set_permissions(&uv, std::fs::Permissions::from_mode(0o755)).unwrap();
+        executable(&uv, STUCK);
         let path = format!("{}:{}", bin.path().display(), std::env::var("PATH").unwrap());
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", NAME, "--nocapture"])
