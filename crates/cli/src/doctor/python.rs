@@ -50,18 +50,20 @@ fn whole(has: &Abilities) -> Vec<Check> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
+    use std::process::Command;
 
     use super::super::Status;
     use super::*;
 
-    /// A program that answers like Python, or not.
+    /// A program that answers like Python, or not. Another process writes it: what is open for
+    /// writing here, a process that another test starts may hold for a moment, and it cannot be run.
     fn script(directory: &tempfile::TempDir, name: &str, body: &str) -> PathBuf {
         let path = directory.path().join(name);
-        fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let write = r#"printf '#!/bin/sh\n%s\n' "$2" > "$1"; chmod 755 "$1""#;
+        let mut shell = Command::new("/bin/sh");
+        let written = shell.args(["-ec", write, "sh"]).arg(&path).arg(body).status().unwrap();
+        assert!(written.success());
         path
     }
 

@@ -62,7 +62,8 @@ fn values_are_the_same_both_ways_in_every_mode() {
                 let back = call(&pool, "echo", Args::none().arg(sent.clone())).await.unwrap();
                 assert_eq!(back, sent);
             }
-            let large = Value::from(vec![7u8; 5 << 20]);
+            // In pieces: two of numbers, which take long one by one, and five of bytes.
+            let large = Value::from(vec![7u8; 5 << 18]);
             let bytes = Value::Bytes(vec![7; 5 << 20].into());
             for sent in [large, bytes] {
                 let back = call(&pool, "echo", Args::none().arg(sent.clone())).await.unwrap();
@@ -246,9 +247,11 @@ fn a_deadline_and_a_cancel_reach_through_three_levels() {
         wait_until(&pool, |pool| pool.workers()[0].in_flight == 0).await;
         assert_eq!(call_pid(&pool).await, pid, "the worker went on");
 
-        let options = CallOptions::within(Duration::from_millis(60));
+        // It is there by then, on any machine. Each level has a deadline that is no later than that of
+        // the one above: the tool may hear of its own first, and the error is what it made of that.
+        let options = CallOptions::within(Duration::from_secs(2));
         let late = pool.call("uncaught", Args::none().arg("middle"), options).await;
-        assert!(matches!(late, Err(CallError::Deadline { .. })), "{late:?}");
+        assert_eq!(late.unwrap_err().kind(), Kind::Deadline);
         let second = begun.recv().await.unwrap();
         assert!(second.deadline() != Deadline::never());
         wait_until(&pool, |_| dropped.load(Ordering::SeqCst) == 2).await;
