@@ -62,7 +62,8 @@ pub struct PoolConfig {
     /// Default 10,000.
     pub queue: usize,
     /// Host tools that run at once for all its workers; one more fails with `too_many_callbacks`.
-    /// Default 4,096; at least 1. One worker may have 1,024, with 256 MiB of arguments.
+    /// Default 4,096; at least 1. One worker may have 1,024, with 256 MiB of arguments, and 64 MiB of
+    /// large answers that it has not read: others wait for it.
     pub callbacks: usize,
     /// From the start of a worker's process to its hello. Default 60 s: an import of a large
     /// library on a loaded machine takes 20 s. The reaper has as long to start the process, but no

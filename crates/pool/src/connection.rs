@@ -305,14 +305,15 @@ impl<'a> Connection<'a> {
 
     fn poll_socket(&mut self, cx: &mut Context<'_>, mut has_work: bool) -> Poll<Turn> {
         let control = &mut self.process.control;
-        match self.output.poll_write(control, cx) {
+        let is_all = match self.output.poll_write(control, cx) {
             Poll::Ready(Ok(())) => {
                 self.pongs = 0;
-                self.callbacks.written();
+                true
             }
             Poll::Ready(Err(_)) => return Poll::Ready(Turn::Broken),
-            Poll::Pending => {}
-        }
+            Poll::Pending => false,
+        };
+        self.callbacks.written(self.output.written(), is_all);
         match self.input.poll_read(control, cx) {
             Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Turn::Ended),
             Poll::Ready(Ok(_)) => has_work = true,

@@ -14,6 +14,7 @@
 
 mod call;
 pub(crate) mod chain;
+pub(crate) mod convert;
 mod error;
 mod tool;
 

@@ -45,6 +45,9 @@ pub struct PoolStats {
     pub callbacks: u64,
     /// Callbacks that were refused: too many at once, of no such tool, or of a call that was over.
     pub callbacks_refused: u64,
+    /// What came for callbacks that were over, and was dropped: outcomes of host tools that were given
+    /// up, and cancels.
+    pub callbacks_late: u64,
     /// Deaths that nobody asked for, by [`Death::code`].
     pub deaths: BTreeMap<&'static str, u64>,
     /// From the call to its answer, of calls that a tool answered, with a result or a failure.
@@ -170,6 +173,7 @@ impl Pool {
             repeated: shared.tally.repeated.load(Ordering::Relaxed),
             callbacks: shared.tally.callbacks.load(Ordering::Relaxed),
             callbacks_refused: shared.tally.callbacks_refused.load(Ordering::Relaxed),
+            callbacks_late: shared.tally.callbacks_late.load(Ordering::Relaxed),
             deaths: shared.tally.deaths(),
             latency: shared.tally.latency.read(),
             devices: shared.devices.as_ref().map(DevicePool::all).unwrap_or_default(),
@@ -230,6 +234,7 @@ pub(crate) struct Tally {
     repeated: AtomicU64,
     callbacks: AtomicU64,
     callbacks_refused: AtomicU64,
+    callbacks_late: AtomicU64,
     deaths: Mutex<BTreeMap<&'static str, u64>>,
 }
 
@@ -263,6 +268,11 @@ impl Tally {
     /// A callback is refused.
     pub(crate) fn callback_refused(&self) {
         self.callbacks_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Something came for callbacks that were over.
+    pub(crate) fn callbacks_late(&self, count: u64) {
+        self.callbacks_late.fetch_add(count, Ordering::Relaxed);
     }
 
     fn count(&self, outcome: Outcome) {

@@ -241,6 +241,9 @@ impl Hello {
 }
 
 impl ToolInfo {
+    /// Longest name of a tool, in bytes.
+    pub const MAX_NAME: usize = 1024;
+
     /// A tool of which nothing more is known.
     pub fn new(name: impl Into<String>, number: u16, kind: ToolKind) -> Self {
         Self {
@@ -255,8 +258,12 @@ impl ToolInfo {
     }
 
     fn from_value(map: &Value) -> Result<Self, HelloError> {
+        let name = text(map, "name")?;
+        if name.len() > Self::MAX_NAME {
+            return Err(HelloError::Field("name"));
+        }
         Ok(Self {
-            name: text(map, "name")?,
+            name,
             number: number(map, "number")?,
             signature: text(map, "signature")?,
             doc: text(map, "doc")?,

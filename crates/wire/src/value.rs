@@ -17,6 +17,7 @@ mod keys;
 mod marker;
 pub mod serde;
 mod shared;
+mod size;
 mod time;
 
 use std::collections::HashMap;

@@ -400,6 +400,19 @@ fn a_hello_without_kinds_and_capacity_is_of_functions_one_at_a_time() {
     }
     let plain = Hello::decode(&Value::Dict(map.clone()).encode().unwrap()).unwrap();
     assert_eq!((plain.capacity, plain.tools[0].kind), (1, ToolKind::Function));
+    let mut named = map.clone();
+    for (key, value) in &mut named {
+        if let (Some("tools"), Value::List(tools)) = (key.as_str(), value) {
+            let Value::Dict(tool) = &mut tools[0] else { panic!("a map") };
+            tool.iter_mut().filter(|(key, _)| key.as_str() == Some("name")).for_each(
+                |(_, name)| {
+                    *name = "n".repeat(ToolInfo::MAX_NAME + 1).into();
+                },
+            );
+        }
+    }
+    let endless = Hello::decode(&Value::Dict(named).encode().unwrap());
+    assert_eq!(endless, Err(HelloError::Field("name")));
     map.push(("capacity".into(), 0.into()));
     let none = Hello::decode(&Value::Dict(map).encode().unwrap());
     assert_eq!(none, Err(HelloError::Field("capacity")));

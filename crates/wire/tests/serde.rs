@@ -181,3 +181,16 @@ fn other_types_take_what_their_shape_says() {
     let by_name = given::<BTreeMap<String, i64>>(&[1.into()], &[]).unwrap_err();
     assert!(by_name.contains("by name"));
 }
+
+#[test]
+fn what_is_large_is_not_looked_at_to_its_end() {
+    let list = vec!["four"; 1000];
+    let whole = Value::from_serde(&list).unwrap();
+    assert_eq!(Value::from_serde_within(&list, 5001), Ok(Some(whole)));
+    assert_eq!(Value::from_serde_within(&list, 5000), Ok(None));
+    let endless = vec![(); 1 << 30];
+    assert_eq!(Value::from_serde_within(&endless, 1000), Ok(None));
+    let map = BTreeMap::from([(1, (2.5, "text".to_owned()))]);
+    assert_eq!(Value::from_serde_within(&map, 9), Ok(Some(Value::from_serde(&map).unwrap())));
+    assert_eq!(Value::from_serde_within(&map, 8), Ok(None));
+}

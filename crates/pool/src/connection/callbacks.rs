@@ -1,41 +1,39 @@
 //! Callbacks: what the worker's tools ask of the host.
 //!
-//! Owns the callbacks that are open, each as a task of the worker's scope, and their permits. A
-//! callback ends with its host tool, with the call that it is made in, with the worker's own cancel, at
-//! the call's deadline, or with the connection; it is answered exactly once, unless the worker is dead.
-//! How many are open, and how many bytes they brought, has a limit for each worker and for the pool;
-//! one over it is refused by name. A permit is held until the answer is written: a worker that does not
-//! read its answers gets no more. Tested with real workers in `tests/it/callbacks.rs`.
+//! Owns the callbacks that are open, each as a task of the worker's scope, and their permits; `book` has
+//! them by number. A callback ends with its host tool, with the call that it is made in, with the
+//! worker's own cancel, at the call's deadline, or with the connection; it is answered exactly once,
+//! unless the worker is dead. How many are open, and how many bytes they brought, has a limit for each
+//! worker, and how many for the pool; one over it is refused by name. A permit is held until the answer
+//! is written: a worker that does not read its answers gets no more, and large answers wait unencoded.
+//! Tested with real workers in `tests/it/callbacks.rs` and `tests/it/callback_bytes.rs`, with hostile ones
+//! in `tests/it/hostile_callbacks.rs`.
+
+mod book;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use snakehouse_base::id::Incarnation;
-use snakehouse_base::{ByteSize, Deadline, Kind};
-use snakehouse_guard::{Permit, Permits, by};
-use snakehouse_supervise::{Scope, Task};
+use snakehouse_base::{Deadline, Kind};
+use snakehouse_guard::by;
+use snakehouse_supervise::Scope;
 use snakehouse_wire::{Failure, Message, OpenHead, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use self::book::{Book, Outcome};
+use super::Connection;
 use crate::dispatcher::worker_id;
 use crate::host::chain::Chain;
+use crate::host::convert::Answer;
 use crate::host::{HostCall, HostTool, HostTools};
 use crate::telemetry::{OpenSpan, SpanKind};
 use crate::worker::WorkerRef;
-
-use super::Connection;
-
-/// Callbacks of one worker that are open, or answered and the answer is not written.
-const MOST: usize = 1024;
-
-/// Bytes of their arguments, together.
-const MOST_BYTES: ByteSize = ByteSize::mib(256);
 
 /// Refusals that wait for a worker that does not read them.
 const MAX_REFUSED: usize = 32 * 1024;
@@ -46,42 +44,8 @@ pub(super) struct Callbacks {
     tools: HostTools,
     scope: Scope,
     incarnation: Incarnation,
-    /// By the worker's numbers.
-    open: HashMap<u32, Open>,
-    done: Arc<Done>,
-    permits: Option<Permits>,
-    /// Of answers that are not written.
-    unwritten: Vec<Held>,
+    book: Book,
     refused: usize,
-}
-
-#[derive(Debug)]
-struct Open {
-    /// The host's number of the call that it is made in.
-    call: u32,
-    task: Task<()>,
-    held: Held,
-}
-
-/// The worker's permit, and the pool's.
-type Held = (Permit, Permit);
-
-/// Outcomes of host tools, for the connection to fetch.
-#[derive(Debug)]
-struct Done {
-    answers: Mutex<Vec<(u32, Result<Bytes, Failure>)>>,
-    bell: Arc<Notify>,
-}
-
-impl Done {
-    fn put(&self, callback: u32, answer: Result<Bytes, Failure>) {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).push((callback, answer));
-        self.bell.notify_one();
-    }
-
-    fn take(&self) -> Vec<(u32, Result<Bytes, Failure>)> {
-        std::mem::take(&mut self.answers.lock().unwrap_or_else(PoisonError::into_inner))
-    }
 }
 
 impl Callbacks {
@@ -92,34 +56,15 @@ impl Callbacks {
         incarnation: Incarnation,
         bell: Arc<Notify>,
     ) -> Self {
-        Self {
-            tools,
-            scope,
-            incarnation,
-            open: HashMap::new(),
-            done: Arc::new(Done { answers: Mutex::default(), bell }),
-            permits: Permits::new(MOST, MOST_BYTES).ok(),
-            unwritten: Vec::new(),
-            refused: 0,
+        Self { tools, scope, incarnation, book: Book::new(bell), refused: 0 }
+    }
+
+    /// The worker's socket has taken what there was to write up to here, and perhaps all of it.
+    pub(super) fn written(&mut self, upto: u64, is_all: bool) {
+        if is_all {
+            self.refused = 0;
         }
-    }
-
-    /// The worker has read what was written.
-    pub(super) fn written(&mut self) {
-        self.refused = 0;
-        self.unwritten.clear();
-    }
-
-    fn is_waited_for(&self, call: u32) -> bool {
-        self.open.values().any(|open| open.call == call)
-    }
-}
-
-impl Drop for Callbacks {
-    fn drop(&mut self) {
-        for open in self.open.values() {
-            open.task.abort();
-        }
+        self.book.written(upto);
     }
 }
 
@@ -142,7 +87,7 @@ impl Connection<'_> {
         head: &OpenHead,
         body: Bytes,
     ) -> Result<(), String> {
-        if self.callbacks.open.contains_key(&callback) {
+        if self.callbacks.book.is_open(callback) {
             return Err(format!("callback {callback} is open already"));
         }
         let stream = u32::try_from(head.session).unwrap_or_default();
@@ -171,7 +116,11 @@ impl Connection<'_> {
             let message = format!("the host has no tool number {number}");
             return Err(Failure::new(Kind::NotFound, "unknown_host_tool", message));
         };
-        let held = self.permit(&body)?;
+        let pool = self.shared.callbacks.as_ref();
+        let Some((held, answers)) = self.callbacks.book.admit(body.len(), pool) else {
+            let message = "too many callbacks are open, or they brought too many bytes";
+            return Err(Failure::new(Kind::Saturated, "too_many_callbacks", message));
+        };
         let Some(call) = self.sent.get(stream).and_then(|sent| sent.call.as_ref()) else {
             return Err(over());
         };
@@ -206,34 +155,23 @@ impl Connection<'_> {
             worker,
             tool: call.tool.as_str().into(),
             trace,
+            answers,
         };
-        let done = self.callbacks.done.clone();
+        let (done, serial) = self.callbacks.book.next();
         let task = self.callbacks.scope.task("callback", async move {
             let answer = chain.within(by(deadline, run(&tool, host, body))).await;
             let answer = answer.unwrap_or_else(|| Err(late(tool.name())));
             span.end_as(answer.as_ref().err().map(|failure| Cow::Owned(failure.code.clone())));
             drop(span);
-            done.put(callback, answer);
+            done.put(callback, serial, answer);
         });
-        let was_waiting = self.callbacks.is_waited_for(stream);
-        self.callbacks.open.insert(callback, Open { call: stream, task, held });
+        let was_waiting = self.callbacks.book.is_waited_for(stream);
+        self.callbacks.book.enter(callback, stream, task, held);
         if !was_waiting {
             self.tell_waits(ticket, true, now);
         }
         self.shared.tally.callback();
         Ok(())
-    }
-
-    fn permit(&self, body: &Bytes) -> Result<Held, Failure> {
-        let bytes = ByteSize(body.len() as u64);
-        let permits = [self.callbacks.permits.as_ref(), self.shared.callbacks.as_ref()];
-        let [Some(own), Some(pool)] =
-            permits.map(|permits| permits.and_then(|permits| permits.try_acquire(bytes)))
-        else {
-            let message = "too many callbacks are open, or they brought too many bytes";
-            return Err(Failure::new(Kind::Saturated, "too_many_callbacks", message));
-        };
-        Ok((own, pool))
     }
 
     pub(super) fn refuse_callback(
@@ -252,19 +190,20 @@ impl Connection<'_> {
 
     /// Nobody in the worker waits for a callback any more.
     pub(super) fn cancel_callback(&mut self, callback: u32) {
-        // It may have been answered just now.
-        if self.callbacks.open.contains_key(&callback) {
+        if self.callbacks.book.is_open(callback) {
             self.answer_callback(callback, Err(over()));
+        } else {
+            // It may have been answered just now.
+            self.shared.tally.callbacks_late(1);
         }
     }
 
     /// A call is over, or given up: so is what it asked for.
     pub(super) fn end_callbacks(&mut self, call: u32) {
-        if self.callbacks.open.is_empty() {
+        if !self.callbacks.book.is_waited_for(call) {
             return;
         }
-        let of_call = self.callbacks.open.iter().filter(|(_, open)| open.call == call);
-        let of_call: Vec<_> = of_call.map(|(callback, _)| *callback).collect();
+        let of_call: Vec<_> = self.callbacks.book.of_call(call).collect();
         for callback in of_call {
             self.answer_callback(callback, Err(over()));
         }
@@ -272,25 +211,25 @@ impl Connection<'_> {
 
     /// Sends what host tools have done.
     pub(super) fn answer_callbacks(&mut self) {
-        if self.callbacks.open.is_empty() {
-            return;
+        let (outcomes, late) = self.callbacks.book.take_done();
+        if late > 0 {
+            self.shared.tally.callbacks_late(late);
         }
-        for (callback, answer) in self.callbacks.done.take() {
-            self.answer_callback(callback, answer);
+        for (callback, outcome) in outcomes {
+            self.answer_callback(callback, outcome);
         }
     }
 
-    fn answer_callback(&mut self, callback: u32, answer: Result<Bytes, Failure>) {
-        // One that was answered before its host tool could be dropped.
-        let Some(open) = self.callbacks.open.remove(&callback) else { return };
-        open.task.abort();
-        self.callbacks.unwritten.push(open.held);
-        self.output.put(match answer {
-            Ok(body) => Message::CallbackReply { callback, body },
-            Err(failure) => Message::CallbackError { callback, body: failure.encode() },
-        });
-        if !self.callbacks.is_waited_for(open.call)
-            && let Some(sent) = self.sent.get(open.call)
+    fn answer_callback(&mut self, callback: u32, outcome: Outcome) {
+        let Some((call, held)) = self.callbacks.book.close(callback) else { return };
+        let (message, room) = match outcome {
+            Ok(Answer { body, room }) => (Message::CallbackReply { callback, body }, room),
+            Err(failure) => (Message::CallbackError { callback, body: failure.encode() }, None),
+        };
+        self.output.put(message);
+        self.callbacks.book.unwritten(self.output.end(), held, room);
+        if !self.callbacks.book.is_waited_for(call)
+            && let Some(sent) = self.sent.get(call)
         {
             let ticket = sent.ticket;
             self.tell_waits(ticket, false, Instant::now());
@@ -308,7 +247,7 @@ impl Connection<'_> {
 }
 
 /// Runs a host tool; a panic is its failure and nobody else's.
-async fn run(tool: &HostTool, call: HostCall, body: Bytes) -> Result<Bytes, Failure> {
+async fn run(tool: &HostTool, call: HostCall, body: Bytes) -> Outcome {
     let guarded = |panic: Box<dyn std::any::Any + Send>| {
         let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned());

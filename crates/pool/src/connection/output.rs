@@ -1,7 +1,8 @@
 //! What is to be written to a worker: small messages behind each other, large bodies where they are.
 //!
 //! Owns the bytes until the socket has them. What it holds is bounded by what the pool gives a worker:
-//! calls by the window, items by their credits, pongs by a limit of their own.
+//! calls by the window, items by their credits, answers of host tools by their room, pongs and refusals by
+//! limits of their own.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -28,21 +29,44 @@ pub(super) struct Output {
     /// Small messages, one behind the other; they go out after `pieces`, from here if there are none.
     small: BytesMut,
     pieces: VecDeque<Bytes>,
+    /// Bytes that were ever put, and those of them that the socket has.
+    put: u64,
+    written: u64,
 }
 
 impl Output {
     /// Adds a message behind everything else.
     pub(super) fn put(&mut self, message: Message) {
         match &message {
-            Message::Open { body, .. } | Message::Item { body, .. } if body.len() >= COPY_BELOW => {
+            Message::Open { body, .. }
+            | Message::Item { body, .. }
+            | Message::CallbackReply { body, .. }
+                if body.len() >= COPY_BELOW =>
+            {
                 self.close_small();
                 for segment in message.segments() {
-                    self.pieces.push_back(Bytes::copy_from_slice(segment.head()));
-                    self.pieces.push_back(segment.body().clone());
+                    let (head, body) = (Bytes::copy_from_slice(segment.head()), segment.body());
+                    self.put += (head.len() + body.len()) as u64;
+                    self.pieces.push_back(head);
+                    self.pieces.push_back(body.clone());
                 }
             }
-            _ => message.encode(&mut self.small),
+            _ => {
+                let before = self.small.len();
+                message.encode(&mut self.small);
+                self.put += (self.small.len() - before) as u64;
+            }
         }
+    }
+
+    /// Where the last message ends, counted from the first one's beginning.
+    pub(super) const fn end(&self) -> u64 {
+        self.put
+    }
+
+    /// How much of it the socket has.
+    pub(super) const fn written(&self) -> u64 {
+        self.written
     }
 
     /// Writes as much as the socket takes. Ready when there is nothing left; else the task is woken
@@ -66,6 +90,7 @@ impl Output {
             }
             let mut written =
                 ready!(Pin::new(&mut socket).poll_write_vectored(cx, &pieces[..count]))?;
+            self.written += written as u64;
             while let Some(first) = self.pieces.front_mut() {
                 if first.len() > written {
                     first.advance(written);
@@ -77,6 +102,7 @@ impl Output {
         }
         while !self.small.is_empty() {
             let written = ready!(Pin::new(&mut socket).poll_write(cx, &self.small))?;
+            self.written += written as u64;
             self.small.advance(written);
         }
         // What one large batch needed is not kept for ever.
@@ -91,5 +117,22 @@ impl Output {
         if !self.small.is_empty() {
             self.pieces.push_back(self.small.split().freeze());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_answers_of_host_tools_are_written_from_where_they_are() {
+        let mut output = Output::default();
+        let body = Bytes::from(vec![7; COPY_BELOW]);
+        output.put(Message::CallbackReply { callback: 1, body: body.clone() });
+        assert_eq!(output.pieces.back().map(Bytes::as_ptr), Some(body.as_ptr()));
+        assert_eq!(output.end(), (9 + body.len()) as u64);
+        output.put(Message::CallbackReply { callback: 2, body: body.slice(..10) });
+        assert_eq!((output.pieces.len(), output.small.len()), (2, 19));
+        assert_eq!((output.end(), output.written()), ((28 + body.len()) as u64, 0));
     }
 }

@@ -7,6 +7,7 @@ use snakehouse_base::Deadline;
 use snakehouse_wire::{TraceContext, Value};
 
 use super::chain::Chain;
+use super::convert::AnswerRoom;
 use crate::call::{Args, CallError, CallOptions};
 use crate::pool::{Shared, call_value};
 use crate::worker::WorkerRef;
@@ -19,6 +20,7 @@ pub struct HostCall {
     pub(crate) worker: WorkerRef,
     pub(crate) tool: Arc<str>,
     pub(crate) trace: TraceContext,
+    pub(crate) answers: AnswerRoom,
 }
 
 impl HostCall {

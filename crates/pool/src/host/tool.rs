@@ -8,9 +8,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use snakehouse_base::{Coded, Kind};
 use snakehouse_wire::{MAX_CHUNK, Value};
 
+use super::convert::{self, Answer};
 use super::{HostCall, HostError};
 use crate::call::Args;
 use crate::json::from_json;
@@ -18,8 +18,8 @@ use crate::json::from_json;
 /// Longest name of a host tool.
 const MAX_NAME: usize = 64;
 
-type Answer = Pin<Box<dyn Future<Output = Result<Bytes, HostError>> + Send>>;
-type Run = dyn Fn(HostCall, Bytes) -> Answer + Send + Sync;
+type Answering = Pin<Box<dyn Future<Output = Result<Answer, HostError>> + Send>>;
+type Run = dyn Fn(HostCall, Bytes) -> Answering + Send + Sync;
 
 /// A Rust closure that Python tools can call.
 ///
@@ -68,24 +68,27 @@ impl HostTool {
     /// as `snakehouse.HostToolError`; so do arguments that do not fit (`bad_arguments`), and a panic
     /// (`panic`). The future is dropped when nobody waits for it any more.
     ///
+    /// Arguments and results of more than 32 KiB are converted in a thread of the pool, a result after
+    /// what was seen of it before; so they are `Send`, and a `Serialize` may be asked twice. Large
+    /// results of one worker are encoded one after the other, while it has no more than 64 MiB of them
+    /// to read.
+    ///
     /// The name is 1 to 64 of letters, digits, `_`, `-` and `.`; [`Pool::start`](crate::Pool::start)
     /// refuses others.
     pub fn new<A, R, F, Fut>(name: impl Into<String>, function: F) -> Self
     where
-        A: DeserializeOwned + Send,
-        R: Serialize,
+        A: DeserializeOwned + Send + 'static,
+        R: Serialize + Send + 'static,
         F: Fn(HostCall, A) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, HostError>> + Send + 'static,
     {
+        let function = Arc::new(function);
         Self::from_run(name, move |call, body| {
-            let args = arguments(&body).and_then(|args| {
-                Value::args_to_serde(args.args, args.kwargs).map_err(|error| bad_arguments(&error))
-            });
-            let answer = args.map(|args| function(call, args));
+            let function = function.clone();
             Box::pin(async move {
-                let result = answer?.await?;
-                let value = Value::from_serde(&result).map_err(|error| bad_result(&error))?;
-                value.encode().map_err(|error| bad_result(&error))
+                let args = convert::arguments(&call, body, convert::typed).await?;
+                let result = function(call.clone(), args).await?;
+                convert::typed_result(&call, result).await
             })
         })
     }
@@ -98,15 +101,20 @@ impl HostTool {
         F: Fn(HostCall, Args) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Value, HostError>> + Send + 'static,
     {
+        let function = Arc::new(function);
         Self::from_run(name, move |call, body| {
-            let answer = arguments(&body).map(|args| function(call, args));
-            Box::pin(async move { answer?.await?.encode().map_err(|error| bad_result(&error)) })
+            let function = function.clone();
+            Box::pin(async move {
+                let args = convert::arguments(&call, body, Ok).await?;
+                let result = function(call.clone(), args).await?;
+                convert::raw_result(&call, result).await
+            })
         })
     }
 
     fn from_run(
         name: impl Into<String>,
-        run: impl Fn(HostCall, Bytes) -> Answer + Send + Sync + 'static,
+        run: impl Fn(HostCall, Bytes) -> Answering + Send + Sync + 'static,
     ) -> Self {
         Self {
             name: name.into().into(),
@@ -144,7 +152,7 @@ impl HostTool {
         &self.name
     }
 
-    pub(crate) fn run(&self, call: HostCall, body: Bytes) -> Answer {
+    pub(crate) fn run(&self, call: HostCall, body: Bytes) -> Answering {
         (self.run)(call, body)
     }
 
@@ -167,32 +175,6 @@ impl fmt::Debug for HostTool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HostTool").field("name", &self.name).finish_non_exhaustive()
     }
-}
-
-/// `[args, kwargs]`, as the worker encoded it.
-fn arguments(body: &Bytes) -> Result<Args, HostError> {
-    let wrong = |message: String| HostError::new(Kind::InvalidInput, "malformed_value", message);
-    let body = Value::decode(body).map_err(|error| wrong(error.to_string()))?;
-    if let Value::List(parts) = body
-        && let Ok([Value::List(args), Value::Dict(kwargs)]) = <[Value; 2]>::try_from(parts)
-    {
-        let named = |(name, value)| match name {
-            Value::Str(name) => Ok((name, value)),
-            other => Err(wrong(format!("an argument is named by a {}", other.type_name()))),
-        };
-        let kwargs = kwargs.into_iter().map(named).collect::<Result<_, _>>()?;
-        return Ok(Args { args, kwargs });
-    }
-    Err(wrong("a callback's body is not [args, kwargs]".to_owned()))
-}
-
-fn bad_arguments(error: &impl fmt::Display) -> HostError {
-    HostError::new(Kind::InvalidInput, "bad_arguments", error.to_string())
-}
-
-fn bad_result(error: &(impl Coded + fmt::Display)) -> HostError {
-    let message = format!("the result of the host tool cannot be sent: {error}");
-    HostError::new(Kind::InvalidInput, "bad_host_result", message)
 }
 
 /// What the workers of a pool can call. A tool's number is its place.
@@ -265,16 +247,5 @@ mod tests {
         assert!(check(["a", "b", "a"].map(named)).unwrap_err().contains("two host tools named a"));
         let wordy = named("a").doc("d".repeat(MAX_CHUNK));
         assert!(check([wordy]).unwrap_err().contains("too many"));
-    }
-
-    #[test]
-    fn what_is_no_list_of_arguments_is_refused() {
-        for bad in ["c0", "9190", "929190", "92908101c0", "c1"] {
-            let bytes: Vec<u8> = (0..bad.len() / 2)
-                .map(|at| u8::from_str_radix(&bad[2 * at..2 * at + 2], 16).unwrap())
-                .collect();
-            let error = arguments(&bytes.into()).unwrap_err();
-            assert_eq!(error.failure().code, "malformed_value", "{bad}");
-        }
     }
 }

@@ -1,5 +1,7 @@
 """Async tools that call tools of the host."""
 
+import asyncio
+
 import snakehouse
 from snakehouse import host_async
 
@@ -17,3 +19,10 @@ async def plain(value):
 @snakehouse.tool
 async def chain(levels):
     return await host_async.again(levels) + 1 if levels else 0
+
+
+@snakehouse.tool
+async def gathered(name, count):
+    """Asks so many times at once; how long the answers are together."""
+    asked = [host_async[name]() for _ in range(count)]
+    return sum(map(len, await asyncio.gather(*asked)))

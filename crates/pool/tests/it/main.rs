@@ -12,6 +12,7 @@
 mod attached;
 mod attempts;
 mod buffers;
+mod callback_bytes;
 mod callbacks;
 mod calls;
 mod cancels;
@@ -25,6 +26,7 @@ mod duplex;
 mod fuzz;
 mod host;
 mod hostile;
+mod hostile_callbacks;
 mod interpreters;
 mod kills;
 mod limits;

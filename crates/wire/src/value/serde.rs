@@ -59,7 +59,21 @@ impl Value {
     /// # Errors
     /// [`FitError`] if its `Serialize` fails.
     pub fn from_serde<T: Serialize + ?Sized>(value: &T) -> Result<Self, FitError> {
-        value.serialize(ser::ToValue)
+        value.serialize(ser::ToValue(&ser::Budget::new(usize::MAX)))
+    }
+
+    /// The same if it is small: of no more than about so many items and bytes of text together, else
+    /// `None`. Looks at no more than that, unless a part of it is a [`Value`] of its own.
+    ///
+    /// # Errors
+    /// As [`from_serde`](Self::from_serde).
+    pub fn from_serde_within<T: Serialize + ?Sized>(
+        value: &T,
+        most: usize,
+    ) -> Result<Option<Self>, FitError> {
+        let budget = ser::Budget::new(most);
+        let made = value.serialize(ser::ToValue(&budget));
+        if budget.is_over.get() { Ok(None) } else { made.map(Some) }
     }
 
     /// The Rust value of this type.
