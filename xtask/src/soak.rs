@@ -109,6 +109,13 @@ const SOAKS: &[Soak] = &[
         commands: &[&["test", "-p", "snakehouse-pool", "--lib", "dispatcher::model"]],
     },
     Soak {
+        name: "pool-chains",
+        what: "worlds of 1,000 random events of chains of calls over several pools",
+        variable: "SNAKEHOUSE_SEEDS",
+        size: 1000,
+        commands: &[&["test", "-p", "snakehouse-pool", "--lib", "dispatcher::chains"]],
+    },
+    Soak {
         name: "again",
         what: "times every test of the foundation, in whatever order they run",
         variable: "SNAKEHOUSE_TIMES",

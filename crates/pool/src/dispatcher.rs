@@ -10,7 +10,7 @@
 //! `dispatcher/model.rs`.
 //!
 //! Here is what callers do; `choice` is the order of calls, `binding` what becomes of sessions,
-//! `lifecycle` what becomes of workers, `recall` what is taken back from a busy worker, `ledger` where
+//! `lifecycle` what becomes of workers, `nesting` where calls out of callbacks run, `recall` what is taken back from a busy worker, `ledger` where
 //! each call is, `seat` one worker's place, `sessions` what is known of each session.
 
 use std::sync::Arc;
@@ -30,11 +30,15 @@ use crate::phase::{Phase, Step};
 use crate::session::Tag;
 use crate::worker::{Life, WorkerInfo};
 
+use self::chained::Chained;
 use self::ledger::{At, Ledger, List};
 use self::seat::Seat;
 use self::sessions::Sessions;
 
 mod binding;
+mod chained;
+#[cfg(test)]
+mod chains;
 #[cfg(test)]
 mod check;
 mod choice;
@@ -76,8 +80,8 @@ pub(crate) struct Dispatcher {
     waiting: List,
     /// Calls of sessions that wait, over all places.
     pinned: usize,
-    /// Those among all that wait which came out of callbacks, and perhaps some that wait no more.
-    nesting: Vec<Ticket>,
+    /// Those of chains among them.
+    nesting: Chained,
     seats: Vec<Seat>,
     sessions: Sessions,
     /// Calls that are bound and do not wait: given out before their step is over, or refused.
@@ -140,7 +144,7 @@ impl Dispatcher {
             ledger: Ledger::default(),
             waiting: List::default(),
             pinned: 0,
-            nesting: Vec::new(),
+            nesting: Chained::default(),
             seats: std::iter::repeat_with(Seat::vacant).take(config.places()).collect(),
             sessions: Sessions::new(config.sessions),
             impatient: Vec::new(),
@@ -200,9 +204,10 @@ impl Dispatcher {
         if is_chained {
             // Whoever does not wait is refused only then.
             self.give_out(now, after);
-            self.nesting.push(ticket);
+            self.chain_waits(ticket);
             self.nest(now, after);
-            if is_full && self.nesting.last() == Some(&ticket) {
+            let waits = matches!(self.ledger.find(ticket), Some(At::Waiting | At::Pinned(_)));
+            if is_full && waits {
                 self.cancel(ticket, now, after);
                 self.counters.saturated += 1;
                 return Err(CallError::Saturated { limit: self.config.queue });

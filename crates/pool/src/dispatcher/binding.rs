@@ -210,6 +210,11 @@ impl Dispatcher {
         self.bind(slot, place);
         let pinned = &mut self.seats[place].pinned;
         self.pinned += self.ledger.merge(&waiting, &mut self.waiting, pinned, At::Pinned(place));
+        for &ticket in &waiting {
+            if self.ledger.call(ticket).is_some_and(|call| call.chain.depth > 0) {
+                self.chain_waits(ticket);
+            }
+        }
         if is_impatient {
             self.impatient.extend(waiting);
         }

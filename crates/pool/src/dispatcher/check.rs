@@ -35,6 +35,7 @@ impl Dispatcher {
             return holds("nothing waits in a stopped pool", self.waiting() == 0);
         }
         self.check_sessions()?;
+        self.check_chained()?;
         let (least, most) = (self.config.least(), self.config.most());
         holds("the pool is no larger than it may be", self.target <= most)?;
         holds(
@@ -84,6 +85,31 @@ impl Dispatcher {
             true => Ok(()),
             false => Err(format!("{at:?} counts {} and has {count}", list.len())),
         }
+    }
+
+    /// Every call of a chain that waits is found by whatever it waits for.
+    fn check_chained(&self) -> Result<(), String> {
+        let lists = self.seats.iter().map(|seat| &seat.pinned).chain([&self.waiting]);
+        for ticket in lists.flat_map(|list| self.ledger.iter(list)) {
+            let Some(call) = self.ledger.call(ticket).filter(|call| call.chain.depth > 0) else {
+                continue;
+            };
+            let is_known = match self.ledger.find(ticket) {
+                Some(At::Pinned(place)) => self.seats[place].pinned_chained.contains(ticket),
+                _ => {
+                    let mut own = call.chain.own.iter().filter(|(place, incarnation)| {
+                        self.seats[*place].incarnation == *incarnation
+                            && self.seats[*place].phase.is_up()
+                    });
+                    self.nesting.contains(ticket)
+                        && own.all(|(place, _)| self.seats[*place].own.contains(ticket))
+                }
+            };
+            if !is_known {
+                return Err(format!("call {} of a chain waits and is not known to", ticket.id));
+            }
+        }
+        Ok(())
     }
 
     fn check_sessions(&self) -> Result<(), String> {

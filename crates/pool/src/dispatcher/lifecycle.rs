@@ -18,6 +18,7 @@ use crate::window::Window;
 use crate::worker::{Birth, Life, WorkerRef};
 
 use super::ledger::{At, List, Ticket};
+use super::nesting::RETURNS_WITHIN;
 use super::seat::Why;
 use super::weight::{Verdict, Weight};
 use super::{After, Dispatcher, MOST_DEATHS, worker_id};
@@ -69,6 +70,7 @@ impl Dispatcher {
         if seat.incarnation.0 > 0 {
             seat.restarts += 1;
         }
+        seat.returns_by = None;
         seat.incarnation = Incarnation(seat.incarnation.0 + 1);
         let incarnation = seat.incarnation;
         self.counters.starts += 1;
@@ -141,6 +143,7 @@ impl Dispatcher {
     ) -> bool {
         let was_unasked = self.seats[place].phase != Phase::Stopping && !self.stopped;
         self.counters.deaths += u64::from(was_unasked);
+        let served = self.seats[place].phase.is_up();
         self.step(place, Step::Die);
         let lost = CallError::SessionLost {
             worker: worker_id(place),
@@ -156,6 +159,9 @@ impl Dispatcher {
         seat.streams = 0;
         (seat.stuck, seat.recalls) = (false, false);
         (seat.blocked, seat.nested) = (Vec::new(), Vec::new());
+        seat.own.clear();
+        seat.pinned_chained.clear();
+        seat.returns_by = (served && was_unasked).then(|| now + RETURNS_WITHIN);
         seat.retire = None;
         seat.too_old = None;
         seat.calls_left = None;
@@ -281,8 +287,10 @@ impl Dispatcher {
                 measure.push((place, seat.incarnation, pid));
             }
         }
+        self.give_up_returns(now);
         // Who is weighed may have calls again.
         self.settle(now, after);
+        self.nest(now, after);
         self.armed = self.next();
         after.keeper = false;
         Chores { open: std::mem::take(&mut self.opened), measure, next: self.armed }
@@ -361,7 +369,9 @@ impl Dispatcher {
             let measure = seat.weight.as_ref().and_then(Weight::due);
             [idle, old, measure, seat.drain_by]
         });
-        seats.flatten().chain(self.grows_at()).chain(self.sessions.next_expiry()).min()
+        let returns = self.returns_by().filter(|_| !self.nesting.is_empty());
+        let others = [returns, self.grows_at(), self.sessions.next_expiry()];
+        seats.chain(others).flatten().min()
     }
 
     /// Has the keeper look at that time at the latest.

@@ -208,6 +208,15 @@ impl Rig {
         self.enter(call, outcome)
     }
 
+    /// A call of a chain whose workers, the innermost first, are at these places.
+    pub(super) fn chained_from(&mut self, places: &[usize]) -> Result<u64, CallError> {
+        let (mut call, outcome) = Self::call("t", None, false);
+        call.chain.depth = 1;
+        let seats = &self.dispatcher.seats;
+        call.chain.own = places.iter().map(|place| (*place, seats[*place].incarnation)).collect();
+        self.enter(call, outcome)
+    }
+
     /// A call of a chain, in a session.
     pub(super) fn chained_in(&mut self, session: &Arc<Tag>) -> Result<u64, CallError> {
         let (mut call, outcome) = Self::call("t", Some(session.clone()), false);

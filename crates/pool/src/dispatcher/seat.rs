@@ -14,6 +14,7 @@ use crate::window::Window;
 use crate::worker::{Birth, Life, WorkerState};
 
 use super::binding::SessionNews;
+use super::chained::Chained;
 use super::ledger::{Ledger, List, Ticket};
 use super::weight::Weight;
 
@@ -61,6 +62,12 @@ pub(crate) struct Seat {
     pub(super) blocked: Vec<Ticket>,
     /// Calls that were given to it in the middle of others, in that order.
     pub(super) nested: Vec<Ticket>,
+    /// Calls that wait and whose chain this incarnation is part of.
+    pub(super) own: Chained,
+    /// Those of chains among the calls of its sessions.
+    pub(super) pinned_chained: Chained,
+    /// The last incarnation served and is dead: until when the next one is expected to begin.
+    pub(super) returns_by: Option<Instant>,
     /// Calls to be cancelled. Emptied by the next exchange.
     pub(super) cancels: Vec<Ticket>,
     pub(super) numbers: HashMap<String, u16>,
@@ -112,6 +119,9 @@ impl Seat {
             given: List::default(),
             blocked: Vec::new(),
             nested: Vec::new(),
+            own: Chained::default(),
+            pinned_chained: Chained::default(),
+            returns_by: None,
             cancels: Vec::new(),
             numbers: HashMap::new(),
             tools: Arc::default(),

@@ -74,6 +74,14 @@ impl Chain {
         CURRENT.scope(self, future).await
     }
 
+    /// Whether a call may have come through so many callbacks.
+    pub(crate) fn check_depth(depth: u8) -> Result<(), CallError> {
+        match depth {
+            0..=Self::MAX_DEPTH => Ok(()),
+            _ => Err(CallError::TooDeep { limit: Self::MAX_DEPTH }),
+        }
+    }
+
     pub(crate) fn depth(&self) -> u8 {
         self.0.depth
     }
@@ -88,9 +96,7 @@ impl Chain {
         options: &mut CallOptions,
     ) -> Result<(Place, Option<Self>), CallError> {
         let Some(chain) = Self::current() else { return Ok((Place::default(), None)) };
-        if chain.0.depth > Self::MAX_DEPTH {
-            return Err(CallError::TooDeep { limit: Self::MAX_DEPTH });
-        }
+        Self::check_depth(chain.0.depth)?;
         options.deadline = options.deadline.min(chain.0.deadline);
         if options.trace.is_none() {
             options.trace = chain.0.trace;
