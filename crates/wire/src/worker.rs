@@ -4,7 +4,8 @@
 //! implements [`Handler`] and calls [`serve`]. One thread, one call at a time: reads what is there,
 //! runs the calls of it in order, writes the answers. What is finished is written before the next
 //! call runs: a handler's code cannot be interrupted, so nothing may wait for it. Answers of calls
-//! that do not run (cancelled, late, unknown) leave together.
+//! that do not run (cancelled, late, unknown) leave together. A handler may call tools of its [`Host`];
+//! while it waits for that, calls that come out of it run on top.
 //!
 //! A handler that panics has failed one call ([`Failure`] with code `panic`), nothing else. The loop
 //! ends at end of file, at a goaway, or with a [`WorkerError`]. Tested over socket pairs, and as a
@@ -12,6 +13,7 @@
 
 mod cancel;
 mod context;
+mod host;
 mod serve;
 mod setup;
 
@@ -23,6 +25,7 @@ use crate::frame::FrameError;
 use crate::value::ValueError;
 
 pub use context::CallContext;
+pub use host::Host;
 pub use serve::{serve, serve_on};
 
 /// What a worker does.
@@ -35,6 +38,23 @@ pub trait Handler {
     /// # Errors
     /// A [`Failure`] becomes the caller's error.
     fn call(&mut self, tool: &str, body: Bytes, context: &CallContext) -> Result<Bytes, Failure>;
+
+    /// The same for a handler that calls tools of the host: `host.call(self, name, body)`. The default
+    /// is [`call`](Self::call). While it waits for the host, other calls that come out of that run on
+    /// this very handler.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    fn call_with_host(
+        &mut self,
+        tool: &str,
+        body: Bytes,
+        context: &CallContext,
+        host: &mut Host<'_>,
+    ) -> Result<Bytes, Failure> {
+        let _nothing_asked = host;
+        self.call(tool, body, context)
+    }
 }
 
 /// Why a worker stopped before its host hung up.

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use bytes::{Bytes, BytesMut};
 use snakehouse_base::{Coded, Kind, ManualClock};
 use snakehouse_wire::page::{HostPage, WorkerPage};
-use snakehouse_wire::worker::{CallContext, Handler, WorkerError, serve_on};
-use snakehouse_wire::{Assembler, Failure, Frame, Hello, MAX_CHUNK, Message, OpenHead};
+use snakehouse_wire::worker::{CallContext, Handler, Host, WorkerError, serve_on};
+use snakehouse_wire::{Assembler, Failure, Frame, Hello, MAX_CHUNK, Message, OpenHead, Value};
 
 /// What the host sent, and each write of the worker.
 struct Script {
@@ -287,4 +287,179 @@ fn tools_that_do_not_fit_into_a_hello_are_a_typed_end() {
     let script = Script { input: Cursor::default(), writes: Arc::default() };
     let error = serve_on(script, None, &ManualClock::default(), &mut Unnameable).unwrap_err();
     assert_eq!((error.kind(), error.code()), (Kind::Internal, "worker_hello"));
+}
+
+/// Asks the host for `echo`, and says how deep it was in that.
+#[derive(Default)]
+struct Asks {
+    depth: usize,
+    deepest: usize,
+    cancelled: Vec<bool>,
+}
+
+impl Handler for Asks {
+    fn tools(&self) -> Vec<String> {
+        ["ask", "echo"].map(str::to_owned).into()
+    }
+
+    fn call(&mut self, _: &str, body: Bytes, context: &CallContext) -> Result<Bytes, Failure> {
+        self.cancelled.push(context.is_cancelled());
+        Ok(body)
+    }
+
+    fn call_with_host(
+        &mut self,
+        tool: &str,
+        body: Bytes,
+        context: &CallContext,
+        host: &mut Host<'_>,
+    ) -> Result<Bytes, Failure> {
+        if tool == "echo" {
+            return self.call(tool, body, context);
+        }
+        self.depth += 1;
+        self.deepest = self.deepest.max(self.depth);
+        let answer = host.call(self, "echo", body);
+        self.depth -= 1;
+        answer
+    }
+}
+
+fn settings() -> Message {
+    let tool = Value::from_iter([("name", "echo")]);
+    let settings = Value::from_iter([("host_tools", Value::List(vec![tool]))]);
+    Message::Settings(settings.encode().unwrap())
+}
+
+fn nested(stream: u32, tool: u16, body: &'static [u8]) -> Message {
+    let head = OpenHead { is_nested: true, depth: 1, ..OpenHead::new(tool) };
+    Message::Open { stream, head, body: Bytes::from_static(body) }
+}
+
+/// Runs a worker that asks over these messages: what it said, and how it ended.
+fn ask(tools: &mut Asks, messages: Vec<Message>) -> (Vec<Message>, Result<(), WorkerError>) {
+    let mut bytes = BytesMut::new();
+    messages.into_iter().for_each(|message| message.encode(&mut bytes));
+    let writes = Arc::new(Mutex::new(Vec::new()));
+    let script = Script { input: Cursor::new(bytes.to_vec()), writes: Arc::clone(&writes) };
+    let outcome = serve_on(script, None, &ManualClock::default(), tools);
+    let mut said = BytesMut::from(&writes.lock().unwrap().concat()[..]);
+    let mut assembler = Assembler::host(Assembler::DEFAULT_CAP);
+    let mut got = Vec::new();
+    while let Some(frame) = Frame::decode(&mut said).unwrap() {
+        got.extend(assembler.push(frame).unwrap());
+    }
+    (got.split_off(1), outcome)
+}
+
+fn reply(stream: u32, body: &'static [u8]) -> Message {
+    Message::Reply { stream, body: Bytes::from_static(body) }
+}
+
+fn told(callback: u32, body: &'static [u8]) -> Message {
+    Message::CallbackReply { callback, body: Bytes::from_static(body) }
+}
+
+#[test]
+fn a_handler_asks_its_host_and_runs_what_comes_out_of_that() {
+    let mut tools = Asks::default();
+    let (said, outcome) = ask(
+        &mut tools,
+        vec![
+            settings(),
+            open(1, 0, b"first"),
+            open(2, 1, b"ahead"),
+            nested(3, 0, b"on top"),
+            Message::Ping { token: 5 },
+            // For the one below, which goes on when what is on top is over.
+            told(1, b"below"),
+            nested(4, 1, b"echo"),
+            told(2, b"top"),
+            open(5, 0, b"again"),
+            told(3, b"third"),
+        ],
+    );
+    outcome.unwrap();
+    let asked = |at: usize, callback, call, depth| {
+        let Message::CallbackOpen { callback: number, head, .. } = &said[at] else {
+            panic!("{:?}", said[at])
+        };
+        assert_eq!((*number, head.tool), (callback, 0));
+        assert_eq!((head.session, head.depth), (call, depth));
+    };
+    asked(0, 1, 1, 1);
+    asked(1, 2, 3, 2);
+    assert_eq!(said[2], Message::Pong { token: 5 });
+    let echoed = [reply(4, b"echo"), reply(3, b"top"), reply(1, b"below"), reply(2, b"ahead")];
+    assert_eq!(said[3..7], echoed);
+    asked(7, 3, 5, 1);
+    assert_eq!(said[8..], [reply(5, b"third")]);
+    assert_eq!(tools.deepest, 2);
+}
+
+#[test]
+fn a_call_that_waits_for_its_host_is_cancelled_and_the_answer_is_for_nobody() {
+    let mut tools = Asks::default();
+    let (said, outcome) = ask(
+        &mut tools,
+        vec![
+            settings(),
+            open(1, 0, b""),
+            nested(2, 0, b""),
+            Message::Cancel { stream: 2 },
+            told(2, b"late"),
+            Message::Cancel { stream: 2 },
+            told(1, b"one"),
+            open(3, 1, b""),
+        ],
+    );
+    outcome.unwrap();
+    assert_eq!(said[2], Message::CallbackCancel { callback: 2 });
+    assert_eq!(failure(&said[3]).code, "cancelled");
+    assert_eq!(said[4..], [reply(1, b"one"), reply(3, b"")]);
+    assert_eq!(tools.cancelled, [false]);
+}
+
+#[test]
+fn what_the_host_cannot_answer_is_an_error_of_the_call() {
+    let (said, outcome) = ask(&mut Asks::default(), vec![open(1, 0, b"")]);
+    outcome.unwrap();
+    assert_eq!(failure(&said[0]).code, "unknown_host_tool");
+    // It hangs up while it is asked.
+    let (said, outcome) = ask(&mut Asks::default(), vec![settings(), open(1, 0, b"")]);
+    outcome.unwrap();
+    assert!(matches!(said[0], Message::CallbackOpen { .. }));
+    let too_deep = Failure::new(Kind::InvalidInput, "too_deep", "too deep");
+    let error = Message::CallbackError { callback: 1, body: too_deep.encode() };
+    let (said, outcome) = ask(&mut Asks::default(), vec![settings(), open(1, 0, b""), error]);
+    outcome.unwrap();
+    assert_eq!(failure(&said[1]), too_deep);
+}
+
+#[test]
+fn an_answer_to_no_callback_is_a_typed_end() {
+    let waits = vec![settings(), open(1, 0, b""), told(77, b"")];
+    for messages in [waits, vec![told(1, b"")]] {
+        let (_, outcome) = ask(&mut Asks::default(), messages);
+        let error = outcome.unwrap_err();
+        assert_eq!((error.exit_status(), error.code()), (76, "frame_out_of_place"));
+    }
+}
+
+#[test]
+fn a_goaway_while_a_call_waits_lets_it_and_those_behind_it_end() {
+    let goaway = Message::Goaway { reason: "recycle".into() };
+    let (said, outcome) = ask(
+        &mut Asks::default(),
+        vec![
+            settings(),
+            open(1, 0, b""),
+            open(2, 1, b"behind"),
+            goaway,
+            told(1, b"one"),
+            open(3, 1, b"too late"),
+        ],
+    );
+    outcome.unwrap();
+    assert_eq!(said[1..], [reply(1, b"one"), reply(2, b"behind")]);
 }

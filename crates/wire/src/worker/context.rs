@@ -43,6 +43,6 @@ impl CallContext {
     /// shared page it is always `false`.
     pub fn is_cancelled(&self) -> bool {
         let mut cancels = self.cancels.lock().unwrap_or_else(PoisonError::into_inner);
-        cancels.is_cancelled().unwrap_or(false)
+        cancels.is_cancelled(self.stream).unwrap_or(false)
     }
 }
