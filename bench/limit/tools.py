@@ -1,13 +1,14 @@
-"""What `snakehouse bench pool` calls: the same work as the limit program as a tool, a stream, and
-large arguments and results."""
+"""What `snakehouse bench pool` calls: the same work as the limit program as a tool, a stream, large
+arguments and results, and callbacks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sized
 from functools import cache
+from time import perf_counter
 
 import snakehouse
-from snakehouse import tool
+from snakehouse import host, tool
 
 
 @tool
@@ -44,3 +45,17 @@ def made(size: int, way: str) -> object:
     view = snakehouse.buffer(size)
     view[:] = data
     return view
+
+
+@tool
+def callbacks(data: object, seconds: float) -> list[float]:
+    """Asks the host for an echo for so long, one after the other; the seconds that each took."""
+    times: list[float] = []
+    began = perf_counter()
+    until = began + seconds
+    while began < until:
+        host.echo(data)
+        now = perf_counter()
+        times.append(now - began)
+        began = now
+    return times

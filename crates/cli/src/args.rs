@@ -378,7 +378,7 @@ pub(crate) struct BenchPoolArgs {
     pub in_flight: Vec<u32>,
 
     /// What to measure.
-    #[arg(long, value_delimiter = ',', default_value = "call,stream,buffer")]
+    #[arg(long, value_delimiter = ',', default_value = "call,stream,buffer,callback")]
     pub rows: Vec<BenchRow>,
 
     /// With one call in flight, leave both ends on the cores that the system chooses.
@@ -395,6 +395,8 @@ pub(crate) enum BenchRow {
     Stream,
     /// 8 MiB by reference and through a reused slot.
     Buffer,
+    /// A tool that asks the host, beside a call.
+    Callback,
 }
 
 #[derive(Debug, Subcommand)]

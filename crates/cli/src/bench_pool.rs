@@ -1,9 +1,10 @@
-//! `bench pool`: calls, streams and large buffers of one worker or several, beside the fixed limit program, in one
-//! run.
+//! `bench pool`: calls, streams, large buffers and callbacks of one worker or several, beside the fixed
+//! limit program, in one run.
 //!
 //! What is measured and how stands in `bench/limit/README.md`.
 
 mod buffer;
+mod callback;
 mod calls;
 mod cpu;
 mod limit;
@@ -49,6 +50,7 @@ async fn measure(
 ) -> Result<(), CliError> {
     let rig = Rig::start(scope, config.python.value.as_deref(), during, args.rounds).await?;
     let (mut calls, mut streams, mut buffers) = (Vec::new(), Vec::new(), Vec::new());
+    let mut callbacks = Vec::new();
     for &workers in &args.workers {
         let inner = scope.open("pool");
         let pool = rig.pool(&inner, workers).await?;
@@ -60,6 +62,9 @@ async fn measure(
         }
         if args.rows.contains(&BenchRow::Buffer) {
             buffers.extend(buffer::rows(&rig, &pool, workers, args, out).await?);
+        }
+        if args.rows.contains(&BenchRow::Callback) {
+            callbacks.push(callback::row(&rig, &pool, workers, args, out).await?);
         }
         inner.stop().await;
     }
@@ -74,6 +79,9 @@ async fn measure(
     }
     if !buffers.is_empty() {
         out.data(&buffers, || buffer::table(&buffers))?;
+    }
+    if !callbacks.is_empty() {
+        out.data(&callbacks, || callback::table(&callbacks))?;
     }
     Ok(())
 }

@@ -73,6 +73,7 @@ impl Rig {
     pub(crate) async fn pool(&self, scope: &Scope, workers: u16) -> Result<Pool, CliError> {
         let module = self.tools.display().to_string();
         let spec = WorkerSpec::python("bench", self.python.clone()).module(module);
+        let spec = spec.host_tool(super::callback::echo());
         let config = PoolConfig { workers: usize::from(workers), ..PoolConfig::default() };
         Ok(Pool::start(scope, self.reaper.clone(), spec, config).await?)
     }

@@ -129,7 +129,7 @@ mod tests {
         let mut output = Output::default();
         let body = Bytes::from(vec![7; COPY_BELOW]);
         output.put(Message::CallbackReply { callback: 1, body: body.clone() });
-        assert_eq!(output.pieces.back().map(Bytes::as_ptr), Some(body.as_ptr()));
+        assert_eq!(output.pieces.back().map(|piece| piece.as_ptr()), Some(body.as_ptr()));
         assert_eq!(output.end(), (9 + body.len()) as u64);
         output.put(Message::CallbackReply { callback: 2, body: body.slice(..10) });
         assert_eq!((output.pieces.len(), output.small.len()), (2, 19));

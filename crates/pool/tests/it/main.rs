@@ -18,6 +18,7 @@ mod calls;
 mod cancels;
 mod causes;
 mod cells;
+mod chain_latency;
 mod codes;
 mod concurrent;
 mod deaths;
