@@ -64,7 +64,10 @@ def unpack(code: int, content: bytes) -> Any:
         raise MalformedValue(f"extension type {code - 256 if code > 127 else code} is unknown")
     try:
         return unpacker(content)
-    except (ValueError, IndexError, OverflowError, OSError, struct.error):
+    except MemoryError:
+        raise
+    except Exception:
+        # Also whatever numpy and pyarrow raise: a StopIteration would be the end of a stream.
         raise MalformedValue(f"extension type {code} has malformed content") from None
 
 

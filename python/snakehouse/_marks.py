@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from itertools import count
 
 from snakehouse._errors import LostReference, SnakehouseError
 
@@ -183,13 +184,24 @@ class _Kept:
     """What ``keep`` holds. ``life`` tells this process from every other."""
 
     def __init__(self) -> None:
-        self.life = 0
-        self.next = 1
+        self.lives: list[int] = []
+        self.numbers = count(1)
         self.objects: dict[int, object] = {}
+
+    @property
+    def life(self) -> int:
+        """0 before anything was kept."""
+        return self.lives[0] if self.lives else 0
+
+    def begin(self) -> int:
+        """This process's mark. Threads may come here at once: the first one's counts for all."""
+        if not self.lives:
+            self.lives.append(int.from_bytes(os.urandom(8), "big") | 1)
+        return self.lives[0]
 
     def after_fork(self) -> None:
         # What the parent kept is here as well, but the numbers that follow are not shared.
-        self.life = 0
+        self.lives.clear()
         self.objects.clear()
 
 
@@ -204,11 +216,9 @@ def keep(value: object) -> Reference:
     """
     if len(_kept.objects) >= _MAX_KEPT:
         raise SnakehouseError(f"{_MAX_KEPT} objects are kept already")
-    if not _kept.life:
-        _kept.life = int.from_bytes(os.urandom(8), "big") | 1
-    number, _kept.next = _kept.next, _kept.next + 1
+    life, number = _kept.begin(), next(_kept.numbers)
     _kept.objects[number] = value
-    return Reference(_kept.life, number, name_of(type(value)))
+    return Reference(life, number, name_of(type(value)))
 
 
 def name_of(kind: type) -> str:

@@ -9,15 +9,18 @@ import os
 import random
 import subprocess
 import sys
+import types
 from datetime import datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 from zoneinfo import ZoneInfo
 
 import pytest
 
 import snakehouse
+from conftest import BOUND
 from golden import VECTORS, value_of
 from snakehouse import MalformedValue, UnsupportedValue, _codec, _limits, _marks, _msgpack
 from values import equal, random_value
@@ -246,6 +249,25 @@ def test_a_reference_gives_its_object_here_and_is_lost_elsewhere(codec: _codec.C
         reference.get()
 
 
+def test_what_threads_keep_at_once_is_all_there() -> None:
+    """Also the first of all, when this process has no mark yet that references bear."""
+    script = (
+        f"import sys; sys.path.insert(0, {str(Path(snakehouse.__file__).parents[1])!r})\n"
+        "import snakehouse, threading\n"
+        "start = threading.Barrier(8)\n"
+        "kept = []\n"
+        "def keep(number):\n"
+        "    start.wait()\n"
+        "    kept.append((number, snakehouse.keep(number)))\n"
+        "threads = [threading.Thread(target=keep, args=(number,)) for number in range(8)]\n"
+        "for thread in threads: thread.start()\n"
+        "for thread in threads: thread.join()\n"
+        "assert [reference.get() for _, reference in kept] == [number for number, _ in kept]\n"
+    )
+    for _ in range(10):
+        subprocess.run([sys.executable, "-c", script], check=True, timeout=BOUND)
+
+
 def test_a_forked_child_does_not_answer_for_its_parent() -> None:
     reference = snakehouse.keep("mine")
     pid = os.fork()
@@ -258,6 +280,20 @@ def test_a_forked_child_does_not_answer_for_its_parent() -> None:
     assert os.waitpid(pid, 0)[1] == 0
     assert reference.get() == "mine"
     reference.let_go()
+
+
+def test_whatever_a_package_raises_at_bytes_they_are_malformed(
+    codec: _codec.Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream of no batch makes pyarrow raise what would be the end of a loop."""
+    body = codec.encode([snakehouse.Arrow(b"x", is_batch=True)])
+    for error in (StopIteration(), KeyError("x"), NotImplementedError()):
+        ipc = types.SimpleNamespace(open_stream=mock.Mock(side_effect=error))
+        package = types.SimpleNamespace(py_buffer=bytes, ipc=ipc)
+        with monkeypatch.context() as patched:
+            patched.setitem(sys.modules, "pyarrow", package)
+            with pytest.raises(snakehouse.MalformedValue):
+                codec.decode(body)
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
