@@ -35,7 +35,10 @@ from snakehouse._tool import ASYNC_FUNCTION, ASYNC_GENERATOR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from contextvars import Context
     from types import FrameType
+    from typing import Any
 
     from snakehouse._codec import Codec
     from snakehouse._doorbell import Doorbell
@@ -149,8 +152,13 @@ class TaskServer:
     def _is_ending(self) -> bool:
         """Have the hooks of sessions that are over run; whether they do."""
         if self._ending is None and _sessions.current.ended:
-            self._ending = self._loop.create_task(self._end_sessions(), context=outside())
+            self._ending = self._task(self._end_sessions(), outside())
         return self._ending is not None
+
+    def _task(self, coroutine: Coroutine[Any, Any, None], context: Context) -> asyncio.Task[None]:
+        # Not by the loop's factory, which is the tools' own: an eager one would run, and perhaps
+        # answer, a call that is not entered yet.
+        return asyncio.Task(coroutine, loop=self._loop, context=context)
 
     async def _end_sessions(self) -> None:
         try:
@@ -227,7 +235,7 @@ class TaskServer:
             work = self._works[call] = _Work(self._loop, call)
             context = self._base.copy()
             context.run(current.set, call)
-            task = self._loop.create_task(self._serve(request, work, call), context=context)
+            task = self._task(self._serve(request, work, call), context)
             self._tasks.add(task)
             task.add_done_callback(partial(self._done, request, work))
             work.task = task

@@ -179,6 +179,17 @@ def test_goaway_ends_it_after_what_it_has(host: Host) -> None:
     assert host.outcome()[0] == 0
 
 
+def test_a_tool_that_has_tasks_run_at_once_confuses_nobody(start_host: Start) -> None:
+    """A call that was over before it was entered would have been there for ever."""
+    host = start_mode(start_host, "asyncio")
+    host.call("hurry")
+    for number in range(20):
+        assert host.call("echo", number) == number
+    host.send(_frames.frame(_frames.KIND_GOAWAY, 0, b"recycle"))
+    assert host.eof()
+    assert host.outcome()[0] == 0
+
+
 def test_end_of_file_ends_it(host: Host) -> None:
     host.call("echo", 1)
     assert host.end() == (0, "", "")
