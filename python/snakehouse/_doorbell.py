@@ -124,7 +124,11 @@ class Doorbell:
     def is_recalled(self, stream: int) -> bool:
         """Whether the host has taken a call back that was just published as started."""
         first = self.words[WORD_RECALL]
-        return first != 0 and (stream - first) & _MASK < 0x80000000
+        is_recalled = first != 0 and (stream - first) & _MASK < 0x80000000
+        if is_recalled:
+            # It does not begin here any more, and a cancel of it would be remembered for ever.
+            self.wanted.discard(stream)
+        return is_recalled
 
     def _ring(self, _signal: int, frame: FrameType | None) -> None:
         if not self.is_muffled:

@@ -233,14 +233,21 @@ class MainSeat:
         if self._is_cut:
             raise Cancelled
         # Nothing is read while a cancel may interrupt: not a byte may be lost.
+        doorbell = self._doorbell
         self.resume()
         try:
             self._poll.poll()
         finally:
-            self.pause()
+            # As ``pause``, but without a call: at its very beginning a cancel could still hit, and
+            # nothing would know that it did.
+            if not doorbell.running:
+                self.was_hit = True
+            doorbell.running = 0
         self._pump()
-        self.resume()
-        self.pause()
+        if not self.was_hit and self._stream in doorbell.wanted:
+            doorbell.wanted.discard(self._stream)
+            self.was_hit = True
+            raise Cancelled
 
     def complete(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> Any:
         """See ``Seat``."""

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import random
+import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from conftest import BOUND, Host
-from snakehouse import _frames
+from snakehouse import Cancelled, _codec, _frames
+from snakehouse._callbacks import Callbacks
+from snakehouse._doorbell import WORD_RECALL, Doorbell
+from snakehouse._seat import MainSeat
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -150,3 +156,64 @@ def test_a_coroutine_that_never_awaits_is_interrupted(host: Host, how: str, tmp_
         assert (answered, kind, failure["code"]) == (stream, _frames.KIND_ERROR, "cancelled")
     assert host.call("echo", 1) == 1
     assert host.end() == (0, f"interrupted {how}\n" * 3, "")
+
+
+def test_who_waits_is_hit_once_wherever_the_bell_is_heard() -> None:
+    """Also in the first moment of a function of ours, which is before its first line."""
+    doorbell = Doorbell(None)
+    words, stream = doorbell.words, 7
+    ours, theirs = socket.socketpair()
+    taken: list[bytes] = []
+    seat = MainSeat(
+        ours,
+        doorbell,
+        lambda: taken.append(ours.recv(1)),
+        ours.sendall,
+        Callbacks(),
+        _codec.choose(),
+        lambda: None,
+    )
+    hits = 0
+
+    def look(frame: FrameType, event: str, _argument: object) -> None:
+        """A cancel in the first moment of ``pause``, if a cancel can hit there at all."""
+        if event == "call" and frame.f_code is MainSeat.pause.__code__ and doorbell.running:
+            sys.setprofile(None)
+            words[48], words[32] = stream, 1
+            doorbell.look()
+
+    def wait() -> None:
+        nonlocal hits
+        seat.pause()
+        try:
+            try:
+                sys.setprofile(look)
+                seat.wait(None)
+            finally:
+                sys.setprofile(None)
+                seat.resume()
+        except Cancelled:
+            hits += 1
+
+    def tool() -> None:
+        for _ in range(2):
+            theirs.send(b"x")
+            wait()
+            # The frame that goes with the page comes later.
+            doorbell.ask(stream)
+
+    with ours, theirs:
+        seat.begin(stream)
+        seat.guard(tool)
+        seat.end()
+    assert hits == 1
+
+
+def test_a_cancel_of_what_was_taken_back_is_not_remembered() -> None:
+    doorbell = Doorbell(None)
+    doorbell.words[WORD_RECALL] = 5
+    doorbell.ask(6)
+    assert doorbell.wanted == {6}
+    assert not doorbell.is_recalled(4)
+    assert doorbell.is_recalled(6)
+    assert not doorbell.wanted
