@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     Schema = dict[str, Any]
 
+# Levels of a schema, and the schemas in that of one parameter: types may contain each other.
 _MAX_DEPTH = 8
+_MAX_SCHEMAS = 512
 
 _PLAIN: dict[object, Schema] = {
     None: {"type": "null"},
@@ -108,9 +110,36 @@ def result(function: Callable[..., Any]) -> Schema:
     return of_hint(hint)
 
 
-def of_hint(hint: Any, depth: int = 0) -> Schema:
-    """The schema of one type hint; ``{}`` if it says nothing that a schema can say."""
-    if depth > _MAX_DEPTH:
+class _Place:
+    """Where in a hint the reading is, and how much more of it may be read."""
+
+    __slots__ = ("_depth", "_room", "within")
+
+    def __init__(
+        self, depth: int = 0, within: tuple[object, ...] = (), room: list[int] | None = None
+    ) -> None:
+        self._depth = depth
+        self._room = [_MAX_SCHEMAS] if room is None else room
+        # The typed dicts that it is in.
+        self.within = within
+
+    def below(self, *within: object) -> _Place:
+        """One level deeper, perhaps in a typed dict."""
+        return _Place(self._depth + 1, (*self.within, *within), self._room)
+
+    def enter(self) -> bool:
+        """Read one hint here; false if that is too much."""
+        self._room[0] -= 1
+        return self._depth <= _MAX_DEPTH and self._room[0] >= 0
+
+
+def of_hint(hint: Any, place: _Place | None = None) -> Schema:
+    """The schema of one type hint; ``{}`` if it says nothing that a schema can say.
+
+    A typed dict within itself is ``{}`` there, and so is what is too deep, or too much.
+    """
+    place = place or _Place()
+    if not place.enter():
         return {}
     try:
         plain = _PLAIN.get(hint)
@@ -123,29 +152,30 @@ def of_hint(hint: Any, depth: int = 0) -> Schema:
         if named is not None:
             return dict(named)
     if typing.is_typeddict(hint):
-        return _typed_dict(hint, depth)
+        # One with six fields of its own type would have millions of schemas.
+        return {} if hint in place.within else _typed_dict(hint, place.below(hint))
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return _union([of_hint(one, depth + 1) for one in arguments])
+        return _union([of_hint(one, place.below()) for one in arguments])
     if origin is typing.Literal:
         return {"enum": list(arguments)} if all(map(_is_json, arguments)) else {}
     if origin is typing.Annotated:
-        return of_hint(arguments[0], depth)
-    return _container(origin or hint, arguments, depth)
+        return of_hint(arguments[0], place)
+    return _container(origin or hint, arguments, place)
 
 
-def _container(kind: Any, arguments: tuple[Any, ...], depth: int) -> Schema:
+def _container(kind: Any, arguments: tuple[Any, ...], place: _Place) -> Schema:
     name = getattr(kind, "__name__", "")
-    items = of_hint(arguments[0], depth + 1) if arguments else {}
+    items = of_hint(arguments[0], place.below()) if arguments else {}
     if kind is list or name in ("Sequence", "MutableSequence"):
         return {"type": "array", **({"items": items} if items else {})}
     if kind in (set, frozenset):
         schema: Schema = {"type": "array", "uniqueItems": True, "pythonType": name}
         return {**schema, "items": items} if items else schema
     if kind is tuple:
-        return _tuple(arguments, depth)
+        return _tuple(arguments, place)
     if kind is dict or name in ("Mapping", "MutableMapping"):
-        values = of_hint(arguments[1], depth + 1) if len(arguments) == 2 else {}
+        values = of_hint(arguments[1], place.below()) if len(arguments) == 2 else {}
         schema = {"type": "object", **({"additionalProperties": values} if values else {})}
         # Only text can be a key of a JSON object; others are said in our own word.
         if arguments and arguments[0] is not str:
@@ -154,18 +184,18 @@ def _container(kind: Any, arguments: tuple[Any, ...], depth: int) -> Schema:
     return {}
 
 
-def _tuple(arguments: tuple[Any, ...], depth: int) -> Schema:
+def _tuple(arguments: tuple[Any, ...], place: _Place) -> Schema:
     schema: Schema = {"type": "array", "pythonType": "tuple"}
     if len(arguments) == 2 and arguments[1] is Ellipsis:
-        items = of_hint(arguments[0], depth + 1)
+        items = of_hint(arguments[0], place.below())
         return {**schema, "items": items} if items else schema
     if not arguments:
         return schema
-    places = [of_hint(one, depth + 1) for one in arguments]
+    places = [of_hint(one, place.below()) for one in arguments]
     return {**schema, "prefixItems": places, "items": False, "minItems": len(places)}
 
 
-def _typed_dict(hint: Any, depth: int) -> Schema:
+def _typed_dict(hint: Any, place: _Place) -> Schema:
     try:
         fields = typing.get_type_hints(hint, include_extras=True)
     except Exception:
@@ -185,7 +215,7 @@ def _typed_dict(hint: Any, depth: int) -> Schema:
     }
     return {
         "type": "object",
-        "properties": {name: of_hint(one, depth + 1) for name, one in inner.items()},
+        "properties": {name: of_hint(one, place) for name, one in inner.items()},
         "required": sorted(required),
         "additionalProperties": False,
     }

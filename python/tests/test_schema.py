@@ -20,6 +20,13 @@ class Point(TypedDict):
     name: NotRequired[str]
 
 
+class Tree(TypedDict):
+    label: str
+    left: Tree
+    right: Tree
+    others: list[Tree]
+
+
 @pytest.mark.parametrize(
     ("hint", "schema"),
     [
@@ -157,6 +164,19 @@ def test_a_type_that_contains_itself_ends() -> None:
         schema = schema["items"]
         levels += 1
     assert levels < 20
+
+
+def test_types_that_contain_each_other_in_many_places_stay_small() -> None:
+    """Eight levels of six fields would be a million schemas, and minutes before a worker serves."""
+
+    tree = _schema.of_hint(Tree)
+    assert tree["properties"]["label"] == {"type": "string"}
+    assert tree["properties"]["left"] == {}
+    assert tree["properties"]["others"] == {"type": "array"}
+    wide: Any = int
+    for _ in range(8):
+        wide = tuple[wide, wide, wide, wide, wide, wide]
+    assert len(str(_schema.of_hint(wide))) < 100_000
 
 
 def test_a_hint_that_raises_when_looked_at_hurts_nobody() -> None:
