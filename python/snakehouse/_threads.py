@@ -98,6 +98,9 @@ class ThreadServer:
         self._hooks = HookThread(self)
         doorbell.route = self.running.cancel
         self.seats: dict[int, ThreadSeat] = {}
+        # Event loops of nested calls that are over, for those to come: each has three descriptors,
+        # which nobody closes before the garbage collector.
+        self.runners: list[Runner] = []
         _buffers.current.shield = self._shield
         self._telemetry = _telemetry.current
         self._telemetry.serve(tools, self._speak)
@@ -315,6 +318,8 @@ class ThreadSeat:
         self._server.start(self, request)
         self._serve(request)
         del self._server.seats[self.ident]
+        if self._runner is not None:
+            self._server.runners.append(self._runner)
 
     def _sit(self) -> None:
         self.ident = threading.get_ident()
@@ -404,7 +409,10 @@ class ThreadSeat:
         if self._runner is None:
             from snakehouse._async import Runner
 
-            self._runner = Runner()
+            try:
+                self._runner = self._server.runners.pop()
+            except IndexError:
+                self._runner = Runner()
         runner, work = self._runner, self.work
         turn = runner.begin(context)
         work.wake = turn.cancel

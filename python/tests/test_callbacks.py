@@ -310,6 +310,20 @@ def test_nested_calls_have_threads_beside_those_that_wait(start_host: Starter) -
     }
 
 
+def test_nested_async_calls_leave_no_descriptor(answering: Answering) -> None:
+    seen: set[int] = set()
+    for _ in range(20):
+        outer = answering.host.start("ask", 1)
+        number, _, _ = answering.callback()
+        inner = answering.nested("descriptors")
+        answered, (_, count) = answering.host.reply()
+        assert answered == inner
+        seen.add(count)
+        answering.answer(number, count)
+        assert answering.host.reply() == (outer, (KIND_LAST, count))
+    assert len(seen) == 1, seen
+
+
 def test_sixteen_calls_run_on_top_of_each_other(answering: Answering) -> None:
     host = answering.host
     stack = [(host.start("ask", 0), answering.callback()[0])]
