@@ -8,6 +8,9 @@ at where that can matter: if it is long enough to be nested too deep, or has a b
 bytes. What it read is looked at only if it is long enough. It makes room for as many items as an
 array says that it has before it looks for them: long bytes are surveyed first.
 
+Python 3.12 never lets go of a text that was made unique, and the C unpacker makes every key of a
+dict unique. There, once it has brought many new ones, what may hold keys is decoded by ours.
+
 Two differences remain, for bytes that our encoders never write: of a key that a dict has twice the
 C one keeps the last, and it makes a timestamp of its own of extension type -1.
 """
@@ -15,6 +18,7 @@ C one keeps the last, and it makes a timestamp of its own of extension type -1.
 from __future__ import annotations
 
 import importlib
+import sys
 
 from snakehouse import _extensions, _msgpack
 from snakehouse._buffers import LEND_FROM
@@ -49,6 +53,12 @@ _LARGE_TUPLE = 1 << 20
 _MAX_NESTED_LARGE = 3
 # Fewer bytes cannot lie about so much that it matters.
 _SURVEY_FROM = 256 << 10
+# So many new keys may stay for ever, where keys do.
+_MAX_NEW_KEYS = 100_000
+# A dict with one key of this codec's own.
+_KEY = b"\x81\xb6snakehouse: is it kept\xc0"
+# Every byte that begins a dict which is not empty.
+_DICTS = bytes([*range(0x81, 0x90), 0xDE, 0xDF])
 # A survey that is not over after so many steps is one for the C unpacker.
 _PATIENCE = 256
 
@@ -94,9 +104,37 @@ def choose(buffers: Buffers | None = None) -> Codec:
     ext_type, packer_type = package.ExtType, module.Packer
     lending = None if buffers is None else _c_encode(ext_type, packer_type, Lender(buffers))
     revive, decode = _c_decode(package, module)
+    kept = _kept_texts(module)
+    if kept is not None:
+        decode = sparing(decode, kept)
     codec = Codec("msgpack", _c_encode(ext_type, packer_type), decode, lending)
-    codec.unpack, codec.revive = module.unpackb, revive
+    if kept is None:
+        codec.unpack, codec.revive = module.unpackb, revive
     return codec
+
+
+def _kept_texts(module: Any) -> Callable[[], int] | None:
+    """What counts the texts that are kept, if keys of dicts are among them for ever."""
+    (key,) = module.unpackb(_KEY)
+    is_immortal = sys.getrefcount(key) > 1 << 28
+    return getattr(sys, "getunicodeinternedsize", None) if is_immortal else None
+
+
+def sparing(decode: Callable[[Any], Any], kept: Callable[[], int]) -> Callable[[Any], Any]:
+    """As ``decode``, as long as that has not brought too many texts that are kept for ever."""
+    left = _MAX_NEW_KEYS
+
+    def decode_sparingly(data: bytes | bytearray | memoryview) -> Any:
+        nonlocal left
+        if left <= 0 and len(data) > len(bytes(data).translate(None, _DICTS)):
+            return _msgpack.decode(data)
+        before = kept()
+        try:
+            return decode(data)
+        finally:
+            left -= kept() - before
+
+    return decode_sparingly
 
 
 def _compiled() -> tuple[Any, Any] | None:

@@ -296,6 +296,34 @@ def test_whatever_a_package_raises_at_bytes_they_are_malformed(
                 codec.decode(body)
 
 
+def test_ever_new_keys_do_not_stay_for_ever() -> None:
+    """They do where CPython keeps them, unless somebody looks."""
+    decode = _codec.choose().decode
+    kept = getattr(sys, "getunicodeinternedsize", lambda: 0)
+    before = kept()
+    for number in range(300):
+        keys = {f"{number} and {key}": key for key in range(1000)}
+        assert decode(_msgpack.encode([keys])) == [keys]
+    assert kept() - before < 150_000
+
+
+def test_few_keys_that_stay_are_no_reason_to_decode_slowly() -> None:
+    size, fast = 0, 0
+
+    def grow(data: bytes) -> Any:
+        nonlocal size, fast
+        size += 40_000
+        fast += 1
+        return _msgpack.decode(data)
+
+    decode = _codec.sparing(grow, lambda: size)
+    for _ in range(5):
+        assert decode(b"\x81\xa1k\xc0") == {"k": None}
+    assert fast == 3
+    assert decode(b"\x92\x01\x02") == [1, 2]
+    assert fast == 4
+
+
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_marks, "_MAX_KEPT", 1)
     first = snakehouse.keep(1)
