@@ -14,16 +14,12 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::Serialize;
-use snakehouse_base::id::RunToken;
 use snakehouse_base::{Clock, Kind, SystemClock};
-use snakehouse_pool::{
-    Args, Birth, CallError, CallOptions, Interpreter, Pool, PoolConfig, Reaper, ReaperConfig,
-    WorkerSpec,
-};
-use snakehouse_supervise::{Lane, Root, Scope};
+use snakehouse_pool::{Args, Birth, CallError, CallOptions, Pool, PoolConfig};
+use snakehouse_supervise::Scope;
 
 use crate::args::BenchRecoveryArgs;
-use crate::bench_startup::{TOOLS, cannot};
+use crate::bench_rig::{Rig, cannot};
 use crate::config::Config;
 use crate::error::CliError;
 use crate::output::Output;
@@ -56,39 +52,18 @@ pub(crate) async fn run(
     args: BenchRecoveryArgs,
     out: Output,
 ) -> Result<(), CliError> {
-    let root = Root::new("bench");
-    let result = measure(config, args, root.scope(), out).await;
-    root.stop().await;
-    result
+    Rig::with(config, async |rig| measure(rig, args, out).await).await
 }
 
-async fn measure(
-    config: &Config,
-    args: BenchRecoveryArgs,
-    scope: &Scope,
-    out: Output,
-) -> Result<(), CliError> {
-    let lane = Lane::new(scope, "look", 1, 1);
-    let dir = tempfile::tempdir().map_err(|error| cannot("make a directory", &error))?;
-    let tools = dir.path().join("recovery_tools.py");
-    fs::write(&tools, TOOLS).map_err(|error| cannot("write a program", &error))?;
-    let tools = tools.display().to_string();
-    let named = config.python.value.clone();
-    let python = lane.run(move || Interpreter::find(named.as_deref())).await??;
-    let reaper = ReaperConfig {
-        python: python.clone(),
-        run_token: RunToken::fresh(),
-        cache: Some(dir.path().join("cache")),
-    };
-    let reaper = Reaper::start(scope, reaper).await?;
-    let names = args.preload.iter().cloned().chain([tools.clone()]);
-    let spec = WorkerSpec::python("recovery", python).module(&tools).preload(names);
-    let pool = Pool::start(scope, reaper, spec, PoolConfig::default()).await?;
+async fn measure(rig: &Rig, args: BenchRecoveryArgs, out: Output) -> Result<(), CliError> {
+    let scope = &rig.scope;
+    let spec = rig.spec("recovery", &args.preload);
+    let pool = Pool::start(scope, rig.reaper(scope).await?, spec, PoolConfig::default()).await?;
 
     let (mut errors, mut backs) = (Vec::new(), Vec::new());
     let (mut lost, mut survivors, mut forked) = (0, 0, true);
     for kill in 0..args.kills {
-        let one = one_kill(scope, &pool, dir.path(), kill).await?;
+        let one = one_kill(scope, &pool, rig.dir(), kill).await?;
         errors.push(one.error_ms);
         backs.push(one.back_ms);
         lost += one.lost;
@@ -96,7 +71,7 @@ async fn measure(
             pool.workers().iter().all(|info| matches!(info.birth, Some(Birth::Forked { .. })));
         let survived = one.left;
         let patience = GONE_WITHIN.saturating_sub(SystemClock.now() - one.killed);
-        survivors += u32::from(!lane.run(move || is_gone(&survived, patience)).await?);
+        survivors += u32::from(!rig.lane.run(move || is_gone(&survived, patience)).await?);
     }
     let result = Recovery {
         kills: args.kills,

@@ -6,23 +6,17 @@
 //! themselves on the other.
 
 use std::fs;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde::Serialize;
-use snakehouse_base::id::RunToken;
 use snakehouse_base::{Clock, Kind, SystemClock};
-use snakehouse_pool::{
-    Args, Birth, CallOptions, Interpreter, Pool, PoolConfig, Reaper, ReaperConfig, WorkerSpec,
-};
-use snakehouse_supervise::{Lane, Root, Scope};
+use snakehouse_pool::{Args, Birth, CallOptions, Interpreter, Pool, PoolConfig, WorkerSpec};
 
 use crate::args::BenchStartupArgs;
+use crate::bench_rig::{Rig, cannot};
 use crate::config::Config;
 use crate::error::CliError;
 use crate::output::Output;
-
-pub(crate) const TOOLS: &str = include_str!("../../../bench/startup/tools.py");
 
 /// What is imported when nothing else is named and the interpreter has none of the others.
 const PLAIN: &str = "asyncio,concurrent.futures,ctypes,decimal,email.message,http.client,\
@@ -66,44 +60,26 @@ pub(crate) async fn run(
     args: BenchStartupArgs,
     out: Output,
 ) -> Result<(), CliError> {
-    let root = Root::new("bench");
-    let result = measure(config, args, root.scope(), out).await;
-    root.stop().await;
-    result
+    Rig::with(config, async |rig| measure(rig, args, out).await).await
 }
 
-async fn measure(
-    config: &Config,
-    args: BenchStartupArgs,
-    scope: &Scope,
-    out: Output,
-) -> Result<(), CliError> {
-    let lane = Lane::new(scope, "import", 1, 1);
-    let dir = tempfile::tempdir().map_err(|error| cannot("make a directory", &error))?;
-    let tools = dir.path().join("startup_tools.py");
-    fs::write(&tools, TOOLS).map_err(|error| cannot("write a program", &error))?;
-    let tools = tools.display().to_string();
-    let named = config.python.value.clone();
-    let python = lane.run(move || Interpreter::find(named.as_deref())).await??;
+async fn measure(rig: &Rig, args: BenchStartupArgs, out: Output) -> Result<(), CliError> {
     let preload = match args.preload.is_empty() {
         false => args.preload.clone(),
         true => {
-            let python = python.clone();
-            lane.run(move || heaviest(&python)).await?
+            let python = rig.python.clone();
+            rig.lane.run(move || heaviest(&python)).await?
         }
     };
     let mut imports = Vec::new();
     let mut forked = Vec::new();
     let mut separate = Vec::new();
     for round in 0..args.rounds {
-        let (interpreter, names) = (python.clone(), preload.clone());
-        imports.push(lane.run(move || cold_import(&interpreter, &names)).await??);
-        let spec = || {
-            let names = preload.iter().cloned().chain([tools.clone()]);
-            WorkerSpec::python("startup", python.clone()).module(&tools).preload(names)
-        };
-        forked.push(start(scope, &python, spec(), args.workers, dir.path()).await?);
-        separate.push(start(scope, &python, spec().spawn(), args.workers, dir.path()).await?);
+        let (interpreter, names) = (rig.python.clone(), preload.clone());
+        imports.push(rig.lane.run(move || cold_import(&interpreter, &names)).await??);
+        let spec = || rig.spec("startup", &preload);
+        forked.push(start(rig, spec(), args.workers).await?);
+        separate.push(start(rig, spec().spawn(), args.workers).await?);
         out.note(format!("round {} of {}", round + 1, args.rounds));
     }
     let cold_import_ms = median(imports);
@@ -120,7 +96,7 @@ async fn measure(
     let result = Startup {
         workers: args.workers,
         rounds: args.rounds,
-        python: python.version().to_string(),
+        python: rig.python.version().to_string(),
         forked: births.clone().all(|birth| matches!(birth, Some(Birth::Forked { .. }))),
         why_not,
         cold_import_ms,
@@ -139,20 +115,9 @@ async fn measure(
 }
 
 /// Starts a pool below a reaper of its own, weighs everything, and ends it.
-async fn start(
-    scope: &Scope,
-    python: &Interpreter,
-    spec: WorkerSpec,
-    workers: u16,
-    dir: &Path,
-) -> Result<Measured, CliError> {
-    let inner = scope.open("round");
-    let config = ReaperConfig {
-        python: python.clone(),
-        run_token: RunToken::fresh(),
-        cache: Some(dir.join("cache")),
-    };
-    let reaper = Reaper::start(&inner, config).await?;
+async fn start(rig: &Rig, spec: WorkerSpec, workers: u16) -> Result<Measured, CliError> {
+    let inner = rig.scope.open("round");
+    let reaper = rig.reaper(&inner).await?;
     let began = SystemClock.now();
     let config = PoolConfig { workers: workers.into(), ..PoolConfig::default() };
     let pool = Pool::start(&inner, reaper.clone(), spec, config).await?;
@@ -235,10 +200,6 @@ fn pss_mib(pid: u32) -> f64 {
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-pub(crate) fn cannot(what: &str, error: &std::io::Error) -> CliError {
-    CliError::new(Kind::Environment, "bench_failed", format!("cannot {what}: {error}"))
 }
 
 fn text(result: &Startup) -> String {

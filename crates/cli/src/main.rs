@@ -11,6 +11,7 @@ mod own_pool;
 
 mod bench_pool;
 mod bench_recovery;
+mod bench_rig;
 mod bench_startup;
 mod config_show;
 mod demo;
