@@ -8,6 +8,9 @@ use snakehouse_guard::BreakerConfig;
 use crate::session::SessionLimits;
 use crate::telemetry::TelemetryConfig;
 
+/// As good as never: about a hundred years.
+pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// How a pool works. The default is one worker that lives for as long as it can.
 ///
 /// Two workers that become up to eight while calls wait, one more that is warm and takes over at once,
@@ -121,6 +124,26 @@ impl PoolConfig {
         self.telemetry.as_ref().map_or(Ok(()), |telemetry| telemetry.filter.check())
     }
 
+    /// With no time in it that is too long to be added to a moment: [`Duration::MAX`] is a way to say
+    /// never.
+    #[must_use]
+    pub(crate) fn bounded(mut self) -> Self {
+        let recycle = &mut self.recycle;
+        for time in [
+            &mut self.grow_after,
+            &mut self.shrink_after,
+            &mut self.start_within,
+            &mut self.stop_grace,
+            &mut recycle.drain_within,
+        ]
+        .into_iter()
+        .chain(&mut recycle.age)
+        {
+            *time = (*time).min(LONGEST);
+        }
+        self
+    }
+
     /// Workers that run calls, at most.
     pub(crate) fn most(&self) -> usize {
         self.workers.max(1)
@@ -169,8 +192,8 @@ pub struct Recycle {
     /// limit it gets no more calls than the growth so far leaves room for before it is measured again:
     /// a leak is found within a tenth of the limit. Memory that processes share counts in parts where it
     /// matters. Workers that hold so much from the start are kept, since others would be the same
-    /// ([`PoolCounters::memory_too_low`](crate::PoolCounters::memory_too_low), and a warning).
-    /// Default: never.
+    /// ([`PoolCounters::memory_too_low`](crate::PoolCounters::memory_too_low), and a warning), and so are
+    /// those on [other hosts](crate::WorkerSpec::attached), which nobody measures. Default: never.
     pub memory: Option<ByteSize>,
     /// By which part of them age and calls are shortened by chance, so that workers which were
     /// started together are not replaced together: from 0 to 1. Default 0.1.

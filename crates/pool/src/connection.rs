@@ -37,6 +37,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::call::{Call, CallError, Where};
+use crate::config::LONGEST;
 use crate::death::{Death, KillReason};
 use crate::dispatcher::{After, Dispatcher, Report, Ticket, worker_id};
 use crate::pool::Shared;
@@ -132,7 +133,7 @@ impl<'a> Connection<'a> {
             callbacks: Callbacks::new(tools, scope, incarnation, bell.clone()),
             place,
             process,
-            cancel_grace: shared.spec.cancel_grace,
+            cancel_grace: shared.spec.cancel_grace.map(|grace| grace.min(LONGEST)),
             stop_grace: shared.config.stop_grace,
             can_cancel: false,
             tells_started: false,

@@ -264,7 +264,7 @@ impl Dispatcher {
             }
             Some(At::Outbox(place)) => {
                 let seat = &mut self.seats[place];
-                seat.forget(ticket, &self.ledger);
+                seat.give_up(ticket, &self.ledger);
                 after.over.extend(self.ledger.remove(ticket, &mut seat.outbox));
                 self.rest(place, now, after);
             }

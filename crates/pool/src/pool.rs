@@ -135,6 +135,7 @@ impl Pool {
         config: PoolConfig,
     ) -> Result<Self, PoolError> {
         config.check().map_err(|rule| PoolError::BadConfig { message: rule.to_owned() })?;
+        let config = config.bounded();
         let breaker = config.breaker.map(|rules| Breaker::new(spec.name(), rules)).transpose();
         let breaker =
             breaker.map_err(|error| PoolError::BadConfig { message: error.to_string() })?;

@@ -70,7 +70,7 @@ impl Dispatcher {
         let seat = &mut self.seats[place];
         for &ticket in report.refused {
             if self.ledger.find(ticket) == Some(At::Given(place)) {
-                seat.forget(ticket, &self.ledger);
+                seat.give_up(ticket, &self.ledger);
                 match self.ledger.is_cancelled(ticket) {
                     true => self.counters.cancelled += 1,
                     false => self.counters.failed += 1,

@@ -110,7 +110,9 @@ impl Dispatcher {
         seat.tools = hail.tools.into();
         seat.too_old = recycle.age.map(|age| now + age.mul_f64(part));
         seat.calls_left = recycle.calls.map(|calls| part_of(calls, part));
-        seat.weight = recycle.memory.map(|limit| Weight::new(limit.0, now));
+        // Only what is a process here can be weighed.
+        let limit = recycle.memory.filter(|_| seat.pid.is_some());
+        seat.weight = limit.map(|limit| Weight::new(limit.0, now));
         seat.was_spare = false;
         seat.life = Some(Life::new(WorkerRef {
             id: worker_id(place),

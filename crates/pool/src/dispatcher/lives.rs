@@ -288,6 +288,82 @@ fn memory_is_measured_after_calls_and_not_while_nothing_runs() {
     assert_eq!(rig.dispatcher.counters().recycled_memory, 1);
 }
 
+/// A worker may have one call before its first weighing after a call: one that it never ran is not that.
+#[test]
+fn a_call_that_leaves_without_an_answer_uses_up_nothing() {
+    let memory = Some(snakehouse_base::ByteSize::mib(64));
+    let recycle = Recycle { memory, ..Recycle::default() };
+    for way in ["cancelled in the outbox", "refused", "taken back"] {
+        let mut rig = Rig::of(recycled(2, recycle.clone()), 1);
+        assert!(rig.weigh(10), "as they begin");
+        match way {
+            "refused" => {
+                let id = rig.submit("t", None).unwrap();
+                rig.refuse(0, id);
+            }
+            "taken back" => {
+                let id = rig.submit("t", None).unwrap();
+                assert!(rig.recall(0, 0), "the other one has room");
+                assert_eq!(rig.ids(1), [id]);
+                rig.recall_over(0);
+            }
+            _ => {
+                let (call, _outcome) = Rig::call("t", None, false);
+                let mut after = After::default();
+                let ticket = rig.dispatcher.submit(call, rig.now, &mut after).unwrap();
+                assert_eq!(rig.dispatcher.cancel(ticket, rig.now, &mut after), Some(Where::Queue));
+                rig.settle(after);
+            }
+        }
+        let ids = rig.submit_many(2);
+        assert_eq!(rig.ids(0), [ids[0]], "{way}");
+    }
+}
+
+/// What is on another host has no process here that could be weighed.
+#[test]
+fn a_worker_without_a_process_here_is_not_weighed() {
+    let memory = Some(snakehouse_base::ByteSize::mib(64));
+    let recycle = Recycle { memory, ..Recycle::default() };
+    let mut rig = Rig::idle(recycled(1, recycle), 1);
+    rig.keep();
+    assert!(rig.begin(0));
+    rig.dispatcher.started(0, 0, crate::Birth::Attached { peer: "there".to_owned() });
+    let mut after = After::default();
+    let tool = ToolInfo::new("t", 7, snakehouse_wire::ToolKind::Function);
+    let hail = Hail { tools: vec![tool], capacity: 1, hears_of_sessions: true };
+    rig.dispatcher.serving(0, hail, rig.now, &mut after);
+    assert!(!after.keeper, "there is nothing to do");
+    rig.settle(after);
+    rig.submit_many(3);
+    (0..3).for_each(|_| rig.answer(0, LONG));
+    assert_eq!(rig.next, None);
+}
+
+/// The longest time that there is means never, and is no reason to fail.
+#[test]
+fn the_longest_times_are_as_good_as_never() {
+    let ever = Duration::MAX;
+    let recycle = Recycle { age: Some(ever), drain_within: ever, ..Recycle::default() };
+    let config = PoolConfig {
+        min_workers: Some(1),
+        grow_after: ever,
+        shrink_after: ever,
+        ..recycled(2, recycle)
+    };
+    let mut rig = Rig::of(config, 1);
+    rig.submit_many(3);
+    rig.pass(AGE);
+    assert_eq!(rig.states(), [Busy], "it does not grow");
+    assert!(rig.recycle(0));
+    rig.start_all();
+    assert_eq!(rig.states(), [Draining, Busy]);
+    rig.answer(0, LONG);
+    (0..2).for_each(|_| rig.answer(1, LONG));
+    rig.pass(AGE);
+    assert_eq!(rig.states()[1], Ready, "nor shrink");
+}
+
 /// Each would be replaced by one that is replaced, for ever.
 #[test]
 fn a_limit_that_no_worker_can_keep_replaces_none() {

@@ -74,7 +74,7 @@ impl Dispatcher {
 
     fn take_back(&mut self, place: usize, call: Call, list: &mut List, after: &mut After) {
         let seat = &mut self.seats[place];
-        seat.forget(call.ticket, &self.ledger);
+        seat.give_up(call.ticket, &self.ledger);
         if self.ledger.is_cancelled(call.ticket) || call.is_abandoned() {
             self.ledger.remove(call.ticket, list);
             self.counters.cancelled += 1;

@@ -71,7 +71,8 @@ impl Rig {
     pub(super) fn idle(config: PoolConfig, capacity: usize) -> Self {
         let (places, now) = (config.places(), Instant::now());
         Self {
-            dispatcher: Dispatcher::new(config, now),
+            // As a pool does.
+            dispatcher: Dispatcher::new(config.bounded(), now),
             outcomes: BTreeMap::new(),
             tickets: BTreeMap::new(),
             workers: std::iter::repeat_with(Worker::default).take(places).collect(),

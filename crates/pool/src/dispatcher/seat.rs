@@ -182,6 +182,14 @@ impl Seat {
         }
     }
 
+    /// One of its calls leaves it that it did not run, and is still in the ledger.
+    pub(super) fn give_up(&mut self, ticket: Ticket, ledger: &Ledger) {
+        self.forget(ticket, ledger);
+        if let Some(weight) = &mut self.weight {
+            weight.returned();
+        }
+    }
+
     /// Whether it gets calls of everybody.
     pub(super) fn is_open(&self) -> bool {
         self.phase == Phase::Serving
