@@ -5,6 +5,7 @@
 use std::io::{self, Cursor, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use snakehouse_base::{Coded, Kind, ManualClock};
@@ -47,7 +48,9 @@ struct Tools {
 
 impl Handler for Tools {
     fn tools(&self) -> Vec<String> {
-        ["echo", "panic", "fail", "none", "cancels_itself", "writes"].map(str::to_owned).into()
+        ["echo", "panic", "fail", "none", "cancels_itself", "writes", "takes_a_second"]
+            .map(str::to_owned)
+            .into()
     }
 
     fn call(&mut self, tool: &str, body: Bytes, context: &CallContext) -> Result<Bytes, Failure> {
@@ -57,6 +60,10 @@ impl Handler for Tools {
             "fail" => Err(Failure::new(Kind::Conflict, "taken", "it is taken")),
             "writes" => {
                 self.written.push(self.writes.lock().unwrap().len());
+                Ok(body)
+            }
+            "takes_a_second" => {
+                self.clock.advance(Duration::from_secs(1));
                 Ok(body)
             }
             "cancels_itself" => {
@@ -200,6 +207,19 @@ fn cancelled_and_late_calls_do_not_run() {
     assert_eq!(said[5], Message::Reply { stream: 6, body: Bytes::from_static(b"last") });
     assert_eq!(tools.seen, [(4, None), (6, None)]);
     assert_eq!(page.started().unwrap(), 6);
+}
+
+#[test]
+fn a_deadline_counts_from_the_arrival_however_long_the_call_waits_for_others() {
+    let mut tools = Tools::default();
+    let within = |millis: u64| OpenHead { deadline_micros: millis * 1000, ..OpenHead::new(0) };
+    let echo = |stream, head| Message::Open { stream, head, body: Bytes::new() };
+    let calls = vec![open(1, 6, b""), echo(2, within(999)), echo(3, within(1001))];
+    let (said, outcome) = run(&mut tools, calls);
+    outcome.unwrap();
+    assert_eq!(failure(&said[1]).code, "deadline");
+    assert_eq!(said[2], Message::Reply { stream: 3, body: Bytes::new() });
+    assert_eq!(tools.seen, [(1, None), (3, None)]);
 }
 
 #[test]

@@ -67,6 +67,7 @@ pub fn serve_on<S: Read + Write, H: Handler>(
         tools,
         cancels: Arc::new(Mutex::new(Cancels::new(page))),
         buf: BytesMut::with_capacity(READ_LEN),
+        filled: clock.now(),
         assembler: Assembler::worker(Assembler::DEFAULT_CAP),
         waiting: VecDeque::new(),
         waiting_bytes: 0,
@@ -120,6 +121,8 @@ struct Worker<'a, S> {
     tools: Vec<String>,
     cancels: Arc<Mutex<Cancels>>,
     buf: BytesMut,
+    /// When what is in the buffer came: a call in it may have to wait for those before it.
+    filled: Instant,
     assembler: Assembler,
     /// Calls that came while one waited for the host.
     waiting: VecDeque<Arrived>,
@@ -171,7 +174,7 @@ impl<S: Read + Write> Worker<'_, S> {
         match self.assembler.push(frame) {
             Ok(None) => {}
             Ok(Some(Message::Open { stream, head, body })) => {
-                return Ok(Some(Arrived { stream, head, body, at: self.clock.now() }));
+                return Ok(Some(Arrived { stream, head, body, at: self.filled }));
             }
             Ok(Some(Message::Cancel { stream })) => self.lock().ask(stream),
             Ok(Some(Message::Ping { token })) => Message::Pong { token }.encode(&mut self.out),
@@ -233,6 +236,7 @@ impl<S: Read + Write> Worker<'_, S> {
             match self.socket.read(&mut self.buf[old..]) {
                 Ok(got) => {
                     self.buf.truncate(old + got);
+                    self.filled = self.clock.now();
                     return Ok(got > 0);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
