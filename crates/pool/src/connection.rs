@@ -49,7 +49,7 @@ use copies::Copies;
 use input::Input;
 use output::Output;
 use recall::Recall;
-use sent::SentCalls;
+use sent::{MAX_UNSTARTED, SentCalls};
 use telemetry::Telling;
 
 /// How often calls that cannot be sent are answered and more are taken before everything else has its
@@ -98,6 +98,8 @@ pub(crate) struct Connection<'a> {
     has_answered: bool,
     /// Pongs on their way out.
     pongs: usize,
+    /// Whether it closed its socket for buffers, which it does not do while it lives.
+    is_deaf: bool,
     telling: Telling,
     /// Since when the worker has been working without an answer.
     busy_since: Instant,
@@ -157,6 +159,7 @@ impl<'a> Connection<'a> {
             late_items: 0,
             has_answered: false,
             pongs: 0,
+            is_deaf: false,
             telling: Telling::default(),
             busy_since: Instant::now(),
             kill: None,
@@ -172,8 +175,10 @@ impl<'a> Connection<'a> {
             () = stop.cancelled() => Ok(Err(Some(KillReason::Stop))),
         };
         let reason = match outcome {
-            Ok(Ok(hello)) => match hello.failure {
+            Ok(Ok(mut hello)) => match hello.failure {
                 None => {
+                    // All of them may be on their way to it at once.
+                    hello.capacity = hello.capacity.min(MAX_UNSTARTED);
                     self.can_cancel = hello.can(Hello::CANCEL);
                     self.tells_started = hello.can(Hello::STARTED) && self.process.shares_page();
                     self.can_recall = self.tells_started && hello.can(Hello::RECALL);
@@ -233,7 +238,7 @@ impl<'a> Connection<'a> {
         let mut timer_at = None;
         self.put_settings();
         self.exchange();
-        while self.kill.is_none() {
+        while self.kill.is_none() && !self.is_deaf {
             let wake = self.wake(stop_by);
             if wake != timer_at {
                 timer_at = wake;
@@ -293,6 +298,10 @@ impl<'a> Connection<'a> {
                 self.go_on_recalling();
             }
             self.fetch();
+        }
+        if self.is_deaf && self.kill.is_none() {
+            self.expect_death().await;
+            self.read_the_rest();
         }
         self.read_last_words().await;
         // What the worker answered is there, whatever became of it.
@@ -443,6 +452,11 @@ impl<'a> Connection<'a> {
         }
         if let Err(error) = self.buffers.announce(&call.body.shared, &self.sent) {
             if error.kind() == io::ErrorKind::WouldBlock {
+                return Some(call);
+            }
+            if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
+                // It is dead, or as good as dead: whoever is next gets the call.
+                self.is_deaf = true;
                 return Some(call);
             }
             let message = format!("the worker does not get the shared buffer: {error}");

@@ -203,8 +203,8 @@ impl WorkerSpec {
         self
     }
 
-    /// How many calls each worker runs at once, and how. The default is one. At least 1; what the
-    /// worker's hello says counts in the end. Programs are asked in the same way, through
+    /// How many calls each worker runs at once, and how. The default is one. At least 1, and no worker
+    /// gets more than 4,096; what its hello says counts in the end. Programs are asked in the same way, through
     /// `SNAKEHOUSE_CAPACITY` and `SNAKEHOUSE_MODE` in their environment.
     #[must_use]
     pub fn capacity(mut self, calls: usize, mode: Mode) -> Self {

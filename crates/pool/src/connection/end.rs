@@ -77,7 +77,9 @@ impl Connection<'_> {
     /// What a worker that was killed by its host had still answered: those calls have their results,
     /// and are neither lost nor run again. Nothing that broke the protocol is read on.
     pub(super) async fn read_last_words(&mut self) {
-        if matches!(self.kill, Some(KillReason::CancelIgnored | KillReason::Stop)) {
+        if let Some(KillReason::CancelIgnored | KillReason::Stop | KillReason::ClosedSocket) =
+            self.kill
+        {
             let reason = self.kill.take();
             self.process.hold.dead().await;
             self.read_the_rest();

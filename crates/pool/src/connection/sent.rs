@@ -13,7 +13,7 @@ use crate::call::Call;
 use crate::dispatcher::Ticket;
 
 /// A worker never has more calls that wait for their start; see the protocol.
-const MAX_UNSTARTED: u64 = 4096;
+pub(super) const MAX_UNSTARTED: u32 = 4096;
 
 /// A call that was sent.
 #[derive(Debug)]
@@ -144,7 +144,7 @@ impl SentCalls {
     /// `u32::MAX`; a call that was followed by more than a worker may have waiting has started,
     /// however long ago.
     pub(super) fn is_started(&self, sent: &Sent, last: u32) -> bool {
-        let is_old = self.order - sent.order > MAX_UNSTARTED;
+        let is_old = self.order - sent.order > u64::from(MAX_UNSTARTED);
         is_old || sent.is_nested || last != 0 && last.wrapping_sub(sent.stream) < u32::MAX / 2
     }
 

@@ -1,6 +1,7 @@
 """Tools that take and give much."""
 
 import os
+import socket
 import time
 
 import snakehouse
@@ -48,6 +49,19 @@ def keep(size):
     view[:1] = bytes([len(kept)])
     kept.append(view)
     return view
+
+
+@tool
+def deafen():
+    """No buffer that is shared from now on arrives."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found = socket.socket(fileno=os.dup(int(name)))
+        except OSError:
+            continue
+        if found.type == socket.SOCK_SEQPACKET:
+            found.shutdown(socket.SHUT_RDWR)
+        found.close()
 
 
 @tool

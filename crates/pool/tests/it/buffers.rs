@@ -291,6 +291,22 @@ fn a_worker_that_read_no_descriptors_for_long_gets_new_ones_again() {
     });
 }
 
+/// A worker that dies closes that socket too, and may be sent a call before its death is known.
+#[test]
+fn a_call_whose_buffers_find_no_reader_goes_to_the_next_worker() {
+    run(async {
+        let rig = Rig::new().await;
+        let pool = one(&rig).await;
+        for deaths in 1..=2 {
+            call(&pool, "deafen", Args::none()).await.unwrap();
+            let length = call(&pool, "length", Args::none().arg(fresh(1))).await;
+            assert_eq!(length.unwrap(), 1.into());
+            assert_eq!(pool.stats().deaths, [("closed_socket", deaths)].into());
+        }
+        rig.end().await;
+    });
+}
+
 #[test]
 fn a_call_with_too_many_buffers_is_refused_when_it_is_made() {
     run(async {

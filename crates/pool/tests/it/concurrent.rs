@@ -6,6 +6,7 @@ use snakehouse_base::Coded;
 use snakehouse_pool::{Args, CallError, Mode, Pool, Value, WorkerSpec};
 
 use crate::python_streams::tools;
+use crate::scripted;
 use crate::support::{Rig, Trace, call, call_pid, run, soon, wait_until, workers};
 use crate::turmoil::turmoil;
 
@@ -41,6 +42,19 @@ fn calls_really_run_at_once() {
         for one in [met.0, met.1, met.2, met.3] {
             one.unwrap();
         }
+        rig.end().await;
+    });
+}
+
+/// More than may wait for their start cannot be on their way to a worker: what a dead one had started is
+/// known by that.
+#[test]
+fn no_worker_gets_more_than_may_wait_for_their_start() {
+    run(async {
+        let rig = Rig::new().await;
+        let spec = scripted::spec().env("SCRIPT", "wide");
+        let pool = rig.pool_of(spec, workers(1)).await;
+        assert_eq!(pool.workers()[0].capacity, 4096);
         rig.end().await;
     });
 }

@@ -53,6 +53,7 @@ fn a_scripted_worker() {
         Ok("no_streams") => {
             worker().hello(|hello| hello.capabilities.retain(|can| can != Hello::STREAMS))
         }
+        Ok("wide") => worker().hello(|hello| hello.capacity = 10_000),
         _ => worker().page(page),
     };
     let end = snakehouse_supervise::run(async {
