@@ -110,9 +110,8 @@ impl Dispatcher {
         seat.tools = hail.tools.into();
         seat.too_old = recycle.age.map(|age| now + age.mul_f64(part));
         seat.calls_left = recycle.calls.map(|calls| part_of(calls, part));
-        // Only what is a process here can be weighed.
-        let limit = recycle.memory.filter(|_| seat.pid.is_some());
-        seat.weight = limit.map(|limit| Weight::new(limit.0, now));
+        let weighed = seat.pid.and(recycle.memory); // Only a process here can be.
+        seat.weight = weighed.map(|limit| Weight::new(limit.0, seat.capacity, now));
         seat.was_spare = false;
         seat.life = Some(Life::new(WorkerRef {
             id: worker_id(place),
@@ -314,8 +313,8 @@ impl Dispatcher {
         match weight.weighed(held.0, now) {
             Verdict::Light => self.was_light |= weight.has_answered(),
             // The next one would be the same.
-            Verdict::TooHeavy { answered: 0 } => self.cannot_be_light(place, held),
-            Verdict::TooHeavy { answered: 1 } if !self.was_light => {
+            Verdict::TooHeavy { answered: 0, .. } => self.cannot_be_light(place, held),
+            Verdict::TooHeavy { is_first: true, .. } if !self.was_light => {
                 self.cannot_be_light(place, held);
             }
             Verdict::TooHeavy { .. } => {

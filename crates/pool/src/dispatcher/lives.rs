@@ -320,6 +320,21 @@ fn a_call_that_leaves_without_an_answer_uses_up_nothing() {
     }
 }
 
+/// The first of them may be a stream that lasts.
+#[test]
+fn a_weighed_worker_begins_as_many_calls_as_it_runs_at_once() {
+    let memory = Some(snakehouse_base::ByteSize::mib(64));
+    let recycle = Recycle { memory, ..Recycle::default() };
+    let mut rig = Rig::of(recycled(1, recycle), 3);
+    assert!(rig.weigh(10), "as it begins");
+    let stream = rig.stream(None).unwrap();
+    let calls = rig.submit_many(3);
+    assert_eq!(rig.ids(0), [stream, calls[0], calls[1]]);
+    rig.answer_nth(0, 1, LONG);
+    assert!(rig.weigh(10));
+    assert_eq!(rig.ids(0), [stream, calls[1], calls[2]]);
+}
+
 /// What is on another host has no process here that could be weighed.
 #[test]
 fn a_worker_without_a_process_here_is_not_weighed() {

@@ -1,7 +1,7 @@
 //! How much memory a worker holds beside what it may: when that is looked at, and how many calls it may
 //! have until then. A pure law.
 //!
-//! A worker is weighed when it begins, after its first call, and then after calls at most every
+//! A worker is weighed when it begins, after its first calls, as many as it runs at once, and then after calls at most every
 //! [`EVERY`]. That is too rare for one that is about to be too heavy. So what calls added so far says
 //! how many more may be given before the next weighing: half as many as would fill what is left. Far
 //! from the limit that is more than anybody gives; next to it, one call is weighed after the other.
@@ -17,6 +17,8 @@ const EVERY: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Weight {
     limit: u64,
+    /// Calls that it runs at once: so many begin before anything is known of what one adds.
+    at_once: u64,
     /// Calls that it answered.
     answered: u64,
     /// How many that were when the last weighing began, and what was found.
@@ -44,21 +46,25 @@ pub(super) enum Verdict {
     Light,
     /// It holds too much.
     TooHeavy {
-        /// Calls that it had answered: with 0 it holds too much by itself, with 1 perhaps.
+        /// Calls that it had answered: with 0 it holds too much by itself.
         answered: u64,
+        /// Whether those were its first calls: then it perhaps does.
+        is_first: bool,
     },
 }
 
 impl Weight {
-    /// A worker begins.
-    pub(super) fn new(limit: u64, now: Instant) -> Self {
+    /// A worker begins that runs so many calls at once.
+    pub(super) fn new(limit: u64, at_once: usize, now: Instant) -> Self {
+        let at_once = at_once.max(1) as u64;
         Self {
             limit,
+            at_once,
             answered: 0,
             last: None,
             under_way: None,
             given: 0,
-            allowed: 1,
+            allowed: at_once,
             per_call: 0,
             is_due: true,
             from: now,
@@ -131,7 +137,7 @@ impl Weight {
         let answered = self.under_way.take().unwrap_or(self.answered);
         if bytes >= self.limit {
             self.is_over = true;
-            return Verdict::TooHeavy { answered };
+            return Verdict::TooHeavy { answered, is_first: answered <= self.at_once };
         }
         if let Some((before, held)) = self.last {
             let grown = bytes.saturating_sub(held) / (answered - before).max(1);
@@ -140,7 +146,7 @@ impl Weight {
         }
         self.last = Some((answered, bytes));
         self.allowed = match (answered, self.per_call) {
-            (0, _) => 1,
+            (0, _) => self.at_once,
             (_, 0) => u64::MAX,
             (_, per_call) => ((self.limit - bytes) / 2 / per_call).max(1),
         };
@@ -162,7 +168,7 @@ mod tests {
     /// `ahead` more of them answered before the scales show anything. What it held when it was found.
     fn caught(limit: u64, base: u64, per_call: u64, ahead: usize) -> u64 {
         let mut now = Instant::now();
-        let (mut weight, mut held, mut in_flight) = (Weight::new(limit, now), base, 0usize);
+        let (mut weight, mut held, mut in_flight) = (Weight::new(limit, 1, now), base, 0usize);
         loop {
             while in_flight < ahead && weight.allows() {
                 weight.given(now);
@@ -199,7 +205,7 @@ mod tests {
     #[test]
     fn who_does_not_grow_is_weighed_every_20_ms_and_has_what_it_likes() {
         let start = Instant::now();
-        let mut weight = Weight::new(100 * MIB, start);
+        let mut weight = Weight::new(100 * MIB, 1, start);
         for _ in 0..2 {
             assert!(weight.due().is_some_and(|from| from <= start), "at once, and after one call");
             weight.begin(0, start);
@@ -218,9 +224,9 @@ mod tests {
     #[test]
     fn who_is_too_heavy_is_not_held_up_for_it() {
         let now = Instant::now();
-        let mut weight = Weight::new(MIB, now);
+        let mut weight = Weight::new(MIB, 1, now);
         weight.begin(0, now);
-        assert_eq!(weight.weighed(MIB, now), Verdict::TooHeavy { answered: 0 });
+        assert_eq!(weight.weighed(MIB, now), Verdict::TooHeavy { answered: 0, is_first: true });
         for _ in 0..10 {
             assert!(weight.allows());
             weight.given(now);
@@ -237,7 +243,7 @@ mod tests {
             steps in prop::collection::vec((0u8..5, 0u64..2000), 0..200),
         ) {
             let now = Instant::now();
-            let (mut weight, mut in_flight) = (Weight::new(1000, now), 0usize);
+            let (mut weight, mut in_flight) = (Weight::new(1000, 1, now), 0usize);
             for (step, bytes) in steps {
                 match step {
                     0 if weight.allows() => {
