@@ -69,8 +69,8 @@ pub struct PoolConfig {
     /// large answers that it has not read: others wait for it.
     pub callbacks: usize,
     /// From the start of a worker's process to its hello. Default 60 s: an import of a large
-    /// library on a loaded machine takes 20 s. The reaper has as long to start the process, but no
-    /// longer than 10 s, or it is replaced.
+    /// library on a loaded machine takes 20 s. The reaper has as long to start the process, and is
+    /// replaced if it does not take the request within 10 s.
     pub start_within: Duration,
     /// That it tells of its calls while they run, and to whom. Default: it tells nothing, which costs
     /// nothing.

@@ -6,7 +6,9 @@
 //! callers change it. Connections and the keeper are the others who do.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
 
 use bytes::Bytes;
 use snakehouse_base::id::WorkerId;
@@ -125,6 +127,8 @@ impl Pool {
     /// [`CallError::Stopped`], and the workers have [`PoolConfig::stop_grace`] to finish what they
     /// run.
     ///
+    /// Cancel safe: a pool whose start is given up is stopped.
+    ///
     /// # Errors
     /// [`PoolError::BadConfig`] names a rule that `config` breaks; else the [`PoolError`] of the first
     /// worker that does not get ready. Nothing is left then.
@@ -143,7 +147,8 @@ impl Pool {
             .map_err(|error| PoolError::BadConfig { message: error.to_string() })?;
         spec.host_tools.check().map_err(|message| PoolError::BadConfig { message })?;
         let (places, least) = (config.places(), config.least());
-        let scope = scope.open(&spec.name);
+        let mut beginning = Beginning { scope: scope.open(&spec.name), is_over: false };
+        let scope = beginning.scope.clone();
         let (failure, mut failed) = oneshot::channel();
         // Nobody can say when those of other hosts come.
         let eager = config.start == Start::Eager && spec.attachments().is_none();
@@ -185,6 +190,7 @@ impl Pool {
             return Err(error);
         }
         shared.first_failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        beginning.is_over = true;
         Ok(Self { shared, scope })
     }
 
@@ -306,6 +312,21 @@ impl Pool {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").field("name", &self.name()).finish_non_exhaustive()
+    }
+}
+
+/// A pool that starts. Dropped before it is there, it stops: nobody has a handle by which it could be.
+struct Beginning {
+    scope: Scope,
+    is_over: bool,
+}
+
+impl Drop for Beginning {
+    fn drop(&mut self) {
+        if !self.is_over {
+            // One look begins the stop, which goes on by itself.
+            let _begun = pin!(self.scope.stop()).poll(&mut Context::from_waker(Waker::noop()));
+        }
     }
 }
 

@@ -268,7 +268,8 @@ impl Reaper {
             // Also ends when the request could not be made.
             Ok(told.await.is_ok())
         };
-        if let Ok(is_taken) = timeout(within.min(ANSWER_WITHIN), asked).await {
+        // However impatient this pool is: the workers of all others would go with the reaper.
+        if let Ok(is_taken) = timeout(ANSWER_WITHIN, asked).await {
             let patience = if is_taken? { within } else { ANSWER_WITHIN };
             if let Ok(process) = timeout(patience, &mut answer).await {
                 return process.map_err(|_| gone(()))?;

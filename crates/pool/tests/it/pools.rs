@@ -7,7 +7,9 @@ use std::time::Duration;
 use snakehouse_base::{Chance, Coded};
 use snakehouse_pool::{Args, CallError, Pool, PoolConfig, Recycle, Start, WorkerSpec, WorkerState};
 
-use crate::support::{Rig, Watched, call, call_pid, python, run, soon, spec, wait_until, workers};
+use crate::support::{
+    BOUND, Rig, Watched, call, call_pid, python, run, soon, spec, wait_until, workers,
+};
 
 fn lazy(most: usize) -> PoolConfig {
     PoolConfig { start: Start::Lazy, ..workers(most) }
@@ -24,6 +26,35 @@ fn a_lazy_pool_has_no_worker_until_it_is_called() {
         let other = rig.pool(lazy(2)).await;
         let session = other.session(soon().deadline).await.unwrap();
         assert_eq!(other.workers()[0].pid, Some(session.worker().unwrap().pid));
+        rig.end().await;
+    });
+}
+
+/// It has no handle by which it could be stopped.
+#[test]
+fn of_a_start_that_is_given_up_nothing_is_left() {
+    run(async {
+        let rig = Rig::new().await;
+        let mute = WorkerSpec::program("mute", "/bin/sleep", ["600"]);
+        let scopes = || {
+            let tree = rig.root.scope().tree();
+            tree.children.iter().filter(|node| node.name == "mute").count()
+        };
+        let looks_for = async |count: usize| {
+            let found = async {
+                while scopes() != count {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(BOUND, found).await.expect("it is there, or still there");
+        };
+        let start = Pool::start(rig.root.scope(), rig.reaper.clone(), mute, workers(1));
+        tokio::select! {
+            biased;
+            _ = start => panic!("it never says hello"),
+            () = looks_for(1) => {}
+        }
+        looks_for(0).await;
         rig.end().await;
     });
 }

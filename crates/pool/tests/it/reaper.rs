@@ -1,9 +1,9 @@
 //! The reaper dies: everything below it is ended, and the pool serves again.
 
 use snakehouse_base::{Coded, Kind};
-use snakehouse_pool::{Args, Death, PoolConfig};
+use snakehouse_pool::{Args, Death, Pool, PoolConfig};
 
-use crate::support::{Rig, Trace, Watched, call, call_pid, run, soon, watched, workers};
+use crate::support::{Rig, Trace, Watched, call, call_pid, run, soon, spec, watched, workers};
 
 #[test]
 fn a_killed_reaper_takes_everything_with_it_and_comes_back() {
@@ -68,6 +68,23 @@ fn a_reaper_that_does_not_answer_is_replaced() {
         call_pid(&pool).await;
         reaper.gone();
         assert_eq!(rig.reaper.restarts(), 1);
+        rig.end().await;
+    });
+}
+
+/// All pools have their workers below the same reaper.
+#[test]
+fn an_impatient_pool_costs_no_other_its_workers() {
+    run(async {
+        let rig = Rig::new().await;
+        let pool = rig.pool(workers(1)).await;
+        let worker = call_pid(&pool).await;
+        let start_within = std::time::Duration::from_millis(1);
+        let impatient = PoolConfig { start_within, ..workers(1) };
+        let start = Pool::start(rig.root.scope(), rig.reaper.clone(), spec(), impatient);
+        start.await.expect_err("no worker starts so soon");
+        assert_eq!(call_pid(&pool).await, worker);
+        assert_eq!(rig.reaper.restarts(), 0);
         rig.end().await;
     });
 }
