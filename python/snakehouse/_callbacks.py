@@ -100,9 +100,9 @@ class Callbacks:
                 HostTool(each["name"], each["doc"], each["parameters"], each["result"], number)
                 for number, each in enumerate(tools)
             ]
+            self.tools = {tool.name: tool for tool in known}
         except (TypeError, KeyError) as error:
             raise ProtocolError(f"settings without host tools: {error}") from None
-        self.tools = {tool.name: tool for tool in known}
 
     def find(self, name: str) -> HostTool:
         """A tool by its name. Raises ``HostToolError`` if there is none."""

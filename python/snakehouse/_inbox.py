@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _MASK = 0xFFFFFFFF
-# Calls that wait here. A host sends a fraction of it ahead.
+# Calls that wait here, and bodies that are still arriving. A host sends a fraction of it ahead.
 _MAX_READY = 4096
 # So many bodies that are not longer may wait in any case.
 _SMALL = 64 << 10
@@ -183,6 +183,8 @@ class Inbox:
             raise ProtocolError("malformed open frame")
         if stream in self.partial or stream in self.channels:
             raise ProtocolError("open frame for an open body")
+        if len(self.partial) >= _MAX_READY:
+            raise ProtocolError("more unfinished bodies at once than any host sends")
         channel = None
         if flags & FLAG_STREAM:
             channel = self.channels[stream] = Channel(stream)

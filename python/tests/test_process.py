@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,6 +117,20 @@ def test_a_broken_frame_is_a_clean_end(start_host: Start, bad: dict[str, str]) -
     assert code == 76
     assert "host broke the protocol" in err
     assert "Traceback" not in err
+
+
+def test_bodies_that_never_end_are_bounded_in_number(start_host: Start) -> None:
+    host = start_host(TOOLS, flags=("-S",)).greet()
+    head = struct.pack("<HHQQ", host.number("echo"), 1, _frames.NEVER, 0) + bytes(28)
+    opens = [_frames.frame(_frames.KIND_OPEN, 1000 + n, head) for n in range(4096)]
+    host.send(b"".join(opens))
+    assert host.call("echo", "still here") == "still here"
+    host.send(_frames.frame(_frames.KIND_OPEN, 999_999, head))
+    kind, _, reason = host.frame()
+    assert kind == _frames.KIND_GOAWAY
+    assert b"unfinished bodies" in reason
+    assert host.eof()
+    assert host.outcome()[0] == 76
 
 
 def test_a_body_over_the_cap_fails_one_call(start_host: Start, tmp_path: Path) -> None:
