@@ -153,7 +153,8 @@ class Client:
 
         ``timeout`` is in seconds, queueing included; the server's default is 300 s for a call
         and 900 s for a stream. ``idempotent`` says that running a call twice does no harm: if its
-        worker dies, another one runs it, once.
+        worker dies, another one runs it, once. Streams are refused with it, since their items
+        cannot be taken back (``stream_not_repeatable``).
         """
         changes: dict[str, object] = {}
         if timeout is not None:
@@ -165,8 +166,9 @@ class Client:
     def session(self, name: str, *, recreate: bool = False) -> Client:
         """The same connection, whose calls and streams belong to the session of this name.
 
-        They go to one worker, which keeps the state that they leave. A session that is lost with
-        its worker stays lost (``session_lost``) until it is made anew with ``recreate``.
+        They go to one worker, which keeps the state that they leave. Clients of one server share
+        the names; the host's own sessions are apart. A session that is lost with its worker
+        stays lost (``session_lost``) until it is made anew with ``recreate``.
         """
         self._ask(self._open_session, field(1, name.encode()) + flag(2, recreate))
         return self._with({"_session": name})

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest.mock import MagicMock
@@ -21,7 +22,7 @@ from snakehouse import client as client_module
 from snakehouse.client import CallFailed, Client
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 TOOLS = Path(__file__).parent / "tools_for_client.py"
 TOKEN = "a-token-of-the-tests"
@@ -33,9 +34,9 @@ served = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    home = tmp_path_factory.mktemp("home")
+@contextmanager
+def serving(home: Path) -> Generator[tuple[subprocess.Popen[str], str]]:
+    """A server of its own, and where it is."""
     token = home / "token"
     token.write_text(TOKEN + "\n")
     command = [str(BINARY), "pool", "serve", "--json", "--home", str(home)]
@@ -43,13 +44,27 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     with subprocess.Popen(
         [*command, "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True
     ) as server:
-        assert server.stdout is not None
-        ready = json.loads(server.stdout.readline())
-        assert "add" in ready["tools"]
-        with Client(ready["url"].removeprefix("http://"), token=TOKEN) as client:
-            yield client
-        server.terminate()
-        assert server.wait(30) == 0
+        try:
+            assert server.stdout is not None
+            ready = json.loads(server.stdout.readline())
+            assert "add" in ready["tools"]
+            yield server, ready["url"].removeprefix("http://")
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(tmp_path_factory.mktemp("home")) as (server, target):
+        yield target
+    assert server.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def client(target: str) -> Iterator[Client]:
+    with Client(target, token=TOKEN) as client:
+        yield client
 
 
 @pytest.mark.parametrize(
@@ -113,6 +128,9 @@ def test_a_stream_gives_items_and_a_result(client: Client) -> None:
         assert list(stream) == [2 * n for n in range(200)]
     with pytest.raises(CallFailed, match="sour"):
         list(client.stream("fail", "sour"))
+    with pytest.raises(CallFailed) as caught:
+        list(client.with_options(idempotent=True).stream("count", 1))
+    assert (caught.value.kind, caught.value.code) == ("invalid_input", "stream_not_repeatable")
     with client.stream("double", items=iter(lambda: 1, 2)) as stream:
         assert next(stream) == 2
 
@@ -141,11 +159,52 @@ def test_tools_and_numbers_can_be_read(client: Client) -> None:
 
 
 @served
-def test_a_wrong_token_and_nobody_are_told_apart(client: Client) -> None:
-    del client
+def test_a_wrong_token_none_and_nobody_are_told_apart(target: str) -> None:
+    for token, code in (("another-token-of-tests", "wrong_token"), (None, "no_token")):
+        with Client(target, token=token) as stranger:
+            with pytest.raises(CallFailed) as caught:
+                stranger.call("add", 1)
+            error = caught.value
+            assert (error.kind, error.code) == ("unauthenticated", code)
+            assert error.without_effect
+            assert error.hint is not None
+            with pytest.raises(CallFailed) as caught, stranger.stream("count", 1) as stream:
+                list(stream)
+            assert caught.value.code == code
+        assert TOKEN not in f"{caught.value!r} {caught.value}"
     with Client("127.0.0.1:1") as nobody, pytest.raises(CallFailed) as caught:
         nobody.with_options(timeout=5).call("add", 1)
     assert caught.value.kind in ("unavailable", "deadline")
+
+
+@served
+def test_a_deadline_ends_what_runs_and_the_worker_goes_on(client: Client) -> None:
+    hasty = client.with_options(timeout=0.3)
+    with pytest.raises(CallFailed) as caught:
+        hasty.call("sleep", 600)
+    assert caught.value.kind == "deadline"
+    with pytest.raises(CallFailed) as caught, hasty.stream("sleep", 600) as stream:
+        next(stream)
+    assert caught.value.kind == "deadline"
+    before = client.stats()
+    assert client.call("add", 1) == 2
+    assert before.deaths == {}, "it was interrupted, not killed"
+
+
+@served
+def test_a_server_that_goes_away_is_named(tmp_path: Path) -> None:
+    with serving(tmp_path) as (server, target), Client(target, token=TOKEN) as client:
+        assert client.call("add", 1) == 2
+        with client.stream("double", items=iter(lambda: 1, 2)) as stream:
+            assert next(stream) == 2
+            server.kill()
+            with pytest.raises(CallFailed) as caught:
+                for _ in stream:
+                    pass
+        assert caught.value.kind == "unavailable"
+        with pytest.raises(CallFailed) as caught:
+            client.with_options(timeout=5).call("add", 1)
+        assert caught.value.kind in ("unavailable", "deadline")
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

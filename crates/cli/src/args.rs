@@ -180,7 +180,7 @@ pub(crate) struct PoolServeArgs {
     pub token_file: Option<PathBuf>,
 
     /// A file with the token that workers of other machines must present, another one than the
-    /// clients'. Needed beyond loopback.
+    /// clients'. Needed beyond loopback, and where clients need one.
     #[arg(long, value_name = "FILE", requires = "attached")]
     pub worker_token_file: Option<PathBuf>,
 
@@ -199,6 +199,14 @@ pub(crate) struct PoolServeArgs {
     /// Listen beyond loopback without TLS, where something else encrypts.
     #[arg(long, conflicts_with = "tls_cert")]
     pub plaintext: bool,
+
+    /// Send what the pool does to this collector, by OTLP: http://127.0.0.1:4318.
+    #[arg(long, value_name = "URL")]
+    pub otlp: Option<String>,
+
+    /// Show the numbers of the pool at http://ADDR/metrics, for Prometheus; a loopback address.
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<SocketAddr>,
 }
 
 #[derive(Debug, Args)]

@@ -39,7 +39,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::args::{
-    BenchCommand, Cli, Command, ConfigCommand, InitCommand, ModelCommand, PoolCommand,
+    BenchCommand, Cli, Command, ConfigCommand, InitCommand, ModelCommand, PoolCommand, WatchArgs,
     WorkerCommand,
 };
 use crate::config::{Config, Flags};
@@ -73,10 +73,13 @@ fn main() -> ExitCode {
 }
 
 async fn dispatch(cli: Cli, out: Output) -> Result<(), CliError> {
-    let (port, watch) = match &cli.command {
-        Command::Up(args) => (args.port, Some(&args.watch)),
-        Command::Pool(PoolCommand::Call(args)) => (None, Some(&args.watch)),
-        Command::Pool(PoolCommand::Stream(args)) => (None, Some(&args.watch)),
+    let port = if let Command::Up(args) = &cli.command { args.port } else { None };
+    let watched = |watch: &WatchArgs| (watch.otlp.clone(), watch.metrics);
+    let (otlp, metrics) = match &cli.command {
+        Command::Up(args) => watched(&args.watch),
+        Command::Pool(PoolCommand::Call(args)) => watched(&args.watch),
+        Command::Pool(PoolCommand::Stream(args)) => watched(&args.watch),
+        Command::Pool(PoolCommand::Serve(args)) => (args.otlp.clone(), args.metrics),
         _ => (None, None),
     };
     let flags = Flags {
@@ -84,8 +87,8 @@ async fn dispatch(cli: Cli, out: Output) -> Result<(), CliError> {
         port,
         python: cli.python,
         requirements: cli.requirements,
-        otlp: watch.and_then(|watch| watch.otlp.clone()),
-        metrics: watch.and_then(|watch| watch.metrics),
+        otlp,
+        metrics,
     };
     let config = Config::load(flags, &|name| std::env::var(name).ok())?;
     match cli.command {

@@ -45,7 +45,7 @@ async fn relay(
     let attachments = Attachments::new(1);
     let token = Secret::new(RunToken::fresh().as_str());
     let mut config = ServerConfig::new(([127, 0, 0, 2], 0).into());
-    config.token = Some(token.clone());
+    config.worker_token = Some(token.clone());
     let services = Services { workers: Some(attachments.clone()), ..Services::default() };
     let server = Server::start(scope, config, services).await?;
 

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use futures_util::stream::{self, Stream, StreamExt};
 use snakehouse_base::{Backoff, Chance, Coded, Jitter, Kind, Row};
-use snakehouse_pool::{Bytes, Death, Farewell, Hosted, Reaper, WorkerSpec};
+use snakehouse_pool::{
+    Bytes, Death, Farewell, Hosted, HostedSays, KillReason, Reaper, ToHosted, WorkerSpec,
+};
 use snakehouse_supervise::Scope;
 use snakehouse_wire::PROTOCOL_VERSION;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tonic::{Status, Streaming};
@@ -24,8 +27,11 @@ const ADMIT_WITHIN: Duration = Duration::from_secs(15);
 /// How long the last word may take to go out.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// Messages on their way in one direction: each is a frame of at most 1 MiB, or 64 KiB of small ones.
+/// Messages on their way to the pool: each is a frame of at most 1 MiB, or 64 KiB of small ones.
 const ON_THE_WAY: usize = 4;
+
+/// Messages of frames on their way to the worker. The server sends no more.
+const AHEAD: usize = Hosted::AHEAD as usize;
 
 /// The first pause before it dials again, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -57,7 +63,7 @@ pub struct Agent {
 /// How one attachment ended, if it ever began.
 #[derive(Debug)]
 struct Served {
-    farewell: Farewell,
+    death: Death,
     /// Whether the worker had something to say.
     of_use: bool,
 }
@@ -76,21 +82,26 @@ impl Agent {
     ///
     /// # Errors
     /// [`GrpcError::AttachRefused`] for what will be refused again, a wrong token or another version;
+    /// [`WorkerNotReady`](GrpcError::WorkerNotReady) if no worker ever served;
     /// [`BadUrl`](GrpcError::BadUrl), [`BadToken`](GrpcError::BadToken).
     pub async fn run(&self, scope: &Scope, attached: impl Fn(u32)) -> GrpcError {
         let law = Backoff::new(PAUSES.0, PAUSES.1, Jitter::Half).expect("the bounds are in order");
         let mut row = Row::default();
+        let mut has_served = false;
         loop {
             let scope = scope.open("attachment");
             let served = self.attach(&scope, &attached).await;
             scope.stop().await;
             match served {
-                Ok(Served { farewell, of_use }) => {
-                    tracing::info!(death = %farewell.death, "the worker ended");
+                Ok(Served { death, of_use }) => {
+                    tracing::info!(%death, "the worker ended");
                     if of_use {
                         row = Row::default();
+                        has_served = true;
                     }
                 }
+                // What never worked is told; what worked once is tried again.
+                Err(error @ GrpcError::WorkerNotReady { .. }) if !has_served => return error,
                 Err(error) if is_final(&error) => return error,
                 Err(error) => tracing::warn!(%error, "no worker is attached"),
             }
@@ -101,7 +112,9 @@ impl Agent {
     /// One worker, from the dial to its death.
     async fn attach(&self, scope: &Scope, attached: &impl Fn(u32)) -> Result<Served, GrpcError> {
         let (channel, connection) = Channel::connect(scope, &self.config.dial).await?;
-        let (down, pool_says) = mpsc::channel(ON_THE_WAY);
+        let (frames, to_worker) = mpsc::channel(AHEAD);
+        let (cancels, to_host) = mpsc::channel(1);
+        let pool_says = ToHosted { frames: to_worker, cancels: to_host };
         let (up, worker_says) = mpsc::channel(ON_THE_WAY);
         let (last_word, ended) = oneshot::channel();
         let requests = self.requests(worker_says, ended);
@@ -116,14 +129,19 @@ impl Agent {
         };
         let admitted = timeout(ADMIT_WITHIN, admitted).await;
         let admitted = admitted.unwrap_or_else(|_| Err(Status::unavailable("it does not answer")));
-        let responses = admitted.map_err(|status| self.refused(&status))?;
+        let mut responses = admitted.map_err(|status| self.refused(&status))?;
         let AgentConfig { worker, start_within, .. } = &self.config;
         let hosted = match Hosted::start(scope, &self.reaper, worker, *start_within).await {
             Ok(hosted) => hosted,
             Err(error) => {
                 let why = error.to_string();
-                tracing::error!(%error, "the worker cannot be started");
-                return Err(GrpcError::NotReached { url: self.config.dial.url.clone(), why });
+                let death = Death::Killed(KillReason::Refused(why.clone()));
+                let _ = last_word.send(Farewell { death, started: None });
+                drop(up);
+                // The pool's callers wait for a worker, and are to learn of it.
+                let told = async { while let Ok(Some(_)) = responses.message().await {} };
+                let _ = timeout(LAST_WORD, told).await;
+                return Err(self.not_ready(error.kind(), why));
             }
         };
         attached(hosted.pid());
@@ -134,35 +152,47 @@ impl Agent {
             let _ = last_word.send(farewell.clone());
             farewell
         };
-        let hearing = hear(responses, down, &mut of_use);
+        let hearing = hear(responses, frames, cancels, &mut of_use);
         let (farewell, ()) = tokio::join!(working, async {
             hearing.await;
         });
         drop(client);
         // What is still to be said goes out before the connection is closed.
         let _ = timeout(LAST_WORD, connection).await;
-        Ok(Served { farewell, of_use })
+        match farewell.death {
+            Death::Killed(KillReason::Refused(why)) => Err(self.not_ready(Kind::Environment, why)),
+            death => Ok(Served { death, of_use }),
+        }
+    }
+
+    fn not_ready(&self, kind: Kind, why: String) -> GrpcError {
+        let url = self.config.dial.url.clone();
+        tracing::error!(why, "the worker does not get ready");
+        GrpcError::WorkerNotReady { url, kind, why }
     }
 
     /// What goes to the pool: who it is, its frames, its last word.
     fn requests(
         &self,
-        frames: mpsc::Receiver<Bytes>,
+        says: mpsc::Receiver<HostedSays>,
         ended: oneshot::Receiver<Farewell>,
     ) -> impl Stream<Item = FromWorker> + Send + use<> {
         let told = |message| FromWorker { message: Some(message) };
         let attach = Attach { protocol: PROTOCOL_VERSION, host: self.config.host.clone() };
         let first = std::future::ready(told(from_worker::Message::Attach(attach)));
-        let frames = stream::unfold(frames, |mut frames| async {
-            let next = frames.recv().await?;
-            Some((from_worker::Message::Frames(next), frames))
+        let said = stream::unfold(says, |mut says| async {
+            let next = match says.recv().await? {
+                HostedSays::Frames(frames) => from_worker::Message::Frames(frames),
+                HostedSays::Taken(taken) => from_worker::Message::Taken(taken),
+            };
+            Some((next, says))
         });
         let last = async {
             let lost = Farewell { death: Death::Unknown, started: None };
             let farewell = ended.await.unwrap_or(lost);
             from_worker::Message::Ended(farewell::to_wire(&farewell))
         };
-        stream::once(first).chain(frames.chain(stream::once(last)).map(told))
+        stream::once(first).chain(said.chain(stream::once(last)).map(told))
     }
 
     fn refused(&self, status: &Status) -> GrpcError {
@@ -178,8 +208,14 @@ impl Agent {
     }
 }
 
-/// Passes on what the pool says, to the end of the stream; that is the worker's end as well.
-async fn hear(mut responses: Streaming<ToWorker>, down: mpsc::Sender<Bytes>, of_use: &mut bool) {
+/// Passes on what the pool says, to the end of the stream; that is the worker's end as well. It never
+/// waits for the worker, so that cancels come through.
+async fn hear(
+    mut responses: Streaming<ToWorker>,
+    frames: mpsc::Sender<Bytes>,
+    cancels: mpsc::Sender<Vec<u32>>,
+    of_use: &mut bool,
+) {
     loop {
         let message = match responses.message().await {
             Ok(Some(ToWorker { message })) => message,
@@ -189,12 +225,23 @@ async fn hear(mut responses: Streaming<ToWorker>, down: mpsc::Sender<Bytes>, of_
                 return;
             }
         };
-        let Some(to_worker::Message::Frames(frames)) = message else {
-            tracing::error!("the pool's server says something out of place");
-            return;
+        let is_there = match message {
+            Some(to_worker::Message::Frames(next)) => match frames.try_send(next) {
+                Ok(()) => true,
+                Err(TrySendError::Closed(_)) => false,
+                Err(TrySendError::Full(_)) => {
+                    tracing::error!("the pool's server sends more than the worker takes");
+                    return;
+                }
+            },
+            Some(to_worker::Message::Cancels(told)) => cancels.send(told.calls).await.is_ok(),
+            Some(to_worker::Message::Attached(_)) | None => {
+                tracing::error!("the pool's server says something out of place");
+                return;
+            }
         };
         *of_use = true;
-        if down.send(frames).await.is_err() {
+        if !is_there {
             // The worker is dead, and the pool hears of it.
             return;
         }

@@ -1,12 +1,15 @@
 //! `snakehouse.v1.Worker`: workers of other hosts come in here.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream, StreamExt};
-use snakehouse_base::Kind;
-use snakehouse_pool::{Attached as Ends, Attachments, ToPool};
+use snakehouse_base::{ByteSize, Kind};
+use snakehouse_guard::{Permit, Permits};
+use snakehouse_pool::{Attached as Ends, Attachments, FromPool, Hosted, PoolSays, ToPool};
 use snakehouse_supervise::{CancellationToken, Scope};
 use snakehouse_wire::PROTOCOL_VERSION;
 use tokio::time::timeout;
@@ -14,12 +17,15 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::farewell;
 use crate::proto::worker_server::Worker;
-use crate::proto::{Attach, Attached, FromWorker, ToWorker, from_worker, to_worker};
+use crate::proto::{Attach, Attached, Cancels, FromWorker, ToWorker, from_worker, to_worker};
 use crate::refusal::{Refusal, refuse, refused};
 use crate::server::PeerName;
 
 /// How long an agent may take to say what it is.
 const FIRST: Duration = Duration::from_secs(10);
+
+/// Messages with frames that may be on their way to a worker.
+const AHEAD: usize = Hosted::AHEAD as usize;
 
 /// Longest name of a host, for people.
 const NAME: usize = 200;
@@ -61,14 +67,73 @@ impl Worker for AttachService {
         tracing::info!(peer, "a worker is attached");
         // It ends with the agent's stream, which ends with its connection.
         let stopping = self.scope.cancelled();
-        drop(self.scope.task("attached", take_in(requests, to_pool, peer, stopping)));
+        let room = Arc::new(Room::new());
+        let taking = take_in(requests, to_pool, room.clone(), peer, stopping);
+        drop(self.scope.task("attached", taking));
         let first = ToWorker { message: Some(to_worker::Message::Attached(Attached {})) };
-        let frames = stream::unfold(from_pool, |mut from_pool| async {
-            let frames = from_pool.next().await?;
-            let message = Some(to_worker::Message::Frames(frames));
-            Some((Ok(ToWorker { message }), from_pool))
+        let told = stream::unfold(Telling { from_pool, room, next: None }, |mut telling| async {
+            let message = Some(telling.next().await?);
+            Some((Ok(ToWorker { message }), telling))
         });
-        Ok(Response::new(stream::once(std::future::ready(Ok(first))).chain(frames).boxed()))
+        Ok(Response::new(stream::once(std::future::ready(Ok(first))).chain(told).boxed()))
+    }
+}
+
+/// Room for messages with frames that the worker does not have yet.
+struct Room {
+    permits: Permits,
+    on_the_way: Mutex<VecDeque<Permit>>,
+}
+
+impl Room {
+    fn new() -> Self {
+        let permits = Permits::counted(AHEAD).expect("it is more than none");
+        Self { permits, on_the_way: Mutex::default() }
+    }
+
+    fn on_the_way(&self) -> MutexGuard<'_, VecDeque<Permit>> {
+        // Nothing panics while it is held.
+        self.on_the_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The worker has so many more; `false` if it was not sent that many.
+    fn taken(&self, taken: u32) -> bool {
+        let mut on_the_way = self.on_the_way();
+        let taken = usize::try_from(taken).unwrap_or(usize::MAX);
+        let sent = on_the_way.len();
+        on_the_way.drain(..taken.min(sent));
+        taken <= sent
+    }
+}
+
+/// What goes to the agent.
+struct Telling {
+    from_pool: FromPool,
+    room: Arc<Room>,
+    /// Room for the next message with frames.
+    next: Option<Permit>,
+}
+
+impl Telling {
+    async fn next(&mut self) -> Option<to_worker::Message> {
+        loop {
+            let has_room = self.next.is_some();
+            let says = tokio::select! {
+                biased;
+                says = self.from_pool.next(has_room) => says?,
+                room = self.room.permits.acquire(ByteSize(1)), if !has_room => {
+                    self.next = Some(room);
+                    continue;
+                }
+            };
+            return Some(match says {
+                PoolSays::Frames(frames) => {
+                    self.room.on_the_way().extend(self.next.take());
+                    to_worker::Message::Frames(frames)
+                }
+                PoolSays::Cancels(calls) => to_worker::Message::Cancels(Cancels { calls }),
+            });
+        }
     }
 }
 
@@ -76,6 +141,7 @@ impl Worker for AttachService {
 async fn take_in(
     mut requests: Streaming<FromWorker>,
     mut to_pool: ToPool,
+    room: Arc<Room>,
     peer: String,
     stopping: CancellationToken,
 ) {
@@ -109,6 +175,11 @@ async fn take_in(
                 let farewell = farewell::from_wire(ended);
                 tracing::info!(peer, death = %farewell.death, "an attached worker ended");
                 return to_pool.end(farewell);
+            }
+            Some(from_worker::Message::Taken(taken)) => {
+                if !room.taken(taken) {
+                    return to_pool.broken("it took more than it was sent".to_owned());
+                }
             }
             Some(from_worker::Message::Attach(_)) | None => {
                 return to_pool.broken("a message is out of place".to_owned());

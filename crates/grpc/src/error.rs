@@ -15,8 +15,11 @@ pub enum GrpcError {
         /// Where.
         listen: SocketAddr,
     },
-    /// With the clients' token everybody who may call could attach a worker, and read what others send.
-    #[error("taking in workers on {listen}, beyond loopback, needs a token of their own")]
+    /// Without one, or with the clients', everybody could attach a worker, and read what others send.
+    #[error(
+        "taking in workers on {listen} needs a token of their own, beyond loopback and wherever clients \
+         need one"
+    )]
     WorkerTokenNeeded {
         /// Where.
         listen: SocketAddr,
@@ -68,6 +71,16 @@ pub enum GrpcError {
         /// What happened.
         why: String,
     },
+    /// The worker cannot be started here, or says that it cannot serve.
+    #[error("the worker for {url} does not get ready: {why}")]
+    WorkerNotReady {
+        /// The server that it was for, and that was told.
+        url: String,
+        /// The family of the reason.
+        kind: Kind,
+        /// The reason.
+        why: String,
+    },
     /// The server is there and does not let the worker in.
     #[error("{url} does not let the worker in: {message} ({reason})")]
     AttachRefused {
@@ -94,7 +107,7 @@ impl Coded for GrpcError {
             | Self::BadUrl { .. } => Kind::InvalidInput,
             Self::NotBound { .. } => Kind::Environment,
             Self::NotReached { .. } => Kind::Unavailable,
-            Self::AttachRefused { kind, .. } => *kind,
+            Self::AttachRefused { kind, .. } | Self::WorkerNotReady { kind, .. } => *kind,
         }
     }
 
@@ -109,6 +122,7 @@ impl Coded for GrpcError {
             Self::NotBound { .. } => "not_bound",
             Self::BadUrl { .. } => "bad_url",
             Self::NotReached { .. } => "not_reached",
+            Self::WorkerNotReady { .. } => "worker_not_ready",
             Self::AttachRefused { .. } => "attach_refused",
         }
     }
@@ -134,6 +148,10 @@ impl Coded for GrpcError {
             Self::NotBound { .. } => "choose another port, or 0 for a free one".to_owned(),
             Self::BadUrl { .. } => "write http://HOST:PORT or https://HOST:PORT".to_owned(),
             Self::NotReached { .. } => "is it running, and is the address right?".to_owned(),
+            Self::WorkerNotReady { .. } => {
+                "`snakehouse worker check` says more about a program, `pool call --tools` about a file"
+                    .to_owned()
+            }
             Self::AttachRefused { reason, .. } => match reason.as_str() {
                 "wrong_token" | "no_token" => "use the token of that server".to_owned(),
                 "protocol_mismatch" => "use one release on both hosts".to_owned(),

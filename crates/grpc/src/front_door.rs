@@ -2,11 +2,13 @@
 
 use std::fmt;
 
-use snakehouse_base::Deadline;
-use snakehouse_pool::{CallOptions, Pool, Session, SessionOptions, ToolInfo, Value, to_json};
+use snakehouse_base::Kind;
+use snakehouse_pool::{
+    CallOptions, Pool, Session, SessionOptions, SessionSpace, ToolInfo, Value, to_json,
+};
 use snakehouse_supervise::{Lane, Scope};
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use crate::payload;
 use crate::proto::{
@@ -14,7 +16,8 @@ use crate::proto::{
     ListToolsResponse, OpenSessionRequest, OpenSessionResponse, StatsRequest, StatsResponse,
     StreamRequest, Tool, pool_server,
 };
-use crate::refusal::call_failed;
+use crate::refusal::{Refusal, call_failed, refuse};
+use crate::server::Terms;
 use crate::stream::{Items, open};
 use crate::trace;
 
@@ -23,54 +26,66 @@ const LANE: (usize, usize) = (2, 64);
 
 #[derive(Clone)]
 pub(crate) struct FrontDoor {
-    pool: Pool,
-    scope: Scope,
+    pub(crate) pool: Pool,
+    /// The sessions of its clients: their names are nothing to the host, nor its to them.
+    sessions: SessionSpace,
+    pub(crate) scope: Scope,
     /// Makes MessagePack of large results.
-    lane: Lane,
+    pub(crate) lane: Lane,
 }
 
 impl FrontDoor {
-    pub(crate) fn new(pool: Pool, scope: Scope) -> Self {
+    pub(crate) fn new(pool: Pool, sessions: Option<usize>, scope: Scope) -> Self {
         let lane = Lane::new(&scope, "values", LANE.0, LANE.1);
-        Self { pool, scope, lane }
+        Self { sessions: pool.session_space(sessions), pool, scope, lane }
+    }
+
+    /// The session that a request names, if it does.
+    pub(crate) fn named(&self, name: &str) -> Result<Option<Session>, Status> {
+        if name.is_empty() { Ok(None) } else { self.session(name).map(Some) }
+    }
+
+    fn session(&self, name: &str) -> Result<Session, Status> {
+        let session = self.sessions.named_session(name, SessionOptions::default());
+        session.map_err(|error| call_failed(&error))
     }
 }
 
-/// What headers and request say about how to make the call.
-pub(crate) fn options(
-    headers: &MetadataMap,
-    idempotent: bool,
-    otherwise: std::time::Duration,
-) -> Result<CallOptions, Status> {
-    let mut options =
-        CallOptions::until(trace::deadline(headers, otherwise)?).idempotent(idempotent);
+/// What a request was let in with.
+pub(crate) fn terms(extensions: &Extensions) -> Result<Terms, Status> {
+    extensions.get().cloned().ok_or_else(|| {
+        refuse(Refusal {
+            kind: Kind::Internal,
+            code: "no_terms",
+            message: "the request did not come through the door".to_owned(),
+            hint: None,
+        })
+    })
+}
+
+/// How to make the call.
+pub(crate) fn options(headers: &MetadataMap, terms: &Terms, idempotent: bool) -> CallOptions {
+    let mut options = CallOptions::until(terms.deadline).idempotent(idempotent);
     options.trace = trace::trace(headers);
-    Ok(options)
-}
-
-/// The session that a request names, if it does.
-pub(crate) fn named(pool: &Pool, name: &str) -> Result<Option<Session>, Status> {
-    if name.is_empty() {
-        return Ok(None);
-    }
-    let session = pool.named_session(name, SessionOptions::default());
-    session.map(Some).map_err(|error| call_failed(&error))
+    options
 }
 
 #[tonic::async_trait]
 impl pool_server::Pool for FrontDoor {
     /// Dropped when the client is gone, and the call with it.
     async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
-        let (headers, _, CallRequest { tool, arguments, idempotent, session }) =
+        let (headers, extensions, CallRequest { tool, arguments, idempotent, session }) =
             request.into_parts();
-        let options = options(&headers, idempotent, Deadline::CALL)?;
+        let terms = terms(&extensions)?;
+        let options = options(&headers, &terms, idempotent);
         let (body, form) = payload::arguments(arguments)?;
-        let result = match named(&self.pool, &session)? {
+        let result = match self.named(&session)? {
             None => self.pool.call_bytes(&tool, body, options).await,
             Some(session) => session.call_bytes(&tool, body, options).await,
         };
         let result = result.map_err(|error| call_failed(&error))?;
         let result = payload::plain(result, &self.lane).await?;
+        terms.account.result(result.len())?;
         Ok(Response::new(CallResponse { result: Some(payload::told(result, form)?) }))
     }
 
@@ -80,8 +95,9 @@ impl pool_server::Pool for FrontDoor {
         &self,
         request: Request<Streaming<StreamRequest>>,
     ) -> Result<Response<Items>, Status> {
-        let (headers, _, requests) = request.into_parts();
-        open(&self.pool, &self.scope, &self.lane, &headers, requests).await.map(Response::new)
+        let (headers, extensions, requests) = request.into_parts();
+        let terms = terms(&extensions)?;
+        open(self, &terms, &headers, requests).await.map(Response::new)
     }
 
     async fn open_session(
@@ -89,8 +105,7 @@ impl pool_server::Pool for FrontDoor {
         request: Request<OpenSessionRequest>,
     ) -> Result<Response<OpenSessionResponse>, Status> {
         let OpenSessionRequest { name, recreate } = request.into_inner();
-        let session = self.pool.named_session(&name, SessionOptions::default());
-        let session = session.map_err(|error| call_failed(&error))?;
+        let session = self.session(&name)?;
         if recreate {
             session.recreate().map_err(|error| call_failed(&error))?;
         }
@@ -101,7 +116,7 @@ impl pool_server::Pool for FrontDoor {
         &self,
         request: Request<CloseSessionRequest>,
     ) -> Result<Response<CloseSessionResponse>, Status> {
-        let existed = self.pool.close_session(&request.into_inner().name);
+        let existed = self.sessions.close_session(&request.into_inner().name);
         Ok(Response::new(CloseSessionResponse { existed }))
     }
 

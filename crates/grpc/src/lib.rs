@@ -17,6 +17,7 @@
 mod access;
 mod agent;
 mod attach;
+mod budget;
 mod channel;
 mod error;
 mod farewell;

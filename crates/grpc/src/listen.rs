@@ -1,19 +1,15 @@
-//! The accept loop: every connection is a task of one scope, and its requests belong to it.
+//! One connection: its handshake, its requests, which belong to it, and its end.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use snakehouse_base::ByteSize;
-use snakehouse_guard::Permits;
-use snakehouse_supervise::{CancellationToken, Scope};
+use snakehouse_supervise::CancellationToken;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
@@ -22,8 +18,6 @@ use crate::server::{Limits, Router};
 
 /// How long TLS may take to agree.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// The pause after the system refused a connection, such as for want of descriptors.
-const REFUSED: Duration = Duration::from_millis(50);
 /// Room for the data of one request on its way, before its reader asks for more.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 /// The same for all requests of a connection.
@@ -39,46 +33,9 @@ pub(crate) struct Serving {
     pub(crate) limits: Limits,
 }
 
-/// Accepts until `cancelled` fires. Connections belong to `scope`.
-pub(crate) async fn accept(
-    listener: Arc<TcpListener>,
-    serving: Serving,
-    scope: Scope,
-    cancelled: CancellationToken,
-) -> Result<(), Infallible> {
-    let places = Permits::counted(serving.limits.connections.max(1)).expect("it is at least one");
-    loop {
-        let place = tokio::select! {
-            place = places.acquire(ByteSize(1)) => place,
-            () = cancelled.cancelled() => return Ok(()),
-        };
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "connection not accepted");
-                    tokio::time::sleep(REFUSED).await;
-                    continue;
-                }
-            },
-            () = cancelled.cancelled() => return Ok(()),
-        };
-        let (serving, stopping) = (serving.clone(), scope.cancelled());
-        let first_by = Instant::now() + serving.limits.first_within;
-        // Nobody waits for a connection; the scope joins it.
-        drop(scope.task("connection", async move {
-            connection(stream, serving, first_by, stopping).await;
-            drop(place);
-        }));
-    }
-}
-
-async fn connection(
-    stream: TcpStream,
-    serving: Serving,
-    first_by: Instant,
-    stopping: CancellationToken,
-) {
+/// Serves one connection to its end, its handshake included.
+pub(crate) async fn connection(stream: TcpStream, serving: Serving, stopping: CancellationToken) {
+    let first_by = Instant::now() + serving.limits.first_within;
     // Messages are small and latency matters; a socket that refuses the option works all the same.
     let _ = stream.set_nodelay(true);
     let peer = stream.peer_addr().map_or_else(|_| "?".to_owned(), |peer| peer.to_string());

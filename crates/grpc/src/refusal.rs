@@ -43,6 +43,13 @@ pub(crate) fn refuse(refusal: Refusal) -> Status {
     )
 }
 
+/// The status of a refusal that came after the call ran.
+pub(crate) fn refuse_after(refusal: Refusal) -> Status {
+    let Refusal { kind, code, message, hint } = refusal;
+    let hint = hint.unwrap_or_default();
+    status(kind, Error { code: code.to_owned(), message, hint, ..Error::default() })
+}
+
 /// The status of any error that names its kind.
 pub(crate) fn refused(error: &dyn Coded) -> Status {
     let hint = error.hint().unwrap_or_default();

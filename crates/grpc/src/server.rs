@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use snakehouse_base::{ByteSize, Secret};
+use snakehouse_base::{ByteSize, Deadline, Secret};
 use snakehouse_pool::{Attachments, Pool};
-use snakehouse_supervise::{BoxError, ChildSpec, Scope};
+use snakehouse_supervise::{BoxError, ChildSpec, Scope, accept};
 use tokio::net::TcpListener;
 use tonic::body::Body;
 use tonic::codegen::Service;
@@ -20,12 +20,14 @@ use tonic::{Code, Status};
 
 use crate::access::Access;
 use crate::attach::AttachService;
+use crate::budget::{Account, Budget, Holding, Metered};
 use crate::error::GrpcError;
 use crate::front_door::FrontDoor;
-use crate::listen::{Serving, accept};
+use crate::listen::{Serving, connection};
 use crate::proto::pool_server::PoolServer;
 use crate::proto::worker_server::WorkerServer;
 use crate::tls::ServerTls;
+use crate::trace;
 
 /// Most bytes of a message with frames: the longest frame, and what stands around it.
 const FRAMES: usize = snakehouse_wire::MAX_FRAMES + 1024;
@@ -37,9 +39,8 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// What clients must present. Needed beyond loopback. 16 or more letters and digits.
     pub token: Option<Secret>,
-    /// What agents must present; without it [`token`](Self::token). Needed beyond loopback where
-    /// workers are taken in, and another one than the clients': whoever attaches a worker reads the
-    /// arguments of others.
+    /// What agents must present. Needed where workers are taken in and clients need a token, and beyond
+    /// loopback; another one than the clients': whoever attaches a worker reads the arguments of others.
     pub worker_token: Option<Secret>,
     /// Needed beyond loopback, unless [`plaintext`](Self::plaintext) is said.
     pub tls: Option<ServerTls>,
@@ -48,6 +49,12 @@ pub struct ServerConfig {
     pub plaintext: bool,
     /// Longest message of the front door, in both directions. Default 64 MiB.
     pub max_message: ByteSize,
+    /// Most bytes that all requests of the front door hold together: arguments until their call is
+    /// answered, results until they are sent. One more is refused by `front_door_full`. Default 512 MiB.
+    pub max_bytes: ByteSize,
+    /// Most sessions at once that clients have; they count for the pool's own quota as well. Default
+    /// `None`: half of that.
+    pub sessions: Option<usize>,
     /// Most connections at once; further ones wait in the system's backlog. Default 256.
     pub connections: usize,
     /// Most requests at once on one connection. Default 256.
@@ -71,6 +78,8 @@ impl ServerConfig {
             tls: None,
             plaintext: false,
             max_message: ByteSize::mib(64),
+            max_bytes: ByteSize::mib(512),
+            sessions: None,
             connections: 256,
             streams: 256,
             first_within: Duration::from_secs(10),
@@ -89,16 +98,18 @@ impl ServerConfig {
             if self.tls.is_none() && !self.plaintext {
                 return Err(GrpcError::TlsNeeded { listen });
             }
-            if takes_workers && self.worker_token.is_none() {
-                return Err(GrpcError::WorkerTokenNeeded { listen });
-            }
+        }
+        // Whoever asks clients for a token does not mean that anybody may read what they send.
+        let is_open = listen.ip().is_loopback() && self.token.is_none();
+        if takes_workers && self.worker_token.is_none() && !is_open {
+            return Err(GrpcError::WorkerTokenNeeded { listen });
         }
         if let (Some(token), Some(of_workers)) = (&self.token, &self.worker_token)
             && token.expose() == of_workers.expose()
         {
             return Err(GrpcError::OneTokenForBoth);
         }
-        let workers = Access::new(self.worker_token.clone().or_else(|| self.token.clone()))?;
+        let workers = Access::new(self.worker_token.clone())?;
         Ok(Doors { clients: Access::new(self.token.clone())?, workers })
     }
 }
@@ -122,7 +133,6 @@ pub struct Services {
 /// What bounds a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    pub(crate) connections: usize,
     pub(crate) streams: u32,
     pub(crate) first_within: Duration,
     pub(crate) ping_every: Duration,
@@ -158,8 +168,9 @@ impl Server {
         let local = listener.local_addr().map_err(not_bound)?;
         let most = usize::try_from(config.max_message.0).unwrap_or(usize::MAX);
         let scope = scope.open("grpc");
+        let budget = Budget::new(config.max_bytes, config.max_message);
         let front_door = services.front_door.map(|pool| {
-            PoolServer::new(FrontDoor::new(pool, scope.clone()))
+            PoolServer::new(FrontDoor::new(pool, config.sessions, scope.clone()))
                 .max_decoding_message_size(most)
                 .max_encoding_message_size(most)
         });
@@ -168,9 +179,8 @@ impl Server {
                 .max_decoding_message_size(FRAMES)
         });
         let (peer, has_entered) = (Arc::from(""), Arc::default());
-        let router = Router { doors, front_door, workers, peer, has_entered };
+        let router = Router { doors, budget, front_door, workers, peer, has_entered };
         let limits = Limits {
-            connections: config.connections,
             streams: config.streams,
             first_within: config.first_within,
             ping_every: config.ping_every,
@@ -178,13 +188,14 @@ impl Server {
         };
         let tls = config.tls.as_ref().map(ServerTls::acceptor);
         let serving = Serving { router, tls, limits };
-        let connections = scope.clone();
+        let (owner, most) = (scope.clone(), config.connections);
         scope.child(ChildSpec::new("accept", move |ctx| {
-            let accepting =
-                accept(listener.clone(), serving.clone(), connections.clone(), ctx.cancelled());
+            let (serving, listener, owner) = (serving.clone(), listener.clone(), owner.clone());
             async move {
                 ctx.ready();
-                accepting.await.map_err(BoxError::from)
+                let serve = |stream| connection(stream, serving.clone(), owner.cancelled());
+                accept(&listener, &owner, most, &ctx.cancelled(), serve).await;
+                Ok::<(), BoxError>(())
             }
         }));
         Ok(Self { local })
@@ -200,6 +211,7 @@ impl Server {
 #[derive(Clone)]
 pub(crate) struct Router {
     doors: Doors,
+    budget: Budget,
     front_door: Option<PoolServer<FrontDoor>>,
     workers: Option<WorkerServer<AttachService>>,
     peer: Arc<str>,
@@ -209,6 +221,14 @@ pub(crate) struct Router {
 /// Who sent a request, for people.
 #[derive(Clone, Debug)]
 pub(crate) struct PeerName(pub(crate) Arc<str>);
+
+/// What a request of the front door holds, and until when it is to be answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    pub(crate) account: Account,
+    /// Counted from the request.
+    pub(crate) deadline: Deadline,
+}
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
@@ -229,7 +249,7 @@ impl hyper::service::Service<Request<Incoming>> for Router {
     type Error = Infallible;
     type Future = Answer;
 
-    fn call(&self, mut request: Request<Incoming>) -> Answer {
+    fn call(&self, request: Request<Incoming>) -> Answer {
         let service = request.uri().path().split('/').nth(1).unwrap_or_default();
         let (is_pool, is_worker) =
             (service == "snakehouse.v1.Pool", service == "snakehouse.v1.Worker");
@@ -238,12 +258,37 @@ impl hyper::service::Service<Request<Incoming>> for Router {
             return answer(status);
         }
         self.has_entered.store(true, Relaxed);
-        request.extensions_mut().insert(PeerName(self.peer.clone()));
         match (&self.front_door, &self.workers) {
-            (Some(pool), _) if is_pool => pool.clone().call(request),
-            (_, Some(workers)) if is_worker => workers.clone().call(request),
+            (Some(pool), _) if is_pool => self.through_front_door(pool.clone(), request),
+            (_, Some(workers)) if is_worker => {
+                let mut request = request;
+                request.extensions_mut().insert(PeerName(self.peer.clone()));
+                workers.clone().call(request)
+            }
             _ => answer(Status::new(Code::Unimplemented, "this server has no such service")),
         }
+    }
+}
+
+impl Router {
+    fn through_front_door(
+        &self,
+        mut pool: PoolServer<FrontDoor>,
+        request: Request<Incoming>,
+    ) -> Answer {
+        let is_stream = request.uri().path() == "/snakehouse.v1.Pool/Stream";
+        let otherwise = if is_stream { Deadline::STREAM } else { Deadline::CALL };
+        let deadline = match trace::deadline(request.headers(), otherwise) {
+            Ok(deadline) => deadline,
+            Err(status) => return answer(status),
+        };
+        let account = self.budget.account(is_stream);
+        let mut request = request.map(|body| Metered::new(body, account.clone(), deadline));
+        request.extensions_mut().insert(Terms { account: account.clone(), deadline });
+        Box::pin(async move {
+            let response = pool.call(request).await?;
+            Ok(response.map(|body| Body::new(Holding::new(body, account))))
+        })
     }
 }
 
@@ -282,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn where_workers_come_in_beyond_loopback_they_have_a_token_of_their_own() {
+    fn where_clients_need_a_token_or_beyond_loopback_workers_have_one_of_their_own() {
         let (one, other) = (Secret::new("0123456789abcdef"), Secret::new("fedcba9876543210"));
         let code = |listen: &str, token: Option<&Secret>, worker_token: Option<&Secret>| {
             let mut config = ServerConfig::new(listen.parse().unwrap());
@@ -292,7 +337,8 @@ mod tests {
         };
         let (here, beyond) = ("127.0.0.1:0", "0.0.0.0:0");
         assert_eq!(code(here, None, None), Ok(()));
-        assert_eq!(code(here, Some(&one), None), Ok(()));
+        assert_eq!(code(here, Some(&one), None), Err("worker_token_needed"));
+        assert_eq!(code(here, None, Some(&other)), Ok(()));
         assert_eq!(code(here, Some(&one), Some(&other)), Ok(()));
         assert_eq!(code(here, Some(&one), Some(&one)), Err("one_token_for_both"));
         assert_eq!(code(beyond, None, Some(&other)), Err("token_needed"));

@@ -5,18 +5,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
-use snakehouse_base::{Deadline, Kind};
+use snakehouse_base::Kind;
 use snakehouse_guard::by;
-use snakehouse_pool::{Pool, Stream as PoolStream};
-use snakehouse_supervise::{CancellationToken, Lane, Scope};
+use snakehouse_pool::Stream as PoolStream;
+use snakehouse_supervise::{CancellationToken, Lane};
 use tokio::sync::oneshot;
 use tonic::metadata::MetadataMap;
 use tonic::{Status, Streaming};
 
-use crate::front_door::{named, options};
+use crate::front_door::{FrontDoor, options};
 use crate::payload::{self, Form};
 use crate::proto::{CallRequest, StreamRequest, StreamResponse, stream_request, stream_response};
 use crate::refusal::{Refusal, call_failed, refuse};
+use crate::server::Terms;
 
 /// What a tool gives, and its result.
 pub(crate) type Items = Pin<Box<dyn Stream<Item = Result<StreamResponse, Status>> + Send>>;
@@ -25,21 +26,29 @@ pub(crate) type Items = Pin<Box<dyn Stream<Item = Result<StreamResponse, Status>
 /// which ends with the requests; what the tool gives is the response, and dropping it cancels the
 /// call.
 pub(crate) async fn open(
-    pool: &Pool,
-    scope: &Scope,
-    lane: &Lane,
+    door: &FrontDoor,
+    terms: &Terms,
     headers: &MetadataMap,
     mut requests: Streaming<StreamRequest>,
 ) -> Result<Items, Status> {
-    let unopened = options(headers, false, Deadline::STREAM)?;
+    let FrontDoor { pool, scope, lane, .. } = door;
+    let unopened = options(headers, terms, false);
     let first = by(unopened.deadline, requests.message()).await;
     let first = first.ok_or_else(|| out_of_place("the stream was never opened"))??;
     let Some(stream_request::Message::Open(open)) = first.and_then(|first| first.message) else {
         return Err(out_of_place("the first message is not `open`"));
     };
-    let CallRequest { tool, arguments, idempotent: _, session } = open;
+    let CallRequest { tool, arguments, idempotent, session } = open;
+    if idempotent {
+        return Err(refuse(Refusal {
+            kind: Kind::InvalidInput,
+            code: "stream_not_repeatable",
+            message: "a stream is not run again: its items are with its caller".to_owned(),
+            hint: Some("leave `idempotent` out, and open another stream after a death".to_owned()),
+        }));
+    }
     let (body, form) = payload::arguments(arguments)?;
-    let opened = match named(pool, &session)? {
+    let opened = match door.named(&session)? {
         None => pool.stream_bytes(&tool, body, unopened).await,
         Some(session) => session.stream_bytes(&tool, body, unopened).await,
     };

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::HeaderMap;
 use snakehouse_base::{Deadline, Kind};
 use snakehouse_pool::TraceContext;
 use tokio::time::Instant;
@@ -14,7 +15,7 @@ use crate::refusal::{Refusal, refuse};
 ///
 /// # Errors
 /// A status for a header that is no timeout: a call must not run for longer than its caller thinks.
-pub(crate) fn deadline(headers: &MetadataMap, otherwise: Duration) -> Result<Deadline, Status> {
+pub(crate) fn deadline(headers: &HeaderMap, otherwise: Duration) -> Result<Deadline, Status> {
     let within = match headers.get("grpc-timeout") {
         None => otherwise,
         Some(value) => value.to_str().ok().and_then(timeout).ok_or_else(|| {
@@ -70,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_header_that_is_no_timeout_is_refused() {
-        let mut headers = MetadataMap::new();
+        let mut headers = HeaderMap::new();
         assert!(deadline(&headers, Deadline::CALL).unwrap().instant().is_some());
         headers.insert("grpc-timeout", "soon".parse().unwrap());
         let status = deadline(&headers, Deadline::CALL).unwrap_err();

@@ -344,7 +344,8 @@ impl<'a> Connection<'a> {
     /// When there is something to do even if nobody comes.
     fn wake(&self, stop_by: Option<Instant>) -> Option<Instant> {
         let deadline = self.sent.next_deadline().map(|(at, _)| at);
-        let times = [self.cancels.wake(), self.recall.wake(), deadline, stop_by];
+        let held = self.held_deadline();
+        let times = [self.cancels.wake(), self.recall.wake(), deadline, held, stop_by];
         times.into_iter().flatten().min()
     }
 
@@ -355,6 +356,7 @@ impl<'a> Connection<'a> {
         while let Some((_, stream)) = self.sent.next_deadline().filter(|(at, _)| *at <= now) {
             self.end_stream(stream, CallError::Deadline { at: Where::Worker }, now);
         }
+        self.end_held(now);
         self.look_for_stuck(now);
         let runs = runs(self.tells_started, self.capacity, &self.process, &self.sent);
         if self.cancels.ring(now, &runs)
@@ -512,18 +514,15 @@ impl<'a> Connection<'a> {
     }
 
     /// The caller is gone. The page says it to a worker that looks while it works, the bell makes
-    /// it look, and the frame is for one that has no page.
+    /// it look, and the frame is for one that has no page. On another host the agent has both, and
+    /// hears of it ahead of the frames.
     fn tell_cancel(&mut self, stream: u32, now: Instant) {
         self.flows.retain(|(flow, _)| *flow != stream);
         self.end_callbacks(stream);
         let runs = runs(self.tells_started, self.capacity, &self.process, &self.sent)(stream);
         self.cancels.add(stream, runs, self.cancel_grace, self.can_cancel, now);
         self.output.put(Message::Cancel { stream });
-        let told = self.process.page.cancel(stream).and_then(|()| match self.can_cancel {
-            true => self.process.hold.ring(),
-            false => Ok(()),
-        });
-        if let Err(error) = told {
+        if let Err(error) = self.process.cancel(stream, self.can_cancel) {
             tracing::warn!(worker = %worker_id(self.place), %error, "cancel not told");
         }
     }

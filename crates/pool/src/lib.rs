@@ -74,7 +74,10 @@ mod variables;
 mod window;
 mod worker;
 
-pub use attach::{AttachError, Attached, Attachments, Farewell, FromPool, Hosted, Taken, ToPool};
+pub use attach::{
+    AttachError, Attached, Attachments, Farewell, FromPool, Hosted, HostedSays, PoolSays, Taken,
+    ToHosted, ToPool,
+};
 pub use bytes::Bytes;
 pub use call::{Args, CallError, CallOptions, Where};
 pub use check::{Abilities, Kernel};
@@ -94,7 +97,9 @@ pub use python_environment::EnvironmentError;
 pub use reaper::{Reaper, ReaperConfig, ZygoteInfo, ZygoteState};
 pub use run::Run;
 pub use script::{Host, script};
-pub use session::{Affinity, Session, SessionEnd, SessionInfo, SessionLimits, SessionOptions};
+pub use session::{
+    Affinity, Session, SessionEnd, SessionInfo, SessionLimits, SessionOptions, SessionSpace,
+};
 pub use snakehouse_wire::buffer::SharedBuffer;
 pub use snakehouse_wire::value::serde::{FitError, as_value};
 pub use snakehouse_wire::{

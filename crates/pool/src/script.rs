@@ -56,6 +56,11 @@ impl Host {
         Interpreter::with_packages(scope, &self.reaper, base, lock, deadline, said).await
     }
 
+    /// What starts processes, for what is no pool: an agent of a pool elsewhere.
+    pub fn reaper(&self) -> &Reaper {
+        &self.reaper
+    }
+
     /// The scope of everything the script starts.
     pub fn scope(&self) -> &Scope {
         &self.scope

@@ -7,6 +7,7 @@
 //! `tests/it/sessions.rs` and `tests/it/named_sessions.rs`.
 
 mod options;
+mod space;
 mod tag;
 
 use std::fmt;
@@ -25,7 +26,8 @@ use crate::worker::WorkerRef;
 
 pub(crate) use self::options::check_name;
 pub use self::options::{Affinity, SessionEnd, SessionInfo, SessionLimits, SessionOptions};
-pub(crate) use self::tag::Tag;
+pub use self::space::SessionSpace;
+pub(crate) use self::tag::{Space, Tag};
 
 /// A session: calls that go to one incarnation of one worker, or (with [`Affinity::Hint`]) to the
 /// same one if they can.
@@ -101,11 +103,7 @@ impl Pool {
     /// begin with `#`. [`CallError::SessionConflict`] if there is one with other options,
     /// [`CallError::SessionQuota`] if there are as many as may be, [`CallError::Stopped`].
     pub fn named_session(&self, name: &str, options: SessionOptions) -> Result<Session, CallError> {
-        check_name(name)?;
-        let now = Instant::now();
-        let tag =
-            self.shared().change(|pool, after| pool.find_session(name, options, now, after))?;
-        Ok(Session { shared: self.shared().clone(), tag })
+        find(self.shared(), Space::HOST, name, options)
     }
 
     /// Every session, in no particular order. Takes time with their number.
@@ -117,8 +115,20 @@ impl Pool {
     /// Closes the session of this name, as [`Session::close`] does; whether there was one.
     pub fn close_session(&self, name: &str) -> bool {
         let now = Instant::now();
-        self.shared().change(|pool, after| pool.close_named(name, now, after))
+        self.shared().change(|pool, after| pool.close_named((Space::HOST, name), now, after))
     }
+}
+
+fn find(
+    shared: &Arc<Shared>,
+    space: Space,
+    name: &str,
+    options: SessionOptions,
+) -> Result<Session, CallError> {
+    check_name(name)?;
+    let now = Instant::now();
+    let tag = shared.change(|pool, after| pool.find_session((space, name), options, now, after))?;
+    Ok(Session { shared: shared.clone(), tag })
 }
 
 impl Session {

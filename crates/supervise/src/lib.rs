@@ -6,7 +6,8 @@
 //! **What it owns.** [`Root`] is one tree; a [`Scope`] is a branch of it and owns
 //! [supervised children](Scope::child), [groups](Scope::group) of them, one-shot
 //! [tasks](Scope::task), [periodic work](Scope::every), [lanes](Lane) for blocking work and
-//! [permanent threads](thread). [`Team`] is for CPU work and [`run`] makes the runtime of a
+//! [permanent threads](thread). [`accept`] is the loop of a
+//! server, [`Team`] is for CPU work and [`run`] makes the runtime of a
 //! process. Nothing here is process-wide: two trees never meet.
 //!
 //! **How it fails.** A panic or an error of a child is an [`Exit`]: it is logged, it stands in the
@@ -36,6 +37,7 @@
 //! });
 //! ```
 
+mod accept;
 mod child;
 mod event;
 mod exit;
@@ -56,6 +58,7 @@ mod task;
 mod team;
 mod tree;
 
+pub use accept::accept;
 pub use child::{Child, ChildCtx, ChildError};
 pub use event::{Event, Happening};
 pub use exit::{BoxError, Exit, ScopeFailure};

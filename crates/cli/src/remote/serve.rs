@@ -12,6 +12,7 @@ use crate::error::CliError;
 use crate::output::Output;
 use crate::own_pool::{tool_spec, with_packages};
 use crate::stop_signal;
+use crate::telemetry::Watch;
 
 use super::{Begun, begin, read, token};
 
@@ -25,6 +26,8 @@ struct Ready {
     tools: Option<Vec<String>>,
     /// How many workers of other machines it takes in.
     attached: u16,
+    /// Where the numbers of the pool are.
+    metrics: Option<String>,
 }
 
 /// Serves until SIGINT or SIGTERM.
@@ -84,7 +87,9 @@ async fn serve(
             (scope.open("pool"), door)
         }
     };
-    let (pool, workers) = pool(&pool_scope, config, begun, reaper, args, out).await?;
+    let watch = Watch::start(&pool_scope, config)?;
+    let (pool, workers) = pool(&pool_scope, config, begun, reaper, args, &watch, out).await?;
+    let metrics = watch.serve(&pool_scope, &pool).await?;
     let tools = workers.is_none().then(|| pool.tools());
     let services = Services { front_door: Some(pool), workers };
     let server = Server::start(&door, begun.files.clone(), services).await?;
@@ -95,6 +100,7 @@ async fn serve(
         pid: std::process::id(),
         tools: tools.map(|tools| tools.iter().map(|tool| tool.name.clone()).collect()),
         attached: args.attached.unwrap_or_default(),
+        metrics,
     };
     out.data(&ready, || ready.text())?;
     let failure = scope.failed().await;
@@ -108,6 +114,7 @@ async fn pool(
     begun: &Begun<ServerConfig>,
     reaper: Reaper,
     args: &PoolServeArgs,
+    watch: &Watch,
     out: Output,
 ) -> Result<(Pool, Option<Attachments>), CliError> {
     let (spec, workers, attachments) = match (&args.tools, args.attached) {
@@ -121,18 +128,22 @@ async fn pool(
             (WorkerSpec::attached("attached", &attachments), workers, Some(attachments))
         }
     };
-    let sizes = PoolConfig { workers: workers.into(), ..PoolConfig::default() };
+    let sizes = PoolConfig { workers: workers.into(), ..watch.pool_config() };
     Ok((Pool::start(scope, reaper, spec, sizes).await?, attachments))
 }
 
 impl Ready {
     fn text(&self) -> String {
-        match &self.tools {
+        let mut text = match &self.tools {
             Some(tools) => format!("Serving {} at {} (Ctrl-C stops)", tools.join(", "), self.url),
             None => format!(
                 "Taking in {} workers at {} (Ctrl-C stops)\n\n  snakehouse worker attach {} --tools FILE",
                 self.attached, self.url, self.url
             ),
+        };
+        if let Some(metrics) = &self.metrics {
+            text.push_str(&format!("\n\nNumbers of the pool: {metrics}"));
         }
+        text
     }
 }

@@ -135,7 +135,7 @@ pub struct StatsResponse {
     pub in_flight: u64,
     #[prost(uint64, tag = "4")]
     pub waiting: u64,
-    /// Finished calls and streams by outcome: `succeeded`, `tool_failed`, ...
+    /// Finished calls and streams by outcome: `ok`, `tool_failed`, ...
     #[prost(btree_map = "string, uint64", tag = "5")]
     pub outcomes: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
@@ -855,7 +855,7 @@ pub mod pool_server {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FromWorker {
-    #[prost(oneof = "from_worker::Message", tags = "1, 2, 3")]
+    #[prost(oneof = "from_worker::Message", tags = "1, 2, 3, 4")]
     pub message: ::core::option::Option<from_worker::Message>,
 }
 /// Nested message and enum types in `FromWorker`.
@@ -868,14 +868,18 @@ pub mod from_worker {
         /// One or more whole frames of the worker, in order.
         #[prost(bytes, tag = "2")]
         Frames(::prost::bytes::Bytes),
-        /// The worker is dead. The last message.
+        /// The worker is dead, or was never there. The last message.
         #[prost(message, tag = "3")]
         Ended(super::Ended),
+        /// The worker has so many more of the messages with frames. At most eight may be on their way to it,
+        /// so whoever reads them always has room and never stops to read.
+        #[prost(uint32, tag = "4")]
+        Taken(u32),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ToWorker {
-    #[prost(oneof = "to_worker::Message", tags = "1, 2")]
+    #[prost(oneof = "to_worker::Message", tags = "1, 2, 3")]
     pub message: ::core::option::Option<to_worker::Message>,
 }
 /// Nested message and enum types in `ToWorker`.
@@ -888,7 +892,16 @@ pub mod to_worker {
         /// One or more whole frames for the worker, in order.
         #[prost(bytes, tag = "2")]
         Frames(::prost::bytes::Bytes),
+        /// Calls that nobody wants any more, ahead of all frames that wait: for the page and the signal. Their
+        /// cancel frames come as well, in their order.
+        #[prost(message, tag = "3")]
+        Cancels(super::Cancels),
     }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Cancels {
+    #[prost(uint32, repeated, tag = "1")]
+    pub calls: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Attach {
@@ -906,7 +919,7 @@ pub struct Ended {
     /// The call that it started last, as its page says; 0 before the first. Absent: not known.
     #[prost(uint32, optional, tag = "4")]
     pub started: ::core::option::Option<u32>,
-    #[prost(oneof = "ended::Cause", tags = "1, 2, 3")]
+    #[prost(oneof = "ended::Cause", tags = "1, 2, 3, 5")]
     pub cause: ::core::option::Option<ended::Cause>,
 }
 /// Nested message and enum types in `Ended`.
@@ -922,6 +935,9 @@ pub mod ended {
         /// Another cause that the agent's host found, by its stable name: `memory_limit`, `cpu_limit`, ...
         #[prost(string, tag = "3")]
         Other(::prost::alloc::string::String),
+        /// It could not be started; why, for people.
+        #[prost(string, tag = "5")]
+        NotStarted(::prost::alloc::string::String),
     }
 }
 /// Generated client implementations.

@@ -6,7 +6,7 @@ use snakehouse_pool::{Args, Birth, CallError, CallOptions, Death, Value};
 use tonic::Code;
 
 use crate::support::{
-    BOUND, Rig, Trace, args, config, dial, is_alive, request, run, told, wait_until,
+    BOUND, Rig, Trace, agents, args, config, dial, is_alive, request, run, told, wait_until,
 };
 
 fn soon() -> CallOptions {
@@ -19,7 +19,7 @@ fn a_worker_on_another_host_serves_like_one_beside_the_pool() {
         let rig = Rig::new().await;
         let (pool, workers) = rig.open_pool(1).await;
         let (server, _scope) = rig.serve(config(), Some(&pool), Some(&workers)).await;
-        let mut agent = rig.agent(dial(server.local_addr()));
+        let mut agent = rig.agent(agents(server.local_addr()));
         let pid = agent.next_pid().await;
         let found = pool.call("pid", Args::none(), soon()).await.unwrap();
         assert_eq!(found, Value::from(pid));
@@ -56,7 +56,7 @@ fn a_cancel_reaches_a_call_on_another_host() {
         let rig = Rig::new().await;
         let (pool, workers) = rig.open_pool(1).await;
         let (server, _scope) = rig.serve(config(), None, Some(&workers)).await;
-        let mut agent = rig.agent(dial(server.local_addr()));
+        let mut agent = rig.agent(agents(server.local_addr()));
         let pid = agent.next_pid().await;
         let trace = Trace::new();
         let args = Args::none().arg(trace.path()).arg("began").arg(600);
@@ -77,7 +77,7 @@ fn a_worker_that_dies_there_is_replaced_and_its_cause_is_known_here() {
         let rig = Rig::new().await;
         let (pool, workers) = rig.open_pool(1).await;
         let (server, _scope) = rig.serve(config(), None, Some(&workers)).await;
-        let mut agent = rig.agent(dial(server.local_addr()));
+        let mut agent = rig.agent(agents(server.local_addr()));
         let first = agent.next_pid().await;
         let error = pool.call("segfault", Args::none(), soon()).await.unwrap_err();
         let CallError::WorkerDied { started, cause, .. } = error else { panic!("{error:?}") };
@@ -97,7 +97,7 @@ fn with_its_agent_a_worker_ends_and_its_calls_are_of_unknown_outcome() {
         let rig = Rig::new().await;
         let (pool, workers) = rig.open_pool(1).await;
         let (server, _scope) = rig.serve(config(), None, Some(&workers)).await;
-        let mut agent = rig.agent(dial(server.local_addr()));
+        let mut agent = rig.agent(agents(server.local_addr()));
         let pid = agent.next_pid().await;
         let trace = Trace::new();
         let args = Args::none().arg(trace.path()).arg("began").arg(600);
@@ -121,7 +121,7 @@ fn an_agent_comes_back_when_the_pool_does() {
         let rig = Rig::new().await;
         let (pool, workers) = rig.open_pool(1).await;
         let (server, scope) = rig.serve(config(), None, Some(&workers)).await;
-        let mut agent = rig.agent(dial(server.local_addr()));
+        let mut agent = rig.agent(agents(server.local_addr()));
         let first = agent.next_pid().await;
         pool.call("pid", Args::none(), soon()).await.unwrap();
         scope.stop().await;
@@ -142,7 +142,7 @@ fn a_pool_that_stops_lets_its_workers_there_finish() {
         let rig = Rig::new().await;
         let (pool, workers) = rig.open_pool(1).await;
         let (server, _scope) = rig.serve(config(), None, Some(&workers)).await;
-        let mut agent = rig.agent(dial(server.local_addr()));
+        let mut agent = rig.agent(agents(server.local_addr()));
         let pid = agent.next_pid().await;
         let trace = Trace::new();
         let args = Args::none().arg(trace.path()).arg("began").arg(Value::Float(0.2));
@@ -164,7 +164,7 @@ fn the_front_door_is_open_to_a_pool_of_such_workers() {
         let rig = Rig::new().await;
         let (pool, workers) = rig.open_pool(1).await;
         let (server, _scope) = rig.serve(config(), Some(&pool), Some(&workers)).await;
-        let _agent = rig.agent(dial(server.local_addr()));
+        let _agent = rig.agent(agents(server.local_addr()));
         let mut client = rig.client(&dial(server.local_addr())).await;
         client.call(request("pid", None)).await.unwrap();
         let open = stream_request::Message::Open(request("count", args(vec![3.into()])));

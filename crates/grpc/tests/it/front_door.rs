@@ -7,7 +7,7 @@ use snakehouse_grpc::proto::value::Encoding;
 use snakehouse_grpc::proto::{
     CallRequest, CloseSessionRequest, ListToolsRequest, OpenSessionRequest, StatsRequest,
 };
-use snakehouse_pool::Value;
+use snakehouse_pool::{Args, CallOptions, SessionOptions, Value};
 use tonic::{Code, Request};
 
 use crate::support::{
@@ -173,6 +173,42 @@ fn a_session_has_one_worker_and_is_lost_with_it_until_it_is_made_anew() {
         let bad = OpenSessionRequest { name: "#".to_owned(), recreate: false };
         let status = client.open_session(bad).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
+        rig.end().await;
+    });
+}
+
+#[test]
+fn sessions_of_clients_are_apart_from_those_of_the_host_and_have_a_quota() {
+    run(async {
+        let rig = Rig::new().await;
+        let pool = rig.pool().await;
+        let mut config = config();
+        config.sessions = Some(2);
+        let (server, scope) = rig.serve(config, Some(&pool), None).await;
+        let mut client = rig.client(&dial(server.local_addr())).await;
+        let ours = pool.named_session("visitor", SessionOptions::default()).unwrap();
+        let count =
+            async || ours.call("remember", Args::none(), CallOptions::within(BOUND)).await.unwrap();
+        assert_eq!(count().await, Value::from(1));
+        let visit =
+            |name: &str| CallRequest { session: name.to_owned(), ..request("remember", None) };
+        let answer = client.call(visit("visitor")).await.unwrap().into_inner();
+        assert_eq!(value(answer.result), Value::from(1), "the host's is another one");
+        client.call(visit("second")).await.unwrap();
+        let status = client.call(visit("third")).await.unwrap_err();
+        assert_eq!(
+            (status.code(), told(&status).code.as_str()),
+            (Code::ResourceExhausted, "session_quota")
+        );
+        pool.named_session("third", SessionOptions::default()).expect("the host has room");
+        let close = CloseSessionRequest { name: "visitor".to_owned() };
+        assert!(client.close_session(close).await.unwrap().into_inner().existed);
+        assert_eq!(count().await, Value::from(2), "it is not theirs to close");
+        client.call(visit("third")).await.unwrap();
+        // What clients left goes with the door.
+        assert_eq!(pool.sessions().len(), 4);
+        scope.stop().await;
+        wait_until(|| pool.sessions().len() == 2).await;
         rig.end().await;
     });
 }

@@ -8,7 +8,7 @@ use snakehouse_supervise::{CancellationToken, Scope};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{BOUND, Rig, Trace, config, dial, is_alive, run, wait_until};
+use crate::support::{BOUND, Rig, Trace, agents, config, is_alive, run, wait_until};
 
 /// Passes bytes on until `silent` fires; from then on it takes nothing and says nothing, and closes
 /// nothing either.
@@ -65,7 +65,7 @@ fn both_ends_find_out_that_the_other_is_silent() {
         let silent = CancellationToken::new();
         let wires = rig.scope().open("wires");
         let through = wire(&wires, server.local_addr(), silent.clone()).await;
-        let mut dial = dial(through);
+        let mut dial = agents(through);
         (dial.ping_every, dial.ping_within) = (every, within);
         let mut agent = rig.agent(dial);
         let pid = agent.next_pid().await;

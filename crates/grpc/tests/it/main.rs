@@ -10,6 +10,8 @@
 )]
 
 mod attach;
+mod budget;
+mod elsewhere;
 mod front_door;
 mod half_open;
 mod refusals;

@@ -3,18 +3,20 @@
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
-use snakehouse_base::{Coded, Secret};
+use snakehouse_base::{Coded, Kind, Secret};
 use snakehouse_grpc::proto::pool_client::PoolClient;
 use snakehouse_grpc::proto::{Attach, FromWorker, from_worker};
 use snakehouse_grpc::{Channel, Dial, GrpcError, Server, Services};
-use snakehouse_pool::{Args, Attachments, Bytes, CallOptions};
+use snakehouse_pool::{Args, Attachments, Bytes, CallOptions, WorkerSpec};
 use snakehouse_wire::{MAX_FRAMES, MAX_PAYLOAD, PROTOCOL_VERSION};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
-use crate::support::{BOUND, Rig, TOKEN, config, dial, request, run, told, wait_until};
+use crate::support::{
+    BOUND, Rig, TOKEN, agents, config, dial, request, run, spec, told, wait_until,
+};
 
 fn attach(protocol: u32) -> FromWorker {
     let attach = Attach { protocol, host: "raw".to_owned() };
@@ -52,11 +54,8 @@ fn the_token_of_one_door_does_not_open_the_other() {
     run(async {
         let rig = Rig::new().await;
         let (pool, workers) = rig.open_pool(1).await;
-        let mut config = config();
-        config.worker_token = Some(Secret::new("a-token-of-the-workers"));
-        let (server, _scope) = rig.serve(config.clone(), Some(&pool), Some(&workers)).await;
-        let clients = dial(server.local_addr());
-        let agents = Dial { token: config.worker_token, ..clients.clone() };
+        let (server, _scope) = rig.serve(config(), Some(&pool), Some(&workers)).await;
+        let (clients, agents) = (dial(server.local_addr()), agents(server.local_addr()));
         let status = rig.client(&agents).await.call(request("pid", None)).await.unwrap_err();
         assert_eq!(told(&status).code, "wrong_token");
         let error = rig.agent(clients.clone()).gave_up().await;
@@ -74,7 +73,7 @@ fn another_version_of_the_frames_is_refused() {
         let rig = Rig::new().await;
         let (_pool, workers) = rig.open_pool(1).await;
         let (server, _scope) = rig.serve(config(), None, Some(&workers)).await;
-        let mut client = rig.worker_client(&dial(server.local_addr())).await;
+        let mut client = rig.worker_client(&agents(server.local_addr())).await;
         let status = client.attach(stream::iter([attach(PROTOCOL_VERSION + 1)])).await.unwrap_err();
         let error = told(&status);
         assert_eq!(
@@ -96,7 +95,7 @@ fn another_version_of_the_frames_is_refused() {
 async fn say(rig: &Rig, message: FromWorker) -> (Option<Status>, Vec<String>) {
     let (pool, workers) = rig.open_pool(1).await;
     let (server, _scope) = rig.serve(config(), None, Some(&workers)).await;
-    let mut client = rig.worker_client(&dial(server.local_addr())).await;
+    let mut client = rig.worker_client(&agents(server.local_addr())).await;
     // Not before the pool has a place for it: until then nobody minds what becomes of it.
     let waits = pool.clone();
     let later = stream::once(async move {
@@ -135,6 +134,9 @@ fn what_are_no_whole_frames_ends_the_worker() {
         }
         let (_, deaths) = say(&rig, attach(PROTOCOL_VERSION)).await;
         assert_eq!(deaths, ["broke_protocol"], "let in twice");
+        let taken = FromWorker { message: Some(from_worker::Message::Taken(9)) };
+        let (_, deaths) = say(&rig, taken).await;
+        assert_eq!(deaths, ["broke_protocol"], "more than was sent");
         rig.end().await;
     });
 }
@@ -155,9 +157,9 @@ fn no_more_workers_are_let_in_than_the_pool_takes() {
         let rig = Rig::new().await;
         let (pool, workers) = rig.open_pool(1).await;
         let (server, _scope) = rig.serve(config(), None, Some(&workers)).await;
-        let mut first = rig.agent(dial(server.local_addr()));
+        let mut first = rig.agent(agents(server.local_addr()));
         first.next_pid().await;
-        let mut client = rig.worker_client(&dial(server.local_addr())).await;
+        let mut client = rig.worker_client(&agents(server.local_addr())).await;
         let status = client.attach(stream::iter([attach(PROTOCOL_VERSION)])).await.unwrap_err();
         let error = told(&status);
         assert_eq!(
@@ -165,7 +167,7 @@ fn no_more_workers_are_let_in_than_the_pool_takes() {
             (Code::ResourceExhausted, "too_many_attached")
         );
         // An agent waits for its turn.
-        let mut second = rig.agent(dial(server.local_addr()));
+        let mut second = rig.agent(agents(server.local_addr()));
         first.scope.stop().await;
         let pid = second.next_pid().await;
         let found = pool.call("pid", Args::none(), CallOptions::within(BOUND)).await.unwrap();
@@ -180,7 +182,7 @@ fn one_that_goes_before_it_has_a_place_leaves_none_taken() {
         let rig = Rig::new().await;
         let workers = Attachments::new(1);
         let (server, _scope) = rig.serve(config(), None, Some(&workers)).await;
-        let mut agent = rig.agent(dial(server.local_addr()));
+        let mut agent = rig.agent(agents(server.local_addr()));
         agent.next_pid().await;
         assert_eq!(workers.attached(), 1);
         agent.scope.stop().await;
@@ -195,7 +197,7 @@ fn what_is_not_served_and_what_cannot_be_reached_is_said() {
         let rig = Rig::new().await;
         let pool = rig.pool().await;
         let (server, scope) = rig.serve(config(), Some(&pool), None).await;
-        let mut client = rig.worker_client(&dial(server.local_addr())).await;
+        let mut client = rig.worker_client(&agents(server.local_addr())).await;
         let status = client.attach(stream::iter([attach(1)])).await.unwrap_err();
         assert_eq!(status.code(), Code::Unimplemented);
 
@@ -217,7 +219,7 @@ fn one_that_is_to_end_and_goes_on_talking_is_let_go() {
         let rig = Rig::new().await;
         let workers = Attachments::new(1);
         let (server, _scope) = rig.serve(config(), None, Some(&workers)).await;
-        let mut client = rig.worker_client(&dial(server.local_addr())).await;
+        let mut client = rig.worker_client(&agents(server.local_addr())).await;
         let talk = stream::unfold((), |()| async {
             // audit(sleep): it is a peer that says something now and then, as long as it may.
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -255,6 +257,33 @@ fn who_makes_no_request_that_is_let_in_keeps_no_place() {
         timeout(BOUND, silent.read_to_end(&mut Vec::new())).await.unwrap().unwrap();
         timeout(BOUND, connection).await.unwrap().unwrap();
         client.call(request("pid", None)).await.expect("it was let in once");
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_worker_that_cannot_be_started_is_told_to_both_sides() {
+    run(async {
+        let rig = Rig::new().await;
+        let broken = [
+            (WorkerSpec::program("none", "/nowhere/program", [""; 0]), "/nowhere/program"),
+            (spec().module("no_such_module"), "no_such_module"),
+        ];
+        for (worker, expected) in broken {
+            let (pool, workers) = rig.open_pool(1).await;
+            let (server, scope) = rig.serve(config(), None, Some(&workers)).await;
+            let waiting = pool.call("pid", Args::none(), CallOptions::within(BOUND));
+            let agent = rig.agent_of(agents(server.local_addr()), worker).gave_up();
+            let (called, error) = tokio::join!(waiting, agent);
+            assert_eq!((error.code(), error.kind()), ("worker_not_ready", Kind::Environment));
+            assert!(error.to_string().contains(expected), "{error}");
+            assert!(error.hint().is_some());
+            let called = called.unwrap_err();
+            assert_eq!(called.code(), "no_worker");
+            assert!(called.to_string().contains(expected), "{called}");
+            pool.stop().await;
+            scope.stop().await;
+        }
         rig.end().await;
     });
 }

@@ -87,6 +87,13 @@ fn what_is_wrong_with_a_stream_is_told() {
             (Code::InvalidArgument, "stream_out_of_place")
         );
 
+        let again = CallRequest { idempotent: true, ..request("double", None) };
+        let status = client.stream(stream::iter([open(again)])).await.unwrap_err();
+        assert_eq!(
+            (status.code(), told(&status).code.as_str()),
+            (Code::InvalidArgument, "stream_not_repeatable")
+        );
+
         let requests = [open(request("double", json("{}"))), item(json("{"))];
         let mut answers = client.stream(stream::iter(requests)).await.unwrap().into_inner();
         let status = answers.message().await.unwrap_err();

@@ -25,6 +25,8 @@ pub(crate) const BOUND: Duration = Duration::from_secs(30);
 
 pub(crate) const TOKEN: &str = "a-token-of-the-tests";
 
+pub(crate) const WORKER_TOKEN: &str = "a-token-of-the-workers";
+
 /// The pool's host is this address of the loopback device, the other one is 127.0.0.1.
 pub(crate) const POOL_HOST: &str = "127.0.0.2:0";
 
@@ -57,11 +59,17 @@ pub(crate) fn spec() -> WorkerSpec {
 pub(crate) fn config() -> ServerConfig {
     let mut config = ServerConfig::new(POOL_HOST.parse().unwrap());
     config.token = Some(Secret::new(TOKEN));
+    config.worker_token = Some(Secret::new(WORKER_TOKEN));
     config
 }
 
 pub(crate) fn dial(server: SocketAddr) -> Dial {
     Dial { token: Some(Secret::new(TOKEN)), ..Dial::new(format!("http://{server}")) }
+}
+
+/// The same for an agent.
+pub(crate) fn agents(server: SocketAddr) -> Dial {
+    Dial { token: Some(Secret::new(WORKER_TOKEN)), ..dial(server) }
 }
 
 impl Rig {
@@ -88,9 +96,18 @@ impl Rig {
 
     /// A pool that takes in whoever comes.
     pub(crate) async fn open_pool(&self, workers: usize) -> (Pool, Attachments) {
-        let attachments = Attachments::new(workers);
         let config = PoolConfig { workers, ..PoolConfig::default() };
-        let spec = WorkerSpec::attached("elsewhere", &attachments);
+        self.open_pool_of(config, |spec| spec).await
+    }
+
+    /// The same, with another configuration.
+    pub(crate) async fn open_pool_of(
+        &self,
+        config: PoolConfig,
+        adapt: impl FnOnce(WorkerSpec) -> WorkerSpec,
+    ) -> (Pool, Attachments) {
+        let attachments = Attachments::new(config.workers);
+        let spec = adapt(WorkerSpec::attached("elsewhere", &attachments));
         let pool = Pool::start(self.scope(), self.reaper.clone(), spec, config).await.unwrap();
         (pool, attachments)
     }
@@ -116,7 +133,10 @@ impl Rig {
     }
 
     pub(crate) fn agent(&self, dial: Dial) -> Running {
-        let worker = spec();
+        self.agent_of(dial, spec())
+    }
+
+    pub(crate) fn agent_of(&self, dial: Dial, worker: WorkerSpec) -> Running {
         let config = AgentConfig { dial, worker, host: "there".to_owned(), start_within: BOUND };
         let (agent, scope) = (Agent::new(config, self.reaper.clone()), self.scope().open("agent"));
         let (told, pids) = mpsc::channel(16);

@@ -5,7 +5,7 @@ use snakehouse_base::{Coded, Secret};
 use snakehouse_grpc::{Channel, ClientTls, Dial, ServerTls};
 use snakehouse_pool::{Args, CallOptions};
 
-use crate::support::{BOUND, Rig, TOKEN, config, dial, request, run};
+use crate::support::{BOUND, Rig, TOKEN, WORKER_TOKEN, config, dial, request, run};
 
 /// Vouches for others.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -51,7 +51,8 @@ fn both_doors_work_over_tls_and_only_for_who_trusts_the_server() {
             token: Some(Secret::new(TOKEN)),
             ..Dial::new(url.clone())
         };
-        let mut agent = rig.agent(dial_with(trust(&authority, None)));
+        let token = Some(Secret::new(WORKER_TOKEN));
+        let mut agent = rig.agent(Dial { token, ..dial_with(trust(&authority, None)) });
         let pid = agent.next_pid().await;
         let found = pool.call("pid", Args::none(), CallOptions::within(BOUND)).await.unwrap();
         assert_eq!(found.as_i64(), Some(pid.into()));

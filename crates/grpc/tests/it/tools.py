@@ -4,7 +4,7 @@ import ctypes
 import os
 import time
 
-from snakehouse import incoming, tool
+from snakehouse import emit, host, incoming, session_state, tool
 
 
 visits = 0
@@ -48,7 +48,7 @@ def visit():
 
 
 @tool
-def append(path, text, seconds=0.0):
+def append(path, text, seconds=0.0, rest=None):
     """Leaves a trace that it ran, then takes its time."""
     with open(path, "a") as file:
         file.write(text + "\n")
@@ -81,3 +81,27 @@ def stuck(path):
     finally:
         with open(path, "a") as file:
             file.write("closed\n")
+
+
+@tool
+def zeros(count):
+    return bytes(count)
+
+
+@tool
+def remember():
+    """How often its session was here."""
+    state = session_state()
+    state["visits"] = state.get("visits", 0) + 1
+    return state["visits"]
+
+
+@tool
+def ask(value):
+    return host.echo(value)
+
+
+@tool
+def tell(step):
+    emit("told", step)
+    return step

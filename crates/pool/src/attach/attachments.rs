@@ -198,6 +198,16 @@ pub struct Attached {
     pub to_pool: ToPool,
 }
 
+/// What an attached worker is to be told next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PoolSays {
+    /// Whole frames for the worker, at most [`MAX_FRAMES`](snakehouse_wire::MAX_FRAMES) bytes.
+    Frames(Bytes),
+    /// Calls that nobody wants any more. Their cancel frames come in their order; this is for the
+    /// worker's host, which need not wait until the worker has read everything before them.
+    Cancels(Vec<u32>),
+}
+
 /// What the pool says to an attached worker.
 #[derive(Debug)]
 pub struct FromPool {
@@ -207,13 +217,22 @@ pub struct FromPool {
 }
 
 impl FromPool {
-    /// The next whole frames for the worker, at most [`MAX_FRAMES`](snakehouse_wire::MAX_FRAMES)
-    /// bytes; `None` when it is to be killed, or is gone. Cancel safe.
-    pub async fn next(&mut self) -> Option<Bytes> {
+    /// What comes next; `None` when the worker is to be killed, or is gone. Cancels come before
+    /// frames, and frames only with `room` for them: so a worker that reads nothing holds up nothing
+    /// but its frames. Cancel safe.
+    pub async fn next(&mut self, room: bool) -> Option<PoolSays> {
         loop {
-            match whole_frames(&mut self.buffer) {
+            if self.line.kill.is_cancelled() || self.line.gone.is_cancelled() {
+                return None;
+            }
+            let cancels = self.line.take_cancels();
+            if !cancels.is_empty() {
+                return Some(PoolSays::Cancels(cancels));
+            }
+            let frames = if room { whole_frames(&mut self.buffer) } else { Ok(None) };
+            match frames {
                 Ok(None) => {}
-                Ok(Some(frames)) => return Some(frames),
+                Ok(Some(frames)) => return Some(PoolSays::Frames(frames)),
                 Err(error) => {
                     tracing::error!(%error, "the pool's own frames are broken");
                     return None;
@@ -224,7 +243,8 @@ impl FromPool {
                 biased;
                 () = self.line.kill.cancelled() => return None,
                 () = self.line.gone.cancelled() => return None,
-                read = self.read.read_buf(&mut self.buffer) => {
+                cancels = self.line.next_cancels() => return Some(PoolSays::Cancels(cancels)),
+                read = self.read.read_buf(&mut self.buffer), if room => {
                     if !read.is_ok_and(|read| read > 0) {
                         return None;
                     }

@@ -1,5 +1,6 @@
 //! The worker's side: a process of this host that serves in a pool elsewhere.
 
+use std::collections::HashSet;
 use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -8,7 +9,9 @@ use bytes::{Bytes, BytesMut};
 use snakehouse_base::id::{Incarnation, WorkerId};
 use snakehouse_supervise::Scope;
 use snakehouse_wire::page::HostPage;
-use snakehouse_wire::{Frame, FrameKind, Hello, Message, Value, frame_heads, whole_frames};
+use snakehouse_wire::{
+    Frame, FrameError, FrameKind, Hello, Message, Value, frame_heads, whole_frames,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{ReadHalf, WriteHalf};
 use tokio::sync::{Notify, mpsc};
@@ -35,6 +38,28 @@ const STATUS_WITHIN: Duration = Duration::from_millis(100);
 /// How long what a killed worker had said may take to go out.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// So many messages are reported as taken at once.
+const TAKEN_AT_ONCE: u32 = Hosted::AHEAD / 2;
+
+/// What comes from the pool for a [`Hosted`] worker.
+#[derive(Debug)]
+pub struct ToHosted {
+    /// Messages of whole frames, in order. With room for [`Hosted::AHEAD`] whoever fills it never
+    /// waits. Its end is the worker's: it is killed.
+    pub frames: mpsc::Receiver<Bytes>,
+    /// Calls that nobody wants any more, ahead of their frames. Never left waiting.
+    pub cancels: mpsc::Receiver<Vec<u32>>,
+}
+
+/// What goes to the pool of a [`Hosted`] worker.
+#[derive(Debug)]
+pub enum HostedSays {
+    /// Whole frames of the worker, in order.
+    Frames(Bytes),
+    /// The worker has so many more of the messages that came for it.
+    Taken(u32),
+}
+
 /// A worker of this host that serves in a pool elsewhere. Dropping it kills it, and nothing below it
 /// is left.
 ///
@@ -46,6 +71,10 @@ pub struct Hosted {
 }
 
 impl Hosted {
+    /// Messages of frames that may be on their way to a worker, not [taken](HostedSays::Taken) yet: each
+    /// is a frame of at most 1 MiB, or 64 KiB of small ones.
+    pub const AHEAD: u32 = 8;
+
     /// Starts it below this host's reaper, within this time. The scope owns what reads its output.
     ///
     /// # Errors
@@ -79,15 +108,15 @@ impl Hosted {
 
     /// Passes frames both ways until the worker is dead, and says how it died.
     ///
-    /// What comes from the pool must be whole frames, and so is what goes there. The end of
-    /// `from_pool` is the worker's: it is killed, and what it had still said goes out. Bounded by what
-    /// the two channels hold: a side that does not read makes the other wait.
+    /// What comes from the pool must be whole frames, and so is what goes there. At the end of what
+    /// comes the worker is killed, and what it had still said goes out. Bounded by what the channels
+    /// hold: a side that does not read makes the other wait. Cancels wait for nobody.
     ///
     /// Cancel safe: the worker is killed with the future.
     pub async fn relay(
         mut self,
-        mut from_pool: mpsc::Receiver<Bytes>,
-        to_pool: mpsc::Sender<Bytes>,
+        from_pool: ToHosted,
+        to_pool: mpsc::Sender<HostedSays>,
     ) -> Farewell {
         let Process { control, page, hold, exited, .. } = &mut self.process;
         let (read, write) = control.split();
@@ -96,13 +125,14 @@ impl Hosted {
             hold,
             claims: OnceLock::new(),
             broken: OnceLock::new(),
-            cancels: Mutex::default(),
+            refusal: OnceLock::new(),
+            calls: Mutex::default(),
             added: Notify::new(),
         };
         let mut reading = pin!(relay.read(read, &to_pool));
         let hung_up = tokio::select! {
             () = &mut reading => false,
-            () = relay.write(write, &mut from_pool) => true,
+            () = relay.write(write, from_pool, &to_pool) => true,
         };
         if hung_up {
             relay.kill();
@@ -112,10 +142,15 @@ impl Hosted {
             relay.kill();
         }
         relay.hold.dead().await;
-        let claims = relay.claims.get().copied().unwrap_or_default();
-        let started = relay.page.started().ok().filter(|_| claims.started);
-        let death = match (relay.broken.get().cloned(), timeout(STATUS_WITHIN, exited).await) {
-            (Some(how), _) => Death::Killed(KillReason::Garbage(how)),
+        let tells_started = relay.claims.get().is_some_and(|claims| claims.started);
+        let started = relay.page.started().ok().filter(|_| tells_started);
+        let exited = timeout(STATUS_WITHIN, exited).await;
+        let own = [
+            relay.broken.get().cloned().map(KillReason::Garbage),
+            relay.refusal.get().cloned().map(KillReason::Refused),
+        ];
+        let death = match (own.into_iter().flatten().next(), exited) {
+            (Some(reason), _) => Death::Killed(reason),
             (None, Ok(Ok(death))) => death,
             (None, Ok(Err(_gone))) => Death::ReaperDied,
             (None, Err(_elapsed)) => Death::Unknown,
@@ -125,10 +160,19 @@ impl Hosted {
 }
 
 /// What the worker's hello claims that this host has to do for the pool.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Claims {
     cancel: bool,
     started: bool,
+    /// Why the worker cannot serve.
+    refusal: Option<String>,
+}
+
+/// The calls that the worker has.
+#[derive(Debug, Default)]
+struct Calls {
+    open: HashSet<u32>,
+    cancels: Cancels,
 }
 
 /// What both directions look at.
@@ -139,19 +183,22 @@ struct Relay<'a> {
     claims: OnceLock<Claims>,
     /// What was wrong with what the worker said.
     broken: OnceLock<String>,
-    cancels: Mutex<Cancels>,
+    /// Why it cannot serve, by its hello.
+    refusal: OnceLock<String>,
+    calls: Mutex<Calls>,
     /// A cancel was added.
     added: Notify,
 }
 
 impl Relay<'_> {
     /// Until the worker's socket ends, or nobody takes what it says.
-    async fn read(&self, mut socket: ReadHalf<'_>, to_pool: &mpsc::Sender<Bytes>) {
+    async fn read(&self, mut socket: ReadHalf<'_>, to_pool: &mpsc::Sender<HostedSays>) {
         let mut buffer = BytesMut::new();
         loop {
             match whole_frames(&mut buffer) {
                 Ok(Some(frames)) => {
-                    if to_pool.send(self.seen(frames)).await.is_err() {
+                    let frames = HostedSays::Frames(self.seen(frames));
+                    if to_pool.send(frames).await.is_err() {
                         return;
                     }
                     continue;
@@ -163,7 +210,7 @@ impl Relay<'_> {
                     return;
                 }
             }
-            let wake = self.cancels().wake();
+            let wake = self.calls().cancels.wake();
             let due = async {
                 match wake {
                     Some(at) => sleep_until(at).await,
@@ -179,7 +226,7 @@ impl Relay<'_> {
                 }
                 () = self.added.notified() => {}
                 () = due => {
-                    if self.cancels().ring(Instant::now(), |_| false) {
+                    if self.calls().cancels.ring(Instant::now(), |_| false) {
                         self.ring();
                     }
                 }
@@ -188,59 +235,109 @@ impl Relay<'_> {
     }
 
     /// Until the pool hangs up, or the worker's socket breaks.
-    async fn write(&self, mut socket: WriteHalf<'_>, from_pool: &mut mpsc::Receiver<Bytes>) {
+    async fn write(
+        &self,
+        socket: WriteHalf<'_>,
+        from_pool: ToHosted,
+        to_pool: &mpsc::Sender<HostedSays>,
+    ) {
+        let ToHosted { frames, mut cancels } = from_pool;
+        let hearing = async {
+            while let Some(streams) = cancels.recv().await {
+                streams.into_iter().for_each(|stream| self.cancel(stream));
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            () = hearing => {}
+            () = self.pass_on(socket, frames, to_pool) => {}
+        }
+    }
+
+    async fn pass_on(
+        &self,
+        mut socket: WriteHalf<'_>,
+        mut from_pool: mpsc::Receiver<Bytes>,
+        to_pool: &mpsc::Sender<HostedSays>,
+    ) {
+        let mut taken = 0;
         while let Some(frames) = from_pool.recv().await {
-            let mut cancels = Vec::new();
-            let seen = frame_heads(&frames, |head| {
-                if head.kind == FrameKind::Cancel as u8 {
-                    cancels.push(head.stream);
-                }
-            });
-            if let Err(error) = seen {
+            if let Err(error) = self.heard(&frames) {
                 tracing::error!(%error, "the pool does not send whole frames");
                 return;
-            }
-            for stream in cancels {
-                self.cancel(stream);
             }
             if socket.write_all(&frames).await.is_err() {
                 return;
             }
+            taken += 1;
+            if taken == TAKEN_AT_ONCE {
+                taken = 0;
+                if to_pool.send(HostedSays::Taken(TAKEN_AT_ONCE)).await.is_err() {
+                    return;
+                }
+            }
         }
+    }
+
+    /// What the pool says, before the worker has it.
+    fn heard(&self, frames: &[u8]) -> Result<(), FrameError> {
+        let mut cancels = Vec::new();
+        let mut calls = self.calls();
+        frame_heads(frames, |head| {
+            if head.kind == FrameKind::Open as u8 {
+                calls.open.insert(head.stream);
+            } else if head.kind == FrameKind::Cancel as u8 {
+                cancels.push(head.stream);
+            }
+        })?;
+        drop(calls);
+        cancels.into_iter().for_each(|stream| self.cancel(stream));
+        Ok(())
     }
 
     /// What the worker said, as the pool may hear it.
     fn seen(&self, frames: Bytes) -> Bytes {
         if self.claims.get().is_none() {
             let (claims, frames) = without_page(frames);
+            if let Some(why) = claims.refusal.clone() {
+                let _ = self.refusal.set(why);
+            }
             let _ = self.claims.set(claims);
             return frames;
         }
-        let mut cancels = self.cancels();
-        if cancels.wake().is_some() {
-            // They are whole: they were cut here.
-            let _ = frame_heads(&frames, |head| {
-                if [FrameKind::Last as u8, FrameKind::Error as u8].contains(&head.kind) {
-                    cancels.answered(head.stream);
-                }
-            });
-        }
-        drop(cancels);
+        let mut calls = self.calls();
+        // They are whole: they were cut here.
+        let _ = frame_heads(&frames, |head| {
+            if [FrameKind::Last as u8, FrameKind::Error as u8].contains(&head.kind) {
+                calls.open.remove(&head.stream);
+                calls.cancels.answered(head.stream);
+            }
+        });
+        drop(calls);
         frames
     }
 
-    /// What a pool does for a worker beside it: the page, then the bell. The frame follows.
+    /// What a pool does for a worker beside it: the page, then the bell. The frame is on its way, and
+    /// says it again: by then a call that was behind it is there, and one that was answered is not.
     fn cancel(&self, stream: u32) {
         if !self.claims.get().is_some_and(|claims| claims.cancel) {
+            return;
+        }
+        let mut calls = self.calls();
+        if !calls.open.contains(&stream) {
             return;
         }
         if let Err(error) = self.page.cancel(stream) {
             tracing::warn!(%error, "cancel not told");
             return;
         }
+        if !calls.cancels.has(stream) {
+            calls.cancels.add(stream, false, None, true, Instant::now());
+            self.added.notify_one();
+        }
+        drop(calls);
         self.ring();
-        self.cancels().add(stream, false, None, true, Instant::now());
-        self.added.notify_one();
     }
 
     fn ring(&self) {
@@ -255,9 +352,9 @@ impl Relay<'_> {
         }
     }
 
-    fn cancels(&self) -> MutexGuard<'_, Cancels> {
-        // Nothing in its methods panics half-way.
-        self.cancels.lock().unwrap_or_else(PoisonError::into_inner)
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        // Nothing that is done with it panics half-way.
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -271,11 +368,13 @@ fn without_page(frames: Bytes) -> (Claims, Bytes) {
     else {
         return (Claims::default(), frames);
     };
-    let mut claims = Claims::default();
+    let failure = Hello::decode(&frame.payload).ok().and_then(|hello| hello.failure);
+    let refusal = failure.map(|failure| failure.to_string());
+    let mut claims = Claims { refusal, ..Claims::default() };
     for (key, value) in &mut pairs {
         if let (Some("capabilities"), Value::List(list)) = (key.as_str(), value) {
             let has = |name| list.iter().any(|claim| claim.as_str() == Some(name));
-            claims = Claims { cancel: has(Hello::CANCEL), started: has(Hello::STARTED) };
+            (claims.cancel, claims.started) = (has(Hello::CANCEL), has(Hello::STARTED));
             let of_the_page = [Some(Hello::STARTED), Some(Hello::RECALL)];
             list.retain(|claim| !of_the_page.contains(&claim.as_str()));
         }

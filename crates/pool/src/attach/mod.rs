@@ -15,8 +15,8 @@ mod attachments;
 mod hosted;
 mod tether;
 
-pub use attachments::{AttachError, Attached, Attachments, FromPool, Taken, ToPool};
-pub use hosted::Hosted;
+pub use attachments::{AttachError, Attached, Attachments, FromPool, PoolSays, Taken, ToPool};
+pub use hosted::{Hosted, HostedSays, ToHosted};
 
 pub(crate) use tether::Tether;
 

@@ -51,6 +51,11 @@ impl Cancels {
         });
     }
 
+    /// Whether the call is among them.
+    pub(crate) fn has(&self, stream: u32) -> bool {
+        self.calls.iter().any(|call| call.stream == stream)
+    }
+
     /// The call is answered.
     pub(crate) fn answered(&mut self, stream: u32) {
         self.calls.retain(|call| call.stream != stream);

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::call::CallError;
 use crate::death::{Death, KillReason};
-use crate::session::{Affinity, SessionEnd, SessionInfo, SessionOptions, Tag};
+use crate::session::{Affinity, SessionEnd, SessionInfo, SessionOptions, Space, Tag};
 use crate::worker::{Life, WorkerRef};
 
 use super::ledger::{At, Ticket};
@@ -47,15 +47,15 @@ impl Dispatcher {
         let fewest = serving.min_by_key(|(_, seat)| (seat.retire.is_some(), seat.bound.len()));
         let Some((place, _)) = fewest else { return Ok(None) };
         let options = SessionOptions::default().ttl(std::time::Duration::MAX);
-        let tag = self.make_session(None, options, now, after)?;
+        let tag = self.make_session((Space::HOST, None), options, now, after)?;
         self.bind(tag.slot, place);
         Ok(Some(tag))
     }
 
-    /// The session of a name, made if there is none.
+    /// The session of a name in a space, made if there is none.
     pub(crate) fn find_session(
         &mut self,
-        name: &str,
+        (space, name): (Space, &str),
         options: SessionOptions,
         now: Instant,
         after: &mut After,
@@ -63,7 +63,7 @@ impl Dispatcher {
         if self.stopped {
             return Err(CallError::Stopped);
         }
-        if let Some(slot) = self.sessions.named(name)
+        if let Some(slot) = self.sessions.named(space, name)
             && let Some(record) = self.sessions.at(slot)
         {
             let tag = record.tag.clone();
@@ -73,7 +73,7 @@ impl Dispatcher {
             self.sessions.touch(slot, now);
             return Ok(tag);
         }
-        self.make_session(Some(name.into()), options, now, after)
+        self.make_session((space, Some(name.into())), options, now, after)
     }
 
     /// Another session in place of one that is over.
@@ -86,7 +86,8 @@ impl Dispatcher {
         if self.stopped {
             return Err(CallError::Stopped);
         }
-        if let Some(slot) = old.name.as_deref().and_then(|name| self.sessions.named(name))
+        if let Some(slot) =
+            old.name.as_deref().and_then(|name| self.sessions.named(old.space, name))
             && let Some(record) = self.sessions.at(slot)
         {
             let current = record.tag.clone();
@@ -96,7 +97,7 @@ impl Dispatcher {
             }
             self.leave(slot, now, after);
         }
-        self.make_session(old.name.clone(), old.options, now, after)
+        self.make_session((old.space, old.name.clone()), old.options, now, after)
     }
 
     /// Ends a session; whether it was known.
@@ -113,10 +114,27 @@ impl Dispatcher {
     }
 
     /// Ends the session of a name; whether there was one.
-    pub(crate) fn close_named(&mut self, name: &str, now: Instant, after: &mut After) -> bool {
-        let found = self.sessions.named(name).and_then(|slot| self.sessions.at(slot));
+    pub(crate) fn close_named(
+        &mut self,
+        (space, name): (Space, &str),
+        now: Instant,
+        after: &mut After,
+    ) -> bool {
+        let found = self.sessions.named(space, name).and_then(|slot| self.sessions.at(slot));
         let Some(tag) = found.map(|record| record.tag.clone()) else { return false };
         self.close_session(&tag, now, after)
+    }
+
+    /// A space of its own for names, with at most so many sessions, fewer than the pool's.
+    pub(crate) fn add_space(&mut self, most: usize) -> Space {
+        self.sessions.add_space(most)
+    }
+
+    /// Nobody uses a space any more: its sessions end.
+    pub(crate) fn drop_space(&mut self, space: Space, now: Instant, after: &mut After) {
+        for tag in self.sessions.drop_space(space) {
+            self.close_session(&tag, now, after);
+        }
     }
 
     /// Whether a session takes a call now; gives the place of the worker that it has to run at.
@@ -332,16 +350,16 @@ impl Dispatcher {
 
     fn make_session(
         &mut self,
-        name: Option<Arc<str>>,
+        (space, name): (Space, Option<Arc<str>>),
         options: SessionOptions,
         now: Instant,
         after: &mut After,
     ) -> Result<Arc<Tag>, CallError> {
-        if self.sessions.len() >= self.sessions.limits().most {
+        if self.sessions.is_full(space).is_some() {
             // Some may be over that nobody has looked at.
             self.expire_sessions(now, after);
         }
-        let made = self.sessions.make(name, options, now);
+        let made = self.sessions.make((space, name), options, now);
         match &made {
             Ok(_) => self.counters.sessions_made += 1,
             Err(_) => self.counters.sessions_refused += 1,

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::call::CallOptions;
 use crate::config::{Recycle, Start};
-use crate::session::{Affinity, SessionLimits, SessionOptions, Tag};
+use crate::session::{Affinity, SessionLimits, SessionOptions, Space, Tag};
 use crate::worker::Birth;
 
 mod reference;

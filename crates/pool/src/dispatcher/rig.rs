@@ -10,7 +10,7 @@ use super::*;
 use crate::call::CallOptions;
 use crate::config::Start;
 use crate::host::chain::Place;
-use crate::session::{SessionOptions, Tag};
+use crate::session::{SessionOptions, Space, Tag};
 
 pub(super) type Outcome = oneshot::Receiver<Result<Bytes, CallError>>;
 
@@ -399,7 +399,17 @@ impl Rig {
         name: &str,
         options: SessionOptions,
     ) -> Result<Arc<Tag>, CallError> {
-        self.change(|pool, now, after| pool.find_session(name, options, now, after))
+        self.named_in(Space::HOST, name, options)
+    }
+
+    /// The session of a name in a space.
+    pub(super) fn named_in(
+        &mut self,
+        space: Space,
+        name: &str,
+        options: SessionOptions,
+    ) -> Result<Arc<Tag>, CallError> {
+        self.change(|pool, now, after| pool.find_session((space, name), options, now, after))
     }
 
     pub(super) fn end_session(&mut self, tag: &Tag) -> bool {

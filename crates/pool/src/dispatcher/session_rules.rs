@@ -4,7 +4,7 @@ use super::rig::{LONG, Rig, SHORT};
 use super::*;
 use crate::config::Recycle;
 use crate::death::KillReason;
-use crate::session::{Affinity, SessionEnd, SessionLimits, SessionOptions, Tag};
+use crate::session::{Affinity, SessionEnd, SessionLimits, SessionOptions, Space, Tag};
 
 const TTL: Duration = Duration::from_secs(3600);
 
@@ -287,6 +287,38 @@ fn one_more_than_may_be_is_refused() {
 }
 
 #[test]
+fn names_of_a_space_are_its_own_and_so_is_its_quota() {
+    let mut rig = limited(4);
+    let space = rig.dispatcher.add_space(2);
+    let ours = rig.named("a", queue()).unwrap();
+    // Other options: in one space that would be a conflict.
+    let theirs = rig.named_in(space, "a", hint()).unwrap();
+    assert_ne!(ours.id, theirs.id);
+    assert_eq!(rig.named_in(space, "a", hint()).unwrap().id, theirs.id);
+    let second = rig.named_in(space, "b", queue()).unwrap();
+    let quota = |limit| Err(CallError::SessionQuota { limit });
+    assert_eq!(rig.named_in(space, "c", queue()).map(|_| ()), quota(2));
+    assert!(rig.named("b", queue()).is_ok(), "the host has room");
+    assert_eq!(rig.named("c", queue()).map(|_| ()), quota(4), "all of them count for the pool");
+    let closed = rig.change(|p, now, after| p.close_named((Space::HOST, "a"), now, after));
+    assert!(closed && theirs.end().is_none());
+    let again = rig.change(|p, now, after| p.recreate_session(&ours, now, after)).unwrap();
+    assert_eq!(rig.named("a", queue()).unwrap().id, again.id, "it is where it was");
+
+    rig.submit("t", Some(&second)).unwrap();
+    rig.change(|p, now, after| p.drop_space(space, now, after));
+    for tag in [&theirs, &second] {
+        assert_eq!(tag.end(), Some(&SessionEnd::Closed));
+    }
+    assert_eq!(rig.named_in(space, "a", hint()).map(|_| ()), quota(0));
+    let next = rig.dispatcher.add_space(1);
+    assert_ne!(next, space, "a call of it is open");
+    rig.answer(0, LONG);
+    assert_eq!(rig.dispatcher.add_space(1), space, "its place is used again");
+    assert_eq!(count(&rig), 2);
+}
+
+#[test]
 fn a_name_has_one_set_of_options() {
     let mut rig = Rig::new(1, 100);
     rig.named("s", queue()).unwrap();
@@ -391,7 +423,7 @@ fn measure_the_sessions() {
     timed("look up one of 10,000", &mut |n| {
         let mut after = After::default();
         let name = &names[n * 7919 % SESSIONS];
-        rig.dispatcher.find_session(name, queue(), rig.now, &mut after).unwrap();
+        rig.dispatcher.find_session((Space::HOST, name), queue(), rig.now, &mut after).unwrap();
     });
     timed("a plain call, given and answered", &mut |_| {
         let call = rig.submit("t", None).unwrap();

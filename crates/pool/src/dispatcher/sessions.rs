@@ -6,7 +6,10 @@
 //! moved when its time comes and the session was used since, so that a session costs the timer one
 //! look per time to live, however often it is used.
 //!
-//! It cannot fail but by its quota. Tested in `session_rules.rs` and by the model test of the dispatcher.
+//! Names are found in spaces: one is the host's own, the others belong to whoever calls through a door
+//! of the host, each with a quota beside that of the pool. Sessions without a name are the host's.
+//!
+//! It cannot fail but by its quotas. Tested in `session_rules.rs` and by the model test of the dispatcher.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -16,7 +19,7 @@ use snakehouse_base::id::Incarnation;
 use tokio::time::Instant;
 
 use crate::call::CallError;
-use crate::session::{SessionLimits, SessionOptions, Tag};
+use crate::session::{SessionLimits, SessionOptions, Space, Tag};
 use crate::worker::Life;
 
 use super::ledger::Ticket;
@@ -52,12 +55,31 @@ pub(super) struct Sessions {
     records: Vec<Option<Record>>,
     /// Slots without a record.
     free: Vec<u32>,
-    names: HashMap<Arc<str>, u32>,
+    /// The first is the host's.
+    spaces: Vec<Names>,
     timers: BTreeSet<(Instant, u32)>,
     /// Sessions so far.
     made: u64,
     /// Whether it was said that there are many.
     warned: bool,
+}
+
+/// The names of one space.
+#[derive(Debug)]
+struct Names {
+    found: HashMap<Arc<str>, u32>,
+    /// Sessions of the space, those included that nobody finds any more.
+    len: usize,
+    /// How many there may be.
+    most: usize,
+    /// Whether somebody has it.
+    taken: bool,
+}
+
+impl Names {
+    fn new(most: usize) -> Self {
+        Self { found: HashMap::new(), len: 0, most, taken: true }
+    }
 }
 
 impl Record {
@@ -81,7 +103,7 @@ impl Sessions {
             limits,
             records: Vec::new(),
             free: Vec::new(),
-            names: HashMap::new(),
+            spaces: vec![Names::new(limits.most)],
             timers: BTreeSet::new(),
             made: 0,
             warned: false,
@@ -97,9 +119,40 @@ impl Sessions {
         &self.limits
     }
 
-    /// The slot of the session that this name finds.
-    pub(super) fn named(&self, name: &str) -> Option<u32> {
-        self.names.get(name).copied()
+    /// The slot of the session that this name finds in a space.
+    pub(super) fn named(&self, space: Space, name: &str) -> Option<u32> {
+        self.spaces.get(space.0 as usize)?.found.get(name).copied()
+    }
+
+    /// A space of its own for names, with at most so many sessions.
+    pub(super) fn add_space(&mut self, most: usize) -> Space {
+        let unused = self.spaces.iter().position(|space| !space.taken && space.len == 0);
+        let at = unused.unwrap_or(self.spaces.len());
+        match self.spaces.get_mut(at) {
+            Some(space) => *space = Names::new(most),
+            None => self.spaces.push(Names::new(most)),
+        }
+        // There are never as many: each belongs to a server of the host.
+        Space(u32::try_from(at).unwrap_or(u32::MAX))
+    }
+
+    /// Nobody has the space any more; the sessions that were in it.
+    pub(super) fn drop_space(&mut self, space: Space) -> Vec<Arc<Tag>> {
+        if let Some(names) = self.spaces.get_mut(space.0 as usize) {
+            (names.taken, names.most) = (false, 0);
+        }
+        let tags = self.iter().map(|record| &record.tag);
+        tags.filter(|tag| tag.space == space).cloned().collect()
+    }
+
+    /// Whether another session would be over a quota, and which.
+    pub(super) fn is_full(&self, space: Space) -> Option<usize> {
+        let limit = self.limits.most;
+        if self.len() >= limit {
+            return Some(limit);
+        }
+        let names = self.spaces.get(space.0 as usize)?;
+        (names.len >= names.most).then_some(names.most)
     }
 
     /// What is in a slot.
@@ -124,21 +177,21 @@ impl Sessions {
     /// Makes a session, which a name finds if it has one.
     pub(super) fn make(
         &mut self,
-        name: Option<Arc<str>>,
+        (space, name): (Space, Option<Arc<str>>),
         options: SessionOptions,
         now: Instant,
     ) -> Result<Arc<Tag>, CallError> {
-        let limit = self.limits.most;
-        if self.len() >= limit {
+        if let Some(limit) = self.is_full(space) {
             return Err(CallError::SessionQuota { limit });
         }
+        let limit = self.limits.most;
         self.made += 1;
         let slot = self.free.pop().unwrap_or_else(|| {
             self.records.push(None);
             // There are never as many: the quota is far below.
             u32::try_from(self.records.len() - 1).unwrap_or(u32::MAX)
         });
-        let tag = Tag::new(self.made, slot, name.clone(), options);
+        let tag = Tag::new(self.made, slot, (space, name.clone()), options);
         self.records[slot as usize] = Some(Record {
             tag: tag.clone(),
             life: None,
@@ -151,8 +204,9 @@ impl Sessions {
             used: now,
             timer: None,
         });
-        if let Some(name) = name {
-            self.names.insert(name, slot);
+        if let Some(names) = self.spaces.get_mut(space.0 as usize) {
+            names.len += 1;
+            names.found.extend(name.map(|name| (name, slot)));
         }
         self.set_timer(slot);
         if !self.warned && self.len() * 5 >= limit * 4 {
@@ -177,10 +231,12 @@ impl Sessions {
     /// Nobody finds it by its name any more.
     pub(super) fn unname(&mut self, slot: u32) {
         if let Some(record) = self.at(slot)
-            && let Some(name) = record.tag.name.clone()
-            && self.named(&name) == Some(slot)
+            && let tag = record.tag.clone()
+            && let Some(name) = tag.name.as_deref()
+            && self.named(tag.space, name) == Some(slot)
+            && let Some(names) = self.spaces.get_mut(tag.space.0 as usize)
         {
-            self.names.remove(&name);
+            names.found.remove(name);
         }
     }
 
@@ -190,6 +246,9 @@ impl Sessions {
         let record = self.records.get_mut(slot as usize)?.take()?;
         if let Some(at) = record.timer {
             self.timers.remove(&(at, slot));
+        }
+        if let Some(names) = self.spaces.get_mut(record.tag.space.0 as usize) {
+            names.len -= 1;
         }
         self.free.push(slot);
         if self.len() * 10 < self.limits.most * 7 {
@@ -254,10 +313,18 @@ impl Sessions {
             let early = record.timer.zip(record.expires(&self.limits));
             holds("nobody is looked at too late", early.is_none_or(|(timer, at)| timer <= at))?;
         }
-        let named = self.names.iter().all(|(name, slot)| {
-            let record = self.records[*slot as usize].as_ref();
-            record.is_some_and(|record| record.tag.name.as_ref() == Some(name) && !record.leaving)
-        });
-        holds("a name finds its session", named)
+        for (at, names) in self.spaces.iter().enumerate() {
+            let is_its = |tag: &Tag| tag.space.0 as usize == at;
+            let named = names.found.iter().all(|(name, slot)| {
+                let record = self.records[*slot as usize].as_ref();
+                let is_its = |record: &Record| is_its(&record.tag) && !record.leaving;
+                record
+                    .is_some_and(|record| record.tag.name.as_ref() == Some(name) && is_its(record))
+            });
+            holds("a name finds its session", named)?;
+            let len = self.iter().filter(|record| is_its(&record.tag)).count();
+            holds("a space counts its sessions", len == names.len)?;
+        }
+        Ok(())
     }
 }

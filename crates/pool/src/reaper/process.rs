@@ -92,7 +92,7 @@ impl Hold {
         }
     }
 
-    /// Rings for a cancel. On another host that is the business of whoever is there.
+    /// Rings again for a cancel. On another host that is the business of whoever is there.
     pub(crate) fn ring(&self) -> io::Result<()> {
         match self {
             Self::Process(pidfd) => pidfd.ring(),
@@ -105,6 +105,21 @@ impl Process {
     /// Whether this host and the worker look at one page.
     pub(crate) const fn shares_page(&self) -> bool {
         matches!(self.hold, Hold::Process(_))
+    }
+
+    /// Tells the worker of a cancel, past whatever its socket holds. `hears` is whether it listens for
+    /// the doorbell; the agent of one on another host knows that itself.
+    pub(crate) fn cancel(&self, stream: u32, hears: bool) -> io::Result<()> {
+        match &self.hold {
+            Hold::Process(pidfd) => {
+                self.page.cancel(stream)?;
+                if hears { pidfd.ring() } else { Ok(()) }
+            }
+            Hold::Attached(tether) => {
+                tether.cancel(stream);
+                Ok(())
+            }
+        }
     }
 
     /// The call that the worker started last, 0 before the first; `claimed` is whether it says so in

@@ -8,6 +8,15 @@ use crate::call::CallError;
 
 use super::options::{Affinity, SessionEnd, SessionOptions};
 
+/// Where names are found: those of one space are nothing to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Space(pub(crate) u32);
+
+impl Space {
+    /// That of the pool's own program.
+    pub(crate) const HOST: Self = Self(0);
+}
+
 /// One session, from its creation to its end. A session that is re-created is another one.
 #[derive(Debug)]
 pub(crate) struct Tag {
@@ -15,6 +24,8 @@ pub(crate) struct Tag {
     pub(crate) id: u64,
     /// Where its record is, as long as there is one.
     pub(crate) slot: u32,
+    /// Where its name is found.
+    pub(crate) space: Space,
     pub(crate) name: Option<Arc<str>>,
     pub(crate) options: SessionOptions,
     end: OnceLock<SessionEnd>,
@@ -25,11 +36,11 @@ impl Tag {
     pub(crate) fn new(
         id: u64,
         slot: u32,
-        name: Option<Arc<str>>,
+        (space, name): (Space, Option<Arc<str>>),
         options: SessionOptions,
     ) -> Arc<Self> {
         let (end, over) = (OnceLock::new(), CancellationToken::new());
-        Arc::new(Self { id, slot, name, options, end, over })
+        Arc::new(Self { id, slot, space, name, options, end, over })
     }
 
     /// Whether its calls go to its worker and nowhere else.

@@ -1,12 +1,14 @@
 //! Workers that a pool does not start: both ends of the connection, with the network left out.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use snakehouse_base::Coded;
 use snakehouse_pool::{
     Args, AttachError, Attached, Attachments, Birth, Bytes, CallError, CallOptions, Death,
-    Farewell, Hosted, Pool, Value, WorkerSpec,
+    Farewell, Hosted, HostedSays, Pool, PoolSays, ToHosted, Value, WorkerSpec,
 };
 use snakehouse_supervise::{CancellationToken, Task};
-use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::support::{
@@ -31,28 +33,42 @@ async fn attach(rig: &Rig, attachments: &Attachments) -> Elsewhere {
     let hosted = Hosted::start(scope, &rig.reaper, &spec(), BOUND).await.unwrap();
     let process = Watched::new(hosted.pid());
     let cut = CancellationToken::new();
-    let (down, pool_says) = mpsc::channel::<Bytes>(4);
-    let (up, mut worker_says) = mpsc::channel::<Bytes>(4);
-    let farewell = scope.task("worker", hosted.relay(pool_says, up));
+    let (down, frames) = mpsc::channel(usize::try_from(Hosted::AHEAD).unwrap());
+    let (told, cancels) = mpsc::channel(1);
+    let (up, mut worker_says) = mpsc::channel(4);
+    let farewell = scope.task("worker", hosted.relay(ToHosted { frames, cancels }, up));
     let is_cut = cut.clone();
     drop(scope.task("down", async move {
-        while let Some(frames) = tokio::select! {
-            () = is_cut.cancelled() => None,
-            frames = from_pool.next() => frames,
-        } {
-            if down.send(frames).await.is_err() {
-                break;
+        loop {
+            let room = down.capacity() > 0;
+            let says = tokio::select! {
+                () = is_cut.cancelled() => None,
+                says = from_pool.next(room) => says,
+                permit = down.reserve(), if !room => match permit {
+                    Ok(_room) => continue,
+                    Err(_gone) => None,
+                },
+            };
+            let is_there = match says {
+                Some(PoolSays::Frames(frames)) => down.try_send(frames).is_ok(),
+                Some(PoolSays::Cancels(calls)) => told.send(calls).await.is_ok(),
+                None => false,
+            };
+            if !is_there {
+                return;
             }
         }
     }));
     let is_cut = cut.clone();
     let (said, told) = tokio::sync::oneshot::channel();
     drop(scope.task("up", async move {
-        while let Some(frames) = tokio::select! {
+        while let Some(said) = tokio::select! {
             () = is_cut.cancelled() => return to_pool.lost("it was cut"),
-            frames = worker_says.recv() => frames,
+            said = worker_says.recv() => said,
         } {
-            to_pool.put(&frames).await.unwrap();
+            if let HostedSays::Frames(frames) = said {
+                to_pool.put(&frames).await.unwrap();
+            }
         }
         to_pool.end(told.await.unwrap());
     }));
@@ -115,6 +131,28 @@ fn a_running_call_elsewhere_can_be_cancelled() {
         let late = pool.call("sleep", Args::none().arg(600), within).await.unwrap_err();
         assert_eq!(late.code(), "deadline");
         assert_eq!(call_pid(&pool).await, elsewhere.process.pid, "nor for that");
+        end(rig, pool).await;
+    });
+}
+
+/// More than is on its way to a worker that reads nothing, wherever it waits.
+const MUCH: usize = 24 << 20;
+
+#[test]
+fn a_cancel_overtakes_what_the_worker_does_not_read() {
+    run(async {
+        let rig = Rig::new().await;
+        let attachments = Attachments::new(1);
+        let pool = pool_of(&rig, &attachments, 1).await;
+        let elsewhere = attach(&rig, &attachments).await;
+        let trace = Trace::new();
+        let args = trace.args("running").arg(600.0);
+        let stream = pool.stream("append", args, CallOptions::within(BOUND)).await.unwrap();
+        trace.wait_for("running").await;
+        stream.send(Value::Bytes(vec![0; MUCH].into())).await.unwrap();
+        drop(stream);
+        assert_eq!(call_pid(&pool).await, elsewhere.process.pid, "it was not killed for it");
+        assert_eq!(pool.stats().deaths, BTreeMap::new());
         end(rig, pool).await;
     });
 }

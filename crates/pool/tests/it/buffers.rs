@@ -1,7 +1,11 @@
 //! Large bytes beside the socket: shared with workers, and lent by them.
 
+use std::time::Duration;
+
 use snakehouse_base::{Coded, Kind};
-use snakehouse_pool::{Args, CallError, Order, Pool, SharedBuffer, Value, WorkerSpec};
+use snakehouse_pool::{
+    Args, CallError, CallOptions, Mode, Order, Pool, SharedBuffer, Value, Where, WorkerSpec,
+};
 use snakehouse_testkit::in_own_process;
 
 use crate::support::{BOUND, Rig, Trace, call, python, run, soon, tools, wait_until, workers};
@@ -302,6 +306,41 @@ fn a_call_whose_buffers_find_no_reader_goes_to_the_next_worker() {
             let length = call(&pool, "length", Args::none().arg(fresh(1))).await;
             assert_eq!(length.unwrap(), 1.into());
             assert_eq!(pool.stats().deaths, [("closed_socket", deaths)].into());
+        }
+        rig.end().await;
+    });
+}
+
+/// Its caller does not look, and the worker reads nothing.
+#[test]
+fn a_held_stream_ends_at_its_deadline() {
+    run(async {
+        let rig = Rig::new().await;
+        let module = tools().with_file_name("async_buffer_tools.py");
+        let spec = WorkerSpec::python("buffers", python()).module(module.to_str().unwrap());
+        let pool = rig.pool_of(spec.capacity(9, Mode::Asyncio), workers(1)).await;
+        let trace = Trace::new();
+        let spawn = |tool: &'static str, arg: Value| {
+            let pool = pool.clone();
+            let calling = async move { call(&pool, tool, Args::none().arg(arg)).await };
+            rig.root.scope().task("call", calling)
+        };
+        let blocks = spawn("hold_all", trace.path().into());
+        trace.wait_for("runs").await;
+        let before: Vec<_> = (0..6).map(|_| spawn("length_soon", fresh(64))).collect();
+        wait_until(&pool, |pool| pool.workers()[0].in_flight == 7).await;
+        let within = CallOptions::within(Duration::from_millis(100));
+        let args = Args::none().arg(fresh(64));
+        let stream = pool.stream("length_soon", args, within).await.unwrap();
+        let is_over = |pool: &Pool| pool.counters().failed + pool.counters().cancelled == 1;
+        wait_until(&pool, is_over).await;
+        assert_eq!(pool.workers()[0].in_flight, 7);
+        let error = stream.result().await.unwrap_err();
+        assert_eq!(error, CallError::Deadline { at: Where::Queue });
+        trace.write("go");
+        blocks.await.unwrap().unwrap();
+        for call in before {
+            assert_eq!(call.await.unwrap().unwrap(), 64.into());
         }
         rig.end().await;
     });

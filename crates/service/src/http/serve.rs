@@ -1,7 +1,5 @@
-//! The accept loop: every connection is a task of one scope.
+//! One connection, and how many there may be.
 
-use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -9,10 +7,8 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, getrlimit};
-use snakehouse_base::ByteSize;
-use snakehouse_guard::Permits;
-use snakehouse_supervise::{CancellationToken, Scope};
-use tokio::net::{TcpListener, TcpStream};
+use snakehouse_supervise::CancellationToken;
+use tokio::net::TcpStream;
 
 /// Most connections at once. Further ones wait in the system's backlog.
 const CONNECTIONS: u64 = 2048;
@@ -24,43 +20,10 @@ const FEWEST: u64 = 16;
 const FIRST: Duration = Duration::from_secs(15);
 /// How long a connection may be silent between requests: longer than any known client keeps one.
 const IDLE: Duration = Duration::from_secs(300);
-/// The pause after the system refused a connection, such as for want of descriptors.
-const REFUSED: Duration = Duration::from_millis(50);
 
-/// Accepts until `cancelled` fires.
-///
-/// Dropping the future closes nothing but the accept itself; connections belong to `scope`.
-pub(crate) async fn accept(
-    listener: Arc<TcpListener>,
-    router: Router,
-    scope: Scope,
-    cancelled: CancellationToken,
-) -> Result<(), Infallible> {
-    let descriptors = getrlimit(Resource::Nofile).current;
-    let places = Permits::counted(connections(descriptors)).expect("there is always a fewest");
-    loop {
-        let place = tokio::select! {
-            place = places.acquire(ByteSize(0)) => place,
-            () = cancelled.cancelled() => return Ok(()),
-        };
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "connection not accepted");
-                    tokio::time::sleep(REFUSED).await;
-                    continue;
-                }
-            },
-            () = cancelled.cancelled() => return Ok(()),
-        };
-        let (router, stopping) = (router.clone(), scope.cancelled());
-        // Nobody waits for a connection; the scope joins it.
-        drop(scope.task("connection", async move {
-            connection(stream, router, stopping).await;
-            drop(place);
-        }));
-    }
+/// Most connections at once, by the descriptors that this process may have.
+pub(crate) fn most() -> usize {
+    connections(getrlimit(Resource::Nofile).current)
 }
 
 /// How many connections fit `descriptors`; `None` is no limit. A descriptor that is wanted and not
@@ -73,7 +36,7 @@ fn connections(descriptors: Option<u64>) -> usize {
 
 /// Serves one connection to its end. When `stopping` fires, the request in progress is finished
 /// and the connection closed.
-async fn connection(stream: TcpStream, router: Router, stopping: CancellationToken) {
+pub(crate) async fn connection(stream: TcpStream, router: Router, stopping: CancellationToken) {
     // Answers are small and latency matters; a socket that refuses the option works all the same.
     let _ = stream.set_nodelay(true);
     let spoke = tokio::select! {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use snakehouse_store::StateDir;
-use snakehouse_supervise::{BoxError, ChildCtx, ChildSpec, Lane, Node, Scope, StopReport};
+use snakehouse_supervise::{BoxError, ChildCtx, ChildSpec, Lane, Node, Scope, StopReport, accept};
 use tokio::net::TcpListener;
 
 use super::access::Access;
@@ -13,7 +13,7 @@ use super::body::BodyRoom;
 use super::error::ServeError;
 use super::future::HeldPolls;
 use super::routes::{Api, router};
-use super::serve::accept;
+use super::serve::{connection, most};
 use super::workers::Workers;
 use crate::core::{Core, CoreConfig, CoreError};
 
@@ -96,7 +96,9 @@ impl Service {
             let connections = connections.clone();
             async move {
                 ctx.ready();
-                accept(listener, router, connections, ctx.cancelled()).await.map_err(BoxError::from)
+                let serve = |stream| connection(stream, router.clone(), connections.cancelled());
+                accept(&listener, &connections, most(), &ctx.cancelled(), serve).await;
+                Ok::<(), BoxError>(())
             }
         };
         let spec = ChildSpec::new("accept", accepting);

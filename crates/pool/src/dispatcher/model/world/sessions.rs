@@ -74,7 +74,7 @@ impl World {
         let full = self.reference.sessions.len() >= self.pool.config.sessions.most;
         let options = SessionOptions::default().affinity(affinity);
         let mut after = After::default();
-        let found = self.pool.find_session(name, options, self.now, &mut after);
+        let found = self.pool.find_session((Space::HOST, name), options, self.now, &mut after);
         self.found(known, full, found);
         self.settle(after);
     }
@@ -152,7 +152,7 @@ impl World {
             if let Some(id) = self.reference.named(name) {
                 self.reference.leave(id);
                 let mut after = After::default();
-                assert!(self.pool.close_named(name, self.now, &mut after));
+                assert!(self.pool.close_named((Space::HOST, name), self.now, &mut after));
                 self.settle(after);
             }
         }
