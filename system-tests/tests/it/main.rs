@@ -5,6 +5,7 @@ mod lifecycle;
 mod pool_author;
 mod pool_ends;
 mod pool_stream;
+mod remote;
 mod rust_client;
 mod watched;
 mod worker_author;
