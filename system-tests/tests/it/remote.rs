@@ -181,7 +181,7 @@ fn whoever_is_killed_nothing_of_it_is_left_and_what_can_goes_on() {
         assert_eq!(first["event"], "attached");
         let mut door = client(root.scope(), &url).await;
         assert_eq!(pid(&mut door).await, first["pid"]);
-        let wait = |mark: &str| {
+        let wait = |door: &PoolClient<Channel>, mark: &str| {
             let mut door = door.clone();
             let path = serde_json::to_string(&hosts.path(mark)).expect("a path is text");
             let call = request("wait", format!("[[{path}], {{}}]"));
@@ -189,7 +189,7 @@ fn whoever_is_killed_nothing_of_it_is_left_and_what_can_goes_on() {
         };
 
         // The worker's process.
-        let waiting = wait("worker");
+        let waiting = wait(&door, "worker");
         let below = hosts.below("worker").await;
         let worker = i32::try_from(below[0]).ok().and_then(Pid::from_raw).expect("a pid");
         kill_process(worker, Signal::KILL).expect("it runs");
@@ -201,7 +201,7 @@ fn whoever_is_killed_nothing_of_it_is_left_and_what_can_goes_on() {
         assert_eq!(pid(&mut door).await, second["pid"], "the agent attached another one");
 
         // The agent.
-        let waiting = wait("agent-killed");
+        let waiting = wait(&door, "agent-killed");
         let below = hosts.below("agent-killed").await;
         agent.kill();
         let status = waiting.await.expect("ours").expect_err("its worker is gone");
@@ -212,7 +212,7 @@ fn whoever_is_killed_nothing_of_it_is_left_and_what_can_goes_on() {
         assert_eq!(pid(&mut door).await, third["pid"]);
 
         // The server.
-        let waiting = wait("server-killed");
+        let waiting = wait(&door, "server-killed");
         let below = hosts.below("server-killed").await;
         server.kill();
         let status = waiting.await.expect("ours").expect_err("its server is gone");
