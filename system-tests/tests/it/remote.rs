@@ -1,6 +1,8 @@
 //! A pool with a worker on another address, as two commands: whoever is killed, nothing of it is left,
 //! the caller is told by name, and what can goes on.
 
+#![expect(clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
