@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::call::CallOptions;
 use crate::host::chain::{Chain, Place};
-use crate::session::SessionOptions;
+use crate::session::{SessionOptions, Space};
 
 mod work;
 
@@ -285,7 +285,9 @@ impl World {
             Some(tag) => self.change(pool, |p, now, after| p.recreate_session(&tag, now, after)),
             None => {
                 let options = SessionOptions::default();
-                self.change(pool, |p, now, after| p.find_session("s", options, now, after))
+                self.change(pool, |p, now, after| {
+                    p.find_session((Space::HOST, "s"), options, now, after)
+                })
             }
         };
         self.pools[pool].session = made.ok();
