@@ -64,7 +64,7 @@ async fn relay(
 
     let mut taken = attachments.take().await;
     let (mut from_host, mut to_host) = control.into_split();
-    let (mut from_worker, mut to_worker) = taken.socket().split();
+    let (mut from_worker, mut to_worker) = tokio::io::split(taken.socket());
     tokio::select! {
         // The host hung up.
         _ = tokio::io::copy(&mut from_host, &mut to_worker) => return Ok(ExitCode::SUCCESS),

@@ -11,13 +11,14 @@ use snakehouse_base::{ByteSize, Coded, Kind};
 use snakehouse_guard::{Permit, Permits};
 use snakehouse_wire::page::HostPage;
 use snakehouse_wire::{FrameError, frame_heads, whole_frames};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep;
 
 use crate::death::{Death, KillReason};
+use crate::os::Control;
 use crate::reaper::{Hold, Process};
 use crate::worker::Birth;
 
@@ -109,7 +110,9 @@ impl Attachments {
     pub fn attach(&self, peer: &str) -> Result<Attached, AttachError> {
         let full = AttachError::Full { most: self.shared.most };
         let place = self.shared.places.try_acquire(ByteSize(1)).ok_or(full)?;
-        let (ours, theirs) = UnixStream::pair().map_err(AttachError::Socket)?;
+        let (ours, theirs) = Control::pair().map_err(AttachError::Socket)?;
+        theirs.set_nonblocking(true).map_err(AttachError::Socket)?;
+        let theirs = UnixStream::from_std(theirs).map_err(AttachError::Socket)?;
         let page = HostPage::create().map_err(AttachError::Socket)?;
         let line = Arc::new(Line::default());
         let (exited, exit) = oneshot::channel();
@@ -178,7 +181,7 @@ pub struct Taken {
 
 impl Taken {
     /// Where it speaks frames, as every worker does.
-    pub fn socket(&mut self) -> &mut UnixStream {
+    pub fn socket(&mut self) -> &mut (impl AsyncRead + AsyncWrite + Send + Unpin + use<>) {
         &mut self.process.control
     }
 

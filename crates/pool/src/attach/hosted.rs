@@ -12,14 +12,14 @@ use snakehouse_wire::page::HostPage;
 use snakehouse_wire::{
     Frame, FrameError, FrameKind, Hello, Message, Value, frame_heads, whole_frames,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::unix::{ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::connection::Cancels;
 use crate::death::{Death, KillReason};
 use crate::error::PoolError;
+use crate::os::Control;
 use crate::output::{Output, Stream};
 use crate::reaper::{Hold, Process, Reaper};
 use crate::spec::WorkerSpec;
@@ -119,7 +119,7 @@ impl Hosted {
         to_pool: mpsc::Sender<HostedSays>,
     ) -> Farewell {
         let Process { control, page, hold, exited, .. } = &mut self.process;
-        let (read, write) = control.split();
+        let (read, write) = split(control);
         let relay = Relay {
             page,
             hold,
@@ -192,7 +192,7 @@ struct Relay<'a> {
 
 impl Relay<'_> {
     /// Until the worker's socket ends, or nobody takes what it says.
-    async fn read(&self, mut socket: ReadHalf<'_>, to_pool: &mpsc::Sender<HostedSays>) {
+    async fn read(&self, mut socket: ReadHalf<&mut Control>, to_pool: &mpsc::Sender<HostedSays>) {
         let mut buffer = BytesMut::new();
         loop {
             match whole_frames(&mut buffer) {
@@ -237,7 +237,7 @@ impl Relay<'_> {
     /// Until the pool hangs up, or the worker's socket breaks.
     async fn write(
         &self,
-        socket: WriteHalf<'_>,
+        socket: WriteHalf<&mut Control>,
         from_pool: ToHosted,
         to_pool: &mpsc::Sender<HostedSays>,
     ) {
@@ -257,7 +257,7 @@ impl Relay<'_> {
 
     async fn pass_on(
         &self,
-        mut socket: WriteHalf<'_>,
+        mut socket: WriteHalf<&mut Control>,
         mut from_pool: mpsc::Receiver<Bytes>,
         to_pool: &mpsc::Sender<HostedSays>,
     ) {

@@ -11,7 +11,8 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use snakehouse_wire::{Assembler, Frame, FrameError, Message};
 use tokio::io::AsyncReadExt;
-use tokio::net::UnixStream;
+
+use crate::os::Control;
 
 /// Room for reads. Thousands of replies share it without a copy: the allocator tidies up whenever
 /// something so large comes back to it, which must be rare.
@@ -76,7 +77,7 @@ impl Input {
     /// Whatever the socket says, which is as good as its end.
     pub(super) fn poll_read(
         &mut self,
-        socket: &mut UnixStream,
+        socket: &mut Control,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         let wanted = match self.bytes.len() {
@@ -93,7 +94,7 @@ impl Input {
 
     /// Reads once what the kernel has, whatever the runtime has heard of it; `None` if there is
     /// nothing.
-    pub(super) fn read_now(&mut self, socket: &UnixStream) -> Option<usize> {
+    pub(super) fn read_now(&mut self, socket: &Control) -> Option<usize> {
         let old = self.bytes.len();
         self.bytes.resize(old + LAST_ROOM, 0);
         let got = rustix::io::retry_on_intr(|| rustix::io::read(socket, &mut self.bytes[old..]));

@@ -12,7 +12,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use snakehouse_wire::Message;
 use tokio::io::AsyncWrite;
-use tokio::net::UnixStream;
+
+use crate::os::Control;
 
 /// Bodies below this are copied behind their head; larger ones are written from where they are.
 const COPY_BELOW: usize = 32 * 1024;
@@ -76,7 +77,7 @@ impl Output {
     /// Whatever the socket says: the worker is gone.
     pub(super) fn poll_write(
         &mut self,
-        mut socket: &mut UnixStream,
+        mut socket: &mut Control,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while !self.pieces.is_empty() {

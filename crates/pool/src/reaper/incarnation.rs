@@ -12,7 +12,6 @@ use snakehouse_base::id::WorkerId;
 use snakehouse_supervise::ChildCtx;
 use snakehouse_wire::BUFFER_FD_VARIABLE;
 use snakehouse_wire::page::HostPage;
-use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -22,7 +21,7 @@ use crate::environment;
 use crate::error::PoolError;
 use crate::limits::Limits;
 use crate::oom::OomCounter;
-use crate::os::{Group, Pidfd, Seqpacket};
+use crate::os::{Control, Group, Pidfd, Seqpacket};
 use crate::sweep::{RUN_ENV, sweep};
 use crate::worker::Birth;
 
@@ -64,7 +63,7 @@ struct Pending {
     worker: WorkerId,
     taken: Option<oneshot::Sender<()>>,
     reply: oneshot::Sender<Result<Process, PoolError>>,
-    control: UnixStream,
+    control: Control,
     page: HostPage,
     buffers: Option<OwnedFd>,
     stdout: pipe::Receiver,
@@ -402,7 +401,7 @@ async fn send_first(socket: &Seqpacket, outbox: &VecDeque<Packet>) -> Result<(),
     sent.map_err(|error| PoolError::reaper_gone(format!("its socket failed: {error}")))
 }
 
-type HostEnds = (UnixStream, HostPage, Option<OwnedFd>, pipe::Receiver, pipe::Receiver, OwnedFd);
+type HostEnds = (Control, HostPage, Option<OwnedFd>, pipe::Receiver, pipe::Receiver, OwnedFd);
 
 /// The packet for a request, and the host's ends of what it carries.
 fn prepare(

@@ -6,14 +6,13 @@ use std::path::PathBuf;
 use std::task::Context;
 
 use snakehouse_wire::page::HostPage;
-use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
 use crate::attach::Tether;
 use crate::death::Death;
 use crate::limits::Limits;
-use crate::os::{self, Pidfd};
+use crate::os::{self, Control, Pidfd};
 use crate::variables::Variables;
 use crate::worker::Birth;
 
@@ -41,7 +40,7 @@ pub(crate) struct Process {
     pub(crate) pid: u32,
     pub(crate) birth: Birth,
     pub(crate) hold: Hold,
-    pub(crate) control: UnixStream,
+    pub(crate) control: Control,
     pub(crate) page: HostPage,
     /// For the descriptors of buffers; only if it was asked for.
     pub(crate) buffers: Option<OwnedFd>,
@@ -144,7 +143,7 @@ impl Drop for Process {
 /// The host's ends and the worker's ends of everything that joins them.
 #[derive(Debug)]
 pub(super) struct Ends {
-    pub(super) control: UnixStream,
+    pub(super) control: Control,
     pub(super) page: HostPage,
     pub(super) buffers: Option<OwnedFd>,
     pub(super) stdout: pipe::Receiver,
@@ -163,15 +162,14 @@ impl Ends {
             true => os::packet_pair().map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
             false => (None, None),
         };
-        let (control, their_control) = std::os::unix::net::UnixStream::pair()?;
-        control.set_nonblocking(true)?;
+        let (control, their_control) = Control::pair()?;
         let (their_lifeline, lifeline) = os::pipe()?;
         let (stdout, their_stdout) = os::pipe()?;
         let (stderr, their_stderr) = os::pipe()?;
         let page = HostPage::create()?;
         let their_page = page.as_fd().try_clone_to_owned()?;
         Ok(Self {
-            control: UnixStream::from_std(control)?,
+            control,
             page,
             buffers,
             stdout: pipe::Receiver::from_owned_fd(stdout)?,
