@@ -474,10 +474,10 @@ impl<'a> Connection<'a> {
             is_stream: call.is_stream(),
             is_nested: call.chain.is_nested,
         };
-        let body = call.body.bytes.clone();
         let flow = call.flow().cloned();
-        let stream = self.sent.add(call);
-        self.output.put(Message::Open { stream, head, body });
+        let stream = self.sent.next();
+        self.output.open(stream, head, &call.body.bytes);
+        self.sent.add(stream, call);
         if let Some(flow) = flow {
             flow.attach(self.flow_bell.clone());
             self.flows.push((stream, flow));

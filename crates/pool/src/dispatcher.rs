@@ -11,7 +11,8 @@
 //!
 //! Here is what callers do; `choice` is the order of calls, `binding` what becomes of sessions,
 //! `lifecycle` what becomes of workers, `nesting` where calls out of callbacks run, `recall` what is taken back from a busy worker, `ledger` where
-//! each call is, `seat` one worker's place, `sessions` what is known of each session.
+//! each call is, `seat` one worker's place, `sessions` what is known of each session,
+//! `bells` whom to wake.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,11 +31,13 @@ use crate::phase::{Phase, Step};
 use crate::session::Tag;
 use crate::worker::{Life, WorkerInfo};
 
+use self::bells::Bells;
 use self::chained::Chained;
 use self::ledger::{At, Ledger, List};
 use self::seat::Seat;
 use self::sessions::Sessions;
 
+mod bells;
 mod binding;
 mod chained;
 #[cfg(test)]
@@ -109,7 +112,7 @@ pub(crate) struct Dispatcher {
 #[derive(Debug, Default)]
 pub(crate) struct After {
     /// Connections to wake, by the place of their worker.
-    pub(crate) ring: Vec<usize>,
+    pub(crate) ring: Bells,
     /// Calls for nobody: letting go of their bodies takes time.
     pub(crate) over: Vec<Call>,
     /// Calls to finish.
@@ -404,9 +407,7 @@ impl Dispatcher {
 
 impl After {
     fn ring(&mut self, place: usize) {
-        if !self.ring.contains(&place) {
-            self.ring.push(place);
-        }
+        self.ring.add(place);
     }
 }
 

@@ -232,15 +232,25 @@ impl Message {
         }
     }
 
+    /// Appends the bytes of an [`Open`](Self::Open) whose body stays where it is: a caller that keeps
+    /// it need not share it for that.
+    pub fn encode_open(stream: u32, open: &OpenHead, body: &[u8], out: &mut BytesMut) {
+        if body.len() > MAX_CHUNK {
+            let body = Bytes::copy_from_slice(body);
+            return Self::Open { stream, head: *open, body }.encode(out);
+        }
+        out.reserve(HEAD_LEN + OpenHead::LEN + body.len());
+        out.put_slice(&head(FrameKind::Open, stream, OpenHead::LEN + body.len()));
+        out.put_slice(&open.encode(false));
+        out.put_slice(body);
+    }
+
     /// Appends the message's bytes, body included.
     pub fn encode(self, out: &mut BytesMut) {
         match self {
             // The messages of every small call and stream, without the detour over segments.
-            Self::Open { stream, head: open, body } if body.len() <= MAX_CHUNK => {
-                out.reserve(HEAD_LEN + OpenHead::LEN + body.len());
-                out.put_slice(&head(FrameKind::Open, stream, OpenHead::LEN + body.len()));
-                out.put_slice(&open.encode(false));
-                out.put_slice(&body);
+            Self::Open { stream, head, body } if body.len() <= MAX_CHUNK => {
+                Self::encode_open(stream, &head, &body, out);
             }
             Self::Reply { stream, body } if body.len() <= MAX_CHUNK => {
                 put(out, FrameKind::Last, stream, &body);

@@ -12,6 +12,7 @@ mod array;
 mod codec;
 mod convert;
 mod ext;
+mod extent;
 mod int;
 mod keys;
 mod marker;

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use snakehouse_wire::Message;
+use snakehouse_wire::{Message, OpenHead};
 use tokio::io::AsyncWrite;
 
 use crate::os::Control;
@@ -36,6 +36,14 @@ pub(super) struct Output {
 }
 
 impl Output {
+    /// Adds a call. A small body is copied; the call keeps its own.
+    pub(super) fn open(&mut self, stream: u32, head: OpenHead, body: &Bytes) {
+        match body.len() < COPY_BELOW {
+            true => Message::encode_open(stream, &head, body, &mut self.small),
+            false => self.put(Message::Open { stream, head, body: body.clone() }),
+        }
+    }
+
     /// Adds a message behind everything else.
     pub(super) fn put(&mut self, message: Message) {
         match &message {

@@ -45,8 +45,8 @@ pub(super) struct SentCalls {
 }
 
 impl SentCalls {
-    /// Takes a call and gives it its number.
-    pub(super) fn add(&mut self, call: Call) -> u32 {
+    /// The number of the next call.
+    pub(super) fn next(&self) -> u32 {
         // 0 is the connection itself; and one that is not answered keeps its number.
         let mut stream = self.newest;
         loop {
@@ -55,6 +55,11 @@ impl SentCalls {
                 break;
             }
         }
+        stream
+    }
+
+    /// Takes a call with the next number.
+    pub(super) fn add(&mut self, stream: u32, call: Call) {
         self.newest = stream;
         self.order += 1;
         let deadline = call.options.deadline.instant().filter(|_| call.is_stream());
@@ -66,7 +71,6 @@ impl SentCalls {
         }
         let sent = Sent { stream, order, ticket, is_nested, call: Some(call), deadline };
         self.calls.insert(stream, sent);
-        stream
     }
 
     pub(super) fn get(&self, stream: u32) -> Option<&Sent> {
@@ -239,11 +243,17 @@ mod tests {
         }
     }
 
+    fn add(sent: &mut SentCalls, call: Call) -> u32 {
+        let stream = sent.next();
+        sent.add(stream, call);
+        stream
+    }
+
     #[test]
     fn calls_up_to_the_last_started_are_started() {
         let is_started = |newest, last| {
             let mut sent = SentCalls { newest, ..SentCalls::default() };
-            let stream = sent.add(call(1));
+            let stream = add(&mut sent, call(1));
             sent.is_started(sent.get(stream).unwrap(), last)
         };
         assert!(!is_started(0, 0));
@@ -257,9 +267,9 @@ mod tests {
     #[test]
     fn a_call_that_was_open_for_half_of_all_numbers_has_started() {
         let mut sent = SentCalls::default();
-        let old = sent.add(call(1));
+        let old = add(&mut sent, call(1));
         (sent.newest, sent.order) = (u32::MAX / 2 + 10, u64::from(u32::MAX) / 2 + 10);
-        let last = sent.add(call(2));
+        let last = add(&mut sent, call(2));
         assert!(sent.is_started(sent.get(old).unwrap(), last));
         assert!(!sent.is_started(sent.get(last).unwrap(), last - 1));
     }
@@ -267,7 +277,7 @@ mod tests {
     #[test]
     fn what_is_taken_back_is_open_for_nobody() {
         let mut sent = SentCalls::default();
-        let [running, first, cancelled, second] = [1, 2, 3, 4].map(|id| sent.add(call(id)));
+        let [running, first, cancelled, second] = [1, 2, 3, 4].map(|id| add(&mut sent, call(id)));
         sent.take_call(cancelled);
         let (order, number) = sent.first_unstarted(running).unwrap();
         assert_eq!((number, sent.unstarted(running)), (first, vec![first, second]));
@@ -285,9 +295,9 @@ mod tests {
     #[test]
     fn a_number_is_not_given_twice_while_its_call_is_open() {
         let mut sent = SentCalls::default();
-        let long = sent.add(call(7));
+        let long = add(&mut sent, call(7));
         sent.newest = u32::MAX - 1;
-        assert_eq!([sent.add(call(8)), sent.add(call(9))], [u32::MAX, 2]);
+        assert_eq!([add(&mut sent, call(8)), add(&mut sent, call(9))], [u32::MAX, 2]);
         assert_eq!(sent.oldest(), Some(long));
         assert_eq!(sent.by_ticket(ticket(9)), Some(2));
         assert!(sent.remove(long).is_some());
@@ -301,10 +311,10 @@ mod tests {
     #[test]
     fn only_streams_with_a_caller_have_a_deadline_here() {
         let mut sent = SentCalls::default();
-        sent.add(call(1));
+        add(&mut sent, call(1));
         assert_eq!(sent.next_deadline(), None, "its caller sees to it");
         let stream = |id| Call { stream: true, ..call(id) };
-        let [answered, cancelled] = [sent.add(stream(2)), sent.add(stream(3))];
+        let [answered, cancelled] = [add(&mut sent, stream(2)), add(&mut sent, stream(3))];
         assert_eq!(sent.deadlines.len(), 2);
         assert_eq!(sent.next_deadline().map(|(_, stream)| stream), Some(answered));
         assert!(sent.take_call(cancelled).is_some());

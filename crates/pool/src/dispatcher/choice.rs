@@ -61,7 +61,7 @@ impl Dispatcher {
             self.nest(now, after);
             self.rest(place, now, after);
             // The one who asks need not be woken.
-            after.ring.retain(|&rung| rung != place);
+            after.ring.spare(place);
         }
     }
 

@@ -240,7 +240,7 @@ impl Rig {
     }
 
     /// Connections that were rung take what is there for them.
-    fn deliver(&mut self, ring: Vec<usize>) {
+    fn deliver(&mut self, ring: Bells) {
         for place in ring {
             self.workers[place].rung = true;
             self.exchange(place, &[], SHORT);
@@ -382,7 +382,7 @@ impl Rig {
         let mut after = After::default();
         let at = self.dispatcher.cancel(self.tickets[&id], self.now, &mut after);
         if !told && at == Some(Where::Worker) {
-            after.ring.clear();
+            after.ring = Bells::default();
         }
         self.settle(after);
         self.keep();

@@ -182,9 +182,9 @@ fn a_cancel_says_where_the_call_was() {
         rig.dispatcher.cancel(rig.tickets[&id], rig.now, after)
     };
     assert_eq!(cancel(&mut rig, waiting, &mut after), Some(Where::Queue));
-    assert!(after.ring.is_empty());
+    assert_eq!(std::mem::take(&mut after.ring).into_iter().count(), 0);
     assert_eq!(cancel(&mut rig, sent, &mut after), Some(Where::Worker));
-    assert_eq!(after.ring, [0]);
+    assert_eq!(after.ring.into_iter().collect::<Vec<_>>(), [0]);
     assert_eq!(rig.exchange(0, &[], SHORT), [sent]);
     assert_eq!(rig.dispatcher.workers()[0].in_flight, 1, "it is free when it has answered");
     rig.answer(0, SHORT);

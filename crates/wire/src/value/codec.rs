@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 
+use super::extent::{extent, extent_of_call};
 use super::{Int, Value, ValueError, ext, keys};
 use crate::buffer::{SharedBuffer, split};
 
@@ -14,14 +15,11 @@ const EXT_TUPLE: i8 = 2;
 const EXT_SET: i8 = 3;
 const EXT_FROZENSET: i8 = 4;
 
-/// Most values are shorter, apart from one long text or bytes: they are written into one allocation.
-const FIRST_BYTES: usize = 256;
-
 /// Room that is made for a list or dict before its items are seen. A count may lie.
 const FIRST_ITEMS: usize = 32;
 
 pub(super) fn encode(value: &Value) -> Result<Vec<u8>, ValueError> {
-    let mut out = Vec::with_capacity(FIRST_BYTES + long(value));
+    let mut out = Vec::with_capacity(extent(value, 1));
     put(value, &mut out, 1, &mut Tally { items: 0, shared: None })?;
     Ok(out)
 }
@@ -32,8 +30,7 @@ pub(super) fn encode_call(
     kwargs: &[(String, Value)],
     by_name: bool,
 ) -> Result<(Vec<u8>, Vec<SharedBuffer>), ValueError> {
-    let values = args.iter().chain(kwargs.iter().map(|(_, value)| value));
-    let mut out = Vec::with_capacity(FIRST_BYTES + values.map(long).sum::<usize>());
+    let mut out = Vec::with_capacity(extent_of_call(args, kwargs));
     let mut tally = Tally { items: 0, shared: by_name.then(Vec::new) };
     // The two containers, and what holds them.
     tally.add(3)?;
@@ -48,16 +45,6 @@ pub(super) fn encode_call(
         put(value, &mut out, 3, &mut tally)?;
     }
     Ok((out, tally.shared.unwrap_or_default()))
-}
-
-/// The bytes of what is best copied once, into the room that it needs.
-fn long(value: &Value) -> usize {
-    match value {
-        Value::Str(text) => text.len(),
-        Value::Bytes(bytes) | Value::ByteArray(bytes) => bytes.len(),
-        Value::Array(array) => array.data().len(),
-        _ => 0,
-    }
 }
 
 struct Tally {
