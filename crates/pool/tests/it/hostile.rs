@@ -22,14 +22,14 @@ fn spec_of(module: &Path) -> WorkerSpec {
 
 const DIES_BEFORE_EVERY_CALL: &str = "
 import os
-import snakehouse._loop
+import snakehouse._writer
 from snakehouse import tool
 
 @tool
 def echo(value):
     return value
 
-snakehouse._loop.Loop._make_ready = lambda *_: os._exit(9)
+snakehouse._writer.Writer.make_ready = lambda *_: os._exit(9)
 ";
 
 #[test]
