@@ -6,6 +6,7 @@ import time
 from contextvars import ContextVar
 
 from snakehouse import _sessions
+from snakehouse._frames import TRACE_FLAGS, TRACE_SAMPLED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,6 +66,10 @@ class Call:
     def where(self) -> bytes:
         """Where the call stands in its trace."""
         return self.place
+
+    def is_sampled(self) -> int:
+        """Whether somebody records its trace: not 0."""
+        return self.place[TRACE_FLAGS] & TRACE_SAMPLED
 
 
 current: ContextVar[Call | None] = ContextVar("snakehouse_call", default=None)

@@ -37,11 +37,14 @@ _LOCAL = re.compile(r"(?:.*@\s*)?(?:file://)?((?:[./~]|[A-Za-z0-9_-]+/)\S*)")
 
 
 @tool
-def ensure(lock: str, cache: str) -> Generator[str, None, dict[str, str]]:
-    """Yields what the installer says; returns the interpreter and the file to hold it by."""
-    requirements = Path(lock)
+def ensure(lock: bytes, cache: bytes) -> Generator[str, None, dict[str, bytes]]:
+    """Yields what the installer says; returns the interpreter and the file to hold it by.
+
+    Paths are bytes: not every name of a file is a text.
+    """
+    requirements = Path(os.fsdecode(lock))
     key = key_of(requirements)
-    below = Path(cache) / "environments"
+    below = Path(os.fsdecode(cache)) / "environments"
     below.mkdir(mode=0o700, parents=True, exist_ok=True)
     root = below / key
     with _held(_lock(below, key)):
@@ -52,7 +55,7 @@ def ensure(lock: str, cache: str) -> Generator[str, None, dict[str, str]]:
         os.utime(root / _MARK)
         _use(below, key).touch(mode=0o600)
     _forget(below, key)
-    return {"python": str(root / "bin" / "python"), "use": str(_use(below, key))}
+    return {"python": os.fsencode(root / "bin" / "python"), "use": os.fsencode(_use(below, key))}
 
 
 def key_of(requirements: Path) -> str:
@@ -61,7 +64,7 @@ def key_of(requirements: Path) -> str:
     Raises:
         ToolError: a file cannot be read, or something is editable: it may change without a trace.
     """
-    digest = hashlib.sha256(f"{sys.executable}\n{sys.version}\n".encode())
+    digest = hashlib.sha256(os.fsencode(f"{sys.executable}\n{sys.version}\n"))
     seen: set[Path] = set()
 
     def add(file: Path) -> None:

@@ -22,6 +22,8 @@ OPEN = struct.Struct("<HHQQ")
 TRACE = struct.Struct("<16s8sBB2x")
 TRACE_AT = OPEN.size
 OPEN_LENGTH = TRACE_AT + TRACE.size
+# Where in that the flags are, and the one that there is.
+TRACE_FLAGS = 24
 TRACE_SAMPLED = 1
 # The head of a frame and that of a call in one.
 OPENING = struct.Struct("<IBIHHQQ")

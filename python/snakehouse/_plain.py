@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from snakehouse._context import Call
-from snakehouse._frames import HEAD, OPEN_LENGTH, TRACE_AT
+from snakehouse._frames import HEAD, OPEN_LENGTH, TRACE_AT, TRACE_FLAGS, TRACE_SAMPLED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # Where in its frame a call's body begins, and what says where it stands in its trace.
 BODY = HEAD.size + OPEN_LENGTH
 _PLACE = HEAD.size + TRACE_AT
+_FLAGS = _PLACE + TRACE_FLAGS
 # A call is short if it takes less (seconds).
 _SHORT = 200e-6
 
@@ -32,6 +33,12 @@ class PlainCall(Call):
         if self.at < 0:
             return self.place
         return bytes(self._reader.view[self.at + _PLACE : self.at + BODY])
+
+    def is_sampled(self) -> int:
+        """See ``Call``: asked of every call while there is telemetry."""
+        at = self.at
+        flags = self._reader.view[at + _FLAGS] if at >= 0 else self.place[TRACE_FLAGS]
+        return flags & TRACE_SAMPLED
 
     def next(self) -> PlainCall:
         """For the calls to come; whoever still has this one sees it as it was."""

@@ -12,7 +12,7 @@ from time import time_ns
 
 from snakehouse import _msgpack, _telemetry
 from snakehouse._context import current
-from snakehouse._frames import TRACE_SAMPLED
+from snakehouse._frames import TRACE_FLAGS, TRACE_SAMPLED
 from snakehouse._tool import ASYNC_FUNCTION, ASYNC_GENERATOR, FUNCTION
 from snakehouse._trace import TraceContext
 
@@ -34,8 +34,8 @@ _MAX_TEXT = 1024
 _MAX_ATTRIBUTES = 32
 _MAX_INT = 1 << 63
 _NOWHERE = bytes(28)
-# In a place: the trace, the span, the flags.
-_TRACE, _SPAN, _REST, _FLAGS = slice(0, 16), slice(16, 24), slice(24, 28), 24
+# In a place: the trace, the span, the flags and the rest.
+_TRACE, _SPAN, _REST = slice(0, 16), slice(16, 24), slice(24, 28)
 
 # From the trace's id on, every span has the same fields in the same places.
 _FIXED = struct.Struct(">16s7s8s9s8s7sQ5sQ")
@@ -103,7 +103,7 @@ class Span:
 
     def __enter__(self) -> Span:
         telemetry, where = _telemetry.current, place()
-        if telemetry.is_on and where[_FLAGS] & TRACE_SAMPLED and telemetry.wants(self._name):
+        if telemetry.is_on and where[TRACE_FLAGS] & TRACE_SAMPLED and telemetry.wants(self._name):
             self._id = telemetry.new_id()
             self._place = where
             self._token = here.set(_below(where, self._id))
@@ -181,8 +181,11 @@ class _Record:
     def begin(self) -> _Call | None:
         """The running call's span; ``None`` if nobody records its trace."""
         call = current.get()
-        where = _NOWHERE if call is None else call.where()
-        return _Call(where, self._new_id()) if where[_FLAGS] & TRACE_SAMPLED else None
+        return None if call is None or not call.is_sampled() else self.begin_in(call)
+
+    def begin_in(self, call: Call) -> _Call:
+        """The span of this call, whose trace somebody records."""
+        return _Call(call.where(), self._new_id())
 
     def end(self, call: _Call, kind: type[BaseException] | None = None) -> None:
         """The span is over."""
@@ -202,10 +205,14 @@ class _Call:
 
 
 def _function(function: Callable[..., Any], record: _Record) -> Callable[..., Any]:
+    running = current.get
+
     def call(*args: Any, **kwargs: Any) -> Any:
-        begun = record.begin()
-        if begun is None:
-            return function(*args, **kwargs)
+        # Of many calls few are recorded, and the others must cost next to nothing.
+        own = running()
+        if own is None or not own.is_sampled():
+            return function(*args, **kwargs) if kwargs else function(*args)
+        begun = record.begin_in(own)
         try:
             result = function(*args, **kwargs)
         except BaseException as error:

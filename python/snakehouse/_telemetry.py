@@ -1,7 +1,8 @@
 """What this worker tells its host beside answers: spans and events, if the host asked for them.
 
-Each is encoded where it is made and waits here until enough of them wait, or the first has waited
-for long enough: then whoever serves the connection sends them in one frame. What does not fit is
+Each is encoded where it is made and waits here until enough of them wait, or the last frame was
+sent long enough ago: then whoever serves the connection sends them in one frame. So one that comes
+alone travels with the answer behind it, and nobody has to wake for it. What does not fit is
 dropped, and how much that was is told as well. Nothing here ever makes a call wait, or fail.
 """
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 # How many may wait, and the longest (bytes).
 _MAX_WAITING = 1024
 _MAX_ITEM = 8 << 10
-# They are sent when so many wait, or the first has waited for so long (seconds).
+# They are sent when so many wait, or none were sent for so long (seconds).
 _DUE = 64
 DELAY = 0.05
 # A frame takes no further ones once it has so many bytes.
@@ -135,8 +136,6 @@ class Telemetry:
         if len(waiting) >= _MAX_WAITING or len(item) > _MAX_ITEM:
             self._dropped += 1
             return
-        if not waiting:
-            self._since = monotonic()
         waiting.append(item)
 
     def is_due(self) -> bool:

@@ -24,8 +24,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return roots
 
 
-def ensure(lock: Path, cache: Path) -> dict[str, str]:
-    making = _environment.ensure(str(lock), str(cache))
+def ensure(lock: Path, cache: Path) -> dict[str, bytes]:
+    making = _environment.ensure(bytes(lock), bytes(cache))
     while True:
         try:
             next(making)
@@ -89,3 +89,17 @@ def test_it_is_made_once(tmp_path: Path, made: list[Path]) -> None:
     lock.write_text("a==1\n")
     assert ensure(lock, tmp_path / "cache") == ensure(lock, tmp_path / "cache")
     assert len(made) == 1
+
+
+def test_a_path_may_have_any_name(tmp_path: Path, made: list[Path]) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    odd.mkdir()
+    lock = odd / os.fsdecode(b"r\xff.txt")
+    lock.write_text("a==1\n")
+    found = ensure(lock, odd)
+    assert Path(os.fsdecode(found["python"])) == made[0] / "bin" / "python"
+    assert b"caf\xe9" in found["use"]
+    assert Path(os.fsdecode(found["use"])).is_file()
+    with pytest.raises(ToolError) as unreadable:
+        _environment.key_of(odd / os.fsdecode(b"\xfe"))
+    assert unreadable.value.code == "lock_file_unreadable"

@@ -6,13 +6,21 @@ import subprocess
 import sys
 import threading
 
-from snakehouse import tool
+from snakehouse import session_state, tool
 
 
 @tool
 def echo(value: object) -> object:
     """Return the value."""
     return value
+
+
+@tool
+def remember(value: object) -> object:
+    """Return what the session's calls have given, this one's value included."""
+    values = session_state().setdefault("values", [])
+    values.append(value)
+    return values
 
 
 @tool

@@ -287,6 +287,9 @@ pub(crate) struct PoolCallArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 300.0)]
     pub timeout: f64,
 
+    #[command(flatten)]
+    pub session: SessionArgs,
+
     /// Call again whenever a Python file beside the tools or below changes, until Ctrl-C.
     #[arg(long, requires = "tools")]
     pub reload: bool,
@@ -294,6 +297,45 @@ pub(crate) struct PoolCallArgs {
     /// Let `breakpoint()` use this terminal. The call has no time limit then.
     #[arg(long, requires = "tools", conflicts_with = "timeout")]
     pub debug: bool,
+}
+
+/// The session that a call belongs to.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct SessionArgs {
+    /// Make the call in the session of this name: what its calls leave in their worker is there for the
+    /// next one. A session of the running `up` lives until an hour after its last call.
+    #[arg(long, value_name = "NAME")]
+    pub session: Option<String>,
+
+    /// What the session's calls do when its worker is busy; all of them must say the same.
+    #[arg(long, value_name = "WHAT", requires = "session", default_value = "queue")]
+    pub affinity: AffinityArg,
+
+    /// If the session is lost with its worker, make a new one of the same name.
+    #[arg(long, requires = "session")]
+    pub recreate: bool,
+}
+
+/// An [`Affinity`](snakehouse_pool::Affinity).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum AffinityArg {
+    /// They wait for it.
+    #[default]
+    Queue,
+    /// They fail at once.
+    FailFast,
+    /// They go to another one, without what they left.
+    Hint,
+}
+
+impl From<AffinityArg> for snakehouse_pool::Affinity {
+    fn from(affinity: AffinityArg) -> Self {
+        match affinity {
+            AffinityArg::Queue => Self::Queue,
+            AffinityArg::FailFast => Self::FailFast,
+            AffinityArg::Hint => Self::Hint,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -386,7 +428,7 @@ pub(crate) struct BenchPoolArgs {
     pub in_flight: Vec<u32>,
 
     /// What to measure.
-    #[arg(long, value_delimiter = ',', default_value = "call,stream,buffer,callback")]
+    #[arg(long, value_delimiter = ',', default_value = "call,stream,buffer,callback,session,telemetry")]
     pub rows: Vec<BenchRow>,
 
     /// With one call in flight, leave both ends on the cores that the system chooses.
@@ -405,6 +447,10 @@ pub(crate) enum BenchRow {
     Buffer,
     /// A tool that asks the host, beside a call.
     Callback,
+    /// Calls of a session beside plain ones, with other sessions there and without, and look-ups.
+    Session,
+    /// 10,000 calls a second with spans exported and numbers scraped, beside as many without.
+    Telemetry,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,5 +1,5 @@
-//! `bench pool`: calls, streams, large buffers and callbacks of one worker or several, beside the fixed
-//! limit program, in one run.
+//! `bench pool`: calls, streams, large buffers, callbacks, sessions and telemetry of one worker or several,
+//! beside the fixed limit program or each other, in one run.
 //!
 //! What is measured and how stands in `bench/limit/README.md`.
 
@@ -12,7 +12,10 @@ mod payload;
 mod rig;
 mod row;
 mod sample;
+mod session;
 mod stream;
+mod telemetry;
+mod watcher;
 
 use std::time::Duration;
 
@@ -51,6 +54,7 @@ async fn measure(
     let rig = Rig::start(scope, config.python.value.as_deref(), during, args.rounds).await?;
     let (mut calls, mut streams, mut buffers) = (Vec::new(), Vec::new(), Vec::new());
     let mut callbacks = Vec::new();
+    let (mut sessions, mut watched) = (Vec::new(), Vec::new());
     for &workers in &args.workers {
         let inner = scope.open("pool");
         let pool = rig.pool(&inner, workers).await?;
@@ -65,6 +69,12 @@ async fn measure(
         }
         if args.rows.contains(&BenchRow::Callback) {
             callbacks.push(callback::row(&rig, &pool, workers, args, out).await?);
+        }
+        if args.rows.contains(&BenchRow::Session) {
+            sessions.extend(session::rows(&rig, &inner, &pool, workers, args, out).await?);
+        }
+        if args.rows.contains(&BenchRow::Telemetry) {
+            watched.extend(telemetry::rows(&rig, &inner, &pool, workers, out).await?);
         }
         inner.stop().await;
     }
@@ -82,6 +92,12 @@ async fn measure(
     }
     if !callbacks.is_empty() {
         out.data(&callbacks, || callback::table(&callbacks))?;
+    }
+    if !sessions.is_empty() {
+        out.data(&sessions, || session::table(&sessions))?;
+    }
+    if !watched.is_empty() {
+        out.data(&watched, || telemetry::table(&watched))?;
     }
     Ok(())
 }

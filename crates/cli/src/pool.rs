@@ -9,11 +9,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use snakehouse_base::{Coded, Deadline, Kind};
 use snakehouse_pool::{
-    Args, CallError, CallOptions, Pool, PoolError, WorkerSpec, from_json, to_json,
+    Affinity, Args, CallError, CallOptions, Pool, PoolError, SessionOptions, Value, WorkerSpec,
+    from_json, to_json,
 };
 use snakehouse_tinker::ClientError;
 
-use crate::args::{PoolCallArgs, PoolStreamArgs};
+use crate::args::{PoolCallArgs, PoolStreamArgs, SessionArgs};
 use crate::config::Config;
 use crate::error::CliError;
 use crate::output::Output;
@@ -34,7 +35,7 @@ pub(crate) async fn call(config: &Config, args: PoolCallArgs, out: Output) -> Re
     let values = parse_all(&args.args)?;
     let within = seconds(args.timeout)?;
     let Some(file) = &args.tools else {
-        let value = call_running(config, &args.tool, values, within).await?;
+        let value = call_running(config, &args.tool, values, within, &args.session).await?;
         return out.data(&Returned { value: value.clone() }, || text_of_value(value));
     };
     let mut asked_to_end = pin!(stop_signal::listen()?);
@@ -45,7 +46,8 @@ pub(crate) async fn call(config: &Config, args: PoolCallArgs, out: Output) -> Re
         false => CallOptions::within(within).deadline,
     };
     let options = CallOptions { deadline, ..CallOptions::default() };
-    let calling = Calling { file, tool: &args.tool, values, options, is_debugged: args.debug };
+    let (tool, session, is_debugged) = (args.tool.as_str(), &args.session, args.debug);
+    let calling = Calling { file, tool, values, options, session, is_debugged };
     let value = OwnPools::with(config, out, asked_to_end.as_mut(), async |own| match args.reload {
         true => calling.again_and_again(own, &printer, out).await,
         false => calling.once(own, future::pending()).await,
@@ -74,6 +76,7 @@ struct Calling<'a> {
     tool: &'a str,
     values: Vec<serde_json::Value>,
     options: CallOptions,
+    session: &'a SessionArgs,
     is_debugged: bool,
 }
 
@@ -86,14 +89,22 @@ impl Calling<'_> {
         unless: impl Future<Output = Result<(), CliError>>,
     ) -> Result<Option<serde_json::Value>, CliError> {
         let tools = own.pool(self.file, |spec| self.adapt(spec)).await?;
-        let args = positional(self.values.clone());
         let called = tokio::select! {
-            called = tools.pool().call(self.tool, args, self.options) => Ok(Some(called)),
+            called = self.call(tools.pool()) => Ok(Some(called)),
             given_up = unless => given_up.map(|()| None),
         };
         tools.end().await;
         let value = called?.map(|called| called.map_err(call_failed)).transpose()?;
         Ok(value.map(|value| to_json(&value)).transpose()?)
+    }
+
+    /// A pool of our own has no lost session to make anew.
+    async fn call(&self, pool: &Pool) -> Result<Value, CallError> {
+        let args = positional(self.values.clone());
+        let SessionArgs { session, affinity, recreate: _ } = self.session;
+        let Some(name) = session else { return pool.call(self.tool, args, self.options).await };
+        let kind = SessionOptions::default().affinity((*affinity).into());
+        pool.named_session(name, kind)?.call(self.tool, args, self.options).await
     }
 
     fn adapt(&self, spec: WorkerSpec) -> WorkerSpec {
@@ -239,14 +250,24 @@ async fn call_running(
     tool: &str,
     values: Vec<serde_json::Value>,
     within: Duration,
+    session: &SessionArgs,
 ) -> Result<serde_json::Value, CliError> {
     #[derive(Serialize)]
-    struct Arguments {
+    struct Arguments<'a> {
         args: Vec<serde_json::Value>,
         timeout_s: f64,
+        session: Option<&'a str>,
+        affinity: Affinity,
+        recreate: bool,
     }
     let running = running::find(config).await?;
-    let arguments = Arguments { args: values, timeout_s: within.as_secs_f64() };
+    let arguments = Arguments {
+        args: values,
+        timeout_s: within.as_secs_f64(),
+        session: session.session.as_deref(),
+        affinity: session.affinity.into(),
+        recreate: session.recreate,
+    };
     // The service answers at the tool's deadline; a little more is for the way back.
     let deadline =
         Deadline::after(tokio::time::Instant::now().into_std(), within + Duration::from_secs(5));

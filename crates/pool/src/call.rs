@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use snakehouse_base::id::{Incarnation, WorkerId};
 use snakehouse_base::{Coded, Deadline, Kind};
+use snakehouse_supervise::LaneError;
 use snakehouse_wire::buffer::SharedBuffer;
 use snakehouse_wire::{ConvertError, Failure, TraceContext, Value, ValueError};
 use tokio::sync::oneshot;
@@ -271,6 +272,12 @@ pub enum CallError {
     /// The pool is stopped.
     #[error("the pool is stopped")]
     Stopped,
+    /// Something of the host panicked while it read the result, which is lost with that.
+    #[error("the host failed with the call: {what}")]
+    Panicked {
+        /// What, and what it said.
+        what: String,
+    },
     /// Workers died of the calls before this one, and the pool's breaker lets none through for now.
     #[error("workers keep dying; the next call may go in {retry_in:?}")]
     BreakerOpen {
@@ -303,6 +310,16 @@ impl CallError {
     }
 }
 
+/// Work of the pool's own that was not done: it panicked, or the pool stops.
+impl From<LaneError> for CallError {
+    fn from(error: LaneError) -> Self {
+        match error {
+            LaneError::Panicked { .. } => Self::Panicked { what: error.to_string() },
+            _ => Self::Stopped,
+        }
+    }
+}
+
 impl Coded for CallError {
     fn kind(&self) -> Kind {
         match self {
@@ -325,6 +342,7 @@ impl Coded for CallError {
             Self::BadResult { .. } | Self::BadItem { .. } => Kind::Corrupt,
             Self::ResultType { error, .. } => error.kind(),
             Self::StreamOver | Self::SessionConflict { .. } => Kind::Conflict,
+            Self::Panicked { .. } => Kind::Internal,
         }
     }
 
@@ -353,6 +371,7 @@ impl Coded for CallError {
             Self::BadItem { .. } => "bad_item",
             Self::StreamOver => "stream_over",
             Self::Stopped => "pool_stopped",
+            Self::Panicked { .. } => "lane_panicked",
         }
     }
 
@@ -411,6 +430,9 @@ impl Coded for CallError {
             Self::ResultType { .. } => Some(
                 "give the Python function a return annotation: it is checked at the start".into(),
             ),
+            Self::Panicked { .. } => {
+                Some("that is a fault of the pool's own: report it".to_owned())
+            }
             Self::BadSessionName { .. }
             | Self::Cancelled
             | Self::BadResult { .. }

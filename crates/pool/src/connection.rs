@@ -75,7 +75,7 @@ pub(crate) struct Connection<'a> {
     input: Input,
     output: Output,
     buffers: Buffers,
-    copies: Copies<'a>,
+    copies: Copies,
     sent: SentCalls,
     /// Calls behind one whose shared buffers the worker has yet to take.
     held: VecDeque<Call>,
@@ -304,11 +304,6 @@ impl<'a> Connection<'a> {
             self.read_the_rest();
         }
         self.read_last_words().await;
-        // What the worker answered is there, whatever became of it.
-        while !self.copies.is_empty() {
-            let copied = poll_fn(|cx| self.copies.poll_next(&self.shared.copier, cx)).await;
-            self.copied(copied);
-        }
         self.report_only();
         self.death().await
     }

@@ -65,9 +65,10 @@ mod sessions;
 mod tests;
 mod weight;
 
-pub(crate) use self::binding::SessionNews;
+pub(crate) use self::binding::{SeenSession, SessionNews};
 pub(crate) use self::ledger::Ticket;
 pub(crate) use self::lifecycle::{Hail, Unstarted};
+pub(crate) use self::recall::Recalled;
 
 /// A call that had to be given out again so often, because its worker died before it ran anything,
 /// is not given out once more.

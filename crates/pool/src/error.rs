@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use snakehouse_base::id::WorkerId;
 use snakehouse_base::{Coded, Kind};
+use snakehouse_supervise::LaneError;
 
 use crate::death::Death;
 
@@ -118,6 +119,12 @@ pub enum PoolError {
     /// The pool was stopped, or the scope it lives in.
     #[error("the pool is stopped")]
     Stopped,
+    /// Something of the host panicked.
+    #[error("the host failed: {what}")]
+    Panicked {
+        /// What, and what it said.
+        what: String,
+    },
     /// An operating system call failed that always works.
     #[error("cannot {what}: {source}")]
     Os {
@@ -153,6 +160,16 @@ impl PoolError {
     }
 }
 
+/// Work of the pool's own that was not done: it panicked, or the scope stops.
+impl From<LaneError> for PoolError {
+    fn from(error: LaneError) -> Self {
+        match error {
+            LaneError::Panicked { .. } => Self::Panicked { what: error.to_string() },
+            _ => Self::Stopped,
+        }
+    }
+}
+
 fn tail(output: &[String]) -> String {
     match output.last() {
         Some(line) => format!("; it last wrote: {line}"),
@@ -176,6 +193,7 @@ impl Coded for PoolError {
             Self::BadConfig { .. } => Kind::InvalidInput,
             Self::Died { .. } => Kind::WorkerDied,
             Self::Interrupted => Kind::Cancelled,
+            Self::Panicked { .. } => Kind::Internal,
             Self::ReaperGone { .. } | Self::Stopped => Kind::Unavailable,
         }
     }
@@ -196,6 +214,7 @@ impl Coded for PoolError {
             Self::BadConfig { .. } => "bad_pool_config",
             Self::Interrupted => "interrupted",
             Self::Stopped => "pool_stopped",
+            Self::Panicked { .. } => "lane_panicked",
             Self::Os { .. } => "os_call_failed",
         }
     }
@@ -228,6 +247,7 @@ impl Coded for PoolError {
             Self::NotReady { .. } | Self::Died { .. } => {
                 "the worker's own output names the cause; it is kept in the log".to_owned()
             }
+            Self::Panicked { .. } => "that is a fault of the pool's own: report it".to_owned(),
             Self::BadConfig { .. } | Self::Interrupted | Self::Stopped => return None,
             Self::Os { .. } => {
                 "the system may be out of descriptors, processes or memory".to_owned()

@@ -34,7 +34,7 @@ use crate::session::Tag;
 use crate::spec::WorkerSpec;
 use crate::starts::PoolStarts;
 use crate::stats::Tally;
-use crate::telemetry::{Hub, OpenSpan, SpanKind, TelemetryFilter};
+use crate::telemetry::{Hub, OpenSpan, Reader, SpanKind, TelemetryFilter};
 use crate::worker::WorkerInfo;
 
 /// Threads that copy large results, and how many copies may wait there: one of each worker; more wait at
@@ -66,6 +66,10 @@ pub(crate) struct Shared {
     pub(crate) devices: Option<DevicePool>,
     /// Copies large results.
     pub(crate) copier: Lane,
+    /// Reads large reports of telemetry, if there is any.
+    pub(crate) reader: Option<Reader>,
+    /// What outlives a worker: the last of its results, and of what it told.
+    pub(crate) late: Scope,
     /// Who is told what, if anybody is.
     pub(crate) telemetry: Option<Arc<Hub>>,
     /// How many callbacks of all workers may be open.
@@ -151,6 +155,8 @@ impl Pool {
         let scope = beginning.scope.clone();
         let (failure, mut failed) = oneshot::channel();
         // Nobody can say when those of other hosts come.
+        let copier = Lane::new(&scope, "buffers", COPIERS, MAX_COPIES);
+        let reader = config.telemetry.is_some().then(|| Reader::new(&scope));
         let eager = config.start == Start::Eager && spec.attachments().is_none();
         let shared = Arc::new(Shared {
             dispatcher: Mutex::new(Dispatcher::new(config.clone(), Instant::now())),
@@ -162,7 +168,10 @@ impl Pool {
             callbacks: Some(callbacks),
             devices: spec.devices.clone().map(DevicePool::new),
             telemetry: config.telemetry.clone().map(|config| Hub::new(spec.name(), config)),
-            copier: Lane::new(&scope, "buffers", COPIERS, MAX_COPIES),
+            copier,
+            reader,
+            // Before the workers, so that it takes something until they are gone.
+            late: scope.open("late"),
             news: watch::Sender::new(0),
             first_failure: Mutex::new(eager.then_some(failure)),
             starts: reaper.starts().pool(),

@@ -7,7 +7,11 @@
 //! (`tests/it/python_environments.rs`).
 
 use std::convert::Infallible;
-use std::fs::File;
+use std::ffi::OsStr;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -69,6 +73,8 @@ impl Interpreter {
     ///
     /// Environments are kept below `environments` in the cache of the reaper's package, sixteen of
     /// them; of more, those go that were used least recently and that no such interpreter is held of.
+    /// The lock file may have any name; the cache's path must be UTF-8, as those of all Python workers
+    /// ([`PoolError::Spawn`] says so).
     ///
     /// Cancel safe: the installer ends with the future.
     ///
@@ -94,14 +100,31 @@ impl Interpreter {
                 () = stopping.cancelled() => {}
             }
         });
-        let found = find(&pool, reaper.cache(), lock, deadline, &mut progress).await;
+        let found = find_and_hold(&pool, reaper, lock, deadline, &mut progress).await;
         drop(wanted);
         // Its panic would be the scope's to report.
         let _ = end.await;
+        found
+    }
+}
+
+/// Has it found or made until it is held. It may be forgotten between the two if many are in use.
+async fn find_and_hold(
+    pool: &Pool,
+    reaper: &Reaper,
+    lock: &Path,
+    deadline: Deadline,
+    progress: &mut impl FnMut(&str),
+) -> Result<Interpreter, EnvironmentError> {
+    loop {
+        let found = find(pool, reaper.cache(), lock, deadline, progress).await;
         let found =
             found.map_err(|source| EnvironmentError::NotMade { lock: lock.to_owned(), source })?;
-        let opened = reaper.in_lane(move || found.open()).await;
-        Ok(opened.map_err(|_closed| PoolError::Stopped)??)
+        let opened = reaper.in_lane(move || found.open()).await.map_err(PoolError::from)?;
+        match opened? {
+            Some(interpreter) => return Ok(interpreter),
+            None => tracing::debug!(lock = %lock.display(), "the environment was just forgotten"),
+        }
     }
 }
 
@@ -113,12 +136,21 @@ struct Found {
 }
 
 impl Found {
-    /// Says that it is in use. Blocks while others look whether it is.
-    fn open(self) -> Result<Interpreter, PoolError> {
-        let in_use = File::open(&self.used).map_err(PoolError::os("open an environment"))?;
+    /// Says that it is in use. Blocks while others look whether it is. `None` if they found that it was
+    /// not: they forget it then, and its file with it.
+    fn open(self) -> Result<Option<Interpreter>, PoolError> {
+        let in_use = match File::open(&self.used) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(PoolError::os("open an environment"))?,
+        };
         flock(&in_use, FlockOperation::LockShared)
             .map_err(|error| PoolError::os("lock an environment")(error.into()))?;
-        Ok(Interpreter::find(Some(&self.python))?.holding(in_use))
+        let held = in_use.metadata().map_err(PoolError::os("look at an environment"))?;
+        let is_there = |found: Metadata| (found.dev(), found.ino()) == (held.dev(), held.ino());
+        if !std::fs::metadata(&self.used).is_ok_and(is_there) || !self.python.exists() {
+            return Ok(None);
+        }
+        Ok(Some(Interpreter::find(Some(&self.python))?.holding(in_use)))
     }
 }
 
@@ -129,8 +161,8 @@ async fn find(
     deadline: Deadline,
     progress: &mut impl FnMut(&str),
 ) -> Result<Found, CallError> {
-    let args = Args::none().arg(lock.to_string_lossy().as_ref());
-    let args = args.arg(cache.to_string_lossy().as_ref());
+    let bytes = |path: &Path| Value::from(path.as_os_str().as_bytes());
+    let args = Args::none().arg(bytes(lock)).arg(bytes(cache));
     let making = pool.stream("ensure", args, CallOptions::until(deadline)).await?;
     while let Some(line) = making.next().await {
         if let Some(line) = line?.as_str() {
@@ -138,9 +170,11 @@ async fn find(
         }
     }
     let result = making.result().await?;
-    let text = |key| result.get(key).and_then(Value::as_str).map(PathBuf::from);
-    let (python, used) = (text("python"), text("use"));
-    Ok(Found { python: python.unwrap_or_default(), used: used.unwrap_or_default() })
+    let path = |key| match result.get(key) {
+        Some(Value::Bytes(path)) => PathBuf::from(OsStr::from_bytes(path)),
+        _ => PathBuf::default(),
+    };
+    Ok(Found { python: path("python"), used: path("use") })
 }
 
 impl Coded for EnvironmentError {
@@ -164,5 +198,58 @@ impl Coded for EnvironmentError {
             Self::NotMade { source, .. } => source.hint(),
             Self::Pool(error) => error.hint(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use snakehouse_supervise::{Lane, Root};
+
+    use super::*;
+
+    const BOUND: Duration = Duration::from_secs(30);
+
+    /// As `_forget` does it in another process: it has the file alone when a host that has found the
+    /// environment comes to hold it, and removes it.
+    #[test]
+    fn an_environment_that_is_forgotten_before_it_is_held_is_not_taken() {
+        snakehouse_supervise::run(async {
+            let below = tempfile::tempdir().unwrap();
+            let used = below.path().join("key.use");
+            let python = Interpreter::find(None).unwrap().path().to_owned();
+            let found = || Found { python: python.clone(), used: used.clone() };
+            let root = Root::new("test");
+            let lane = Lane::new(root.scope(), "hold", 1, 1);
+
+            let alone = File::create(&used).unwrap();
+            flock(&alone, FlockOperation::LockExclusive).unwrap();
+            let late = found();
+            let forget = async {
+                // The other one has opened the file, and waits.
+                let is_waiting = || {
+                    let locks = std::fs::read_to_string("/proc/locks").unwrap();
+                    let inode = format!(":{} ", alone.metadata().unwrap().ino());
+                    locks.lines().any(|line| line.contains("->") && line.contains(&inode))
+                };
+                let looking = async {
+                    while !is_waiting() {
+                        tokio::task::yield_now().await;
+                    }
+                };
+                tokio::time::timeout(BOUND, looking).await.expect("it never waited");
+                std::fs::remove_file(&used).unwrap();
+                // Whoever makes it anew makes another file.
+                File::create(&used).unwrap();
+                flock(&alone, FlockOperation::Unlock).unwrap();
+            };
+            let (opened, ()) = tokio::join!(lane.run(move || late.open()), forget);
+            assert!(opened.unwrap().unwrap().is_none(), "what it holds is gone");
+            assert!(found().open().unwrap().is_some(), "the new one is there");
+            std::fs::remove_file(&used).unwrap();
+            assert!(found().open().unwrap().is_none());
+            root.stop().await;
+        });
     }
 }

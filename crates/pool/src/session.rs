@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::attempts::call_bytes;
 use crate::call::{Args, CallError, CallOptions};
+use crate::dispatcher::SeenSession;
 use crate::pool::{Pool, Shared, call_value};
 use crate::worker::WorkerRef;
 
@@ -58,6 +59,25 @@ pub(crate) use self::tag::{Space, Tag};
 pub struct Session {
     shared: Arc<Shared>,
     tag: Arc<Tag>,
+    /// What ends it with its last handle, if it has no name.
+    keep: Option<Arc<Keep>>,
+}
+
+/// Ends a session when it is dropped.
+struct Keep {
+    shared: Arc<Shared>,
+    tag: Arc<Tag>,
+}
+
+impl Drop for Keep {
+    fn drop(&mut self) {
+        close(&self.shared, &self.tag);
+    }
+}
+
+fn close(shared: &Shared, tag: &Tag) {
+    let now = Instant::now();
+    shared.change(|pool, after| pool.close_session(tag, now, after));
 }
 
 impl Pool {
@@ -76,7 +96,7 @@ impl Pool {
             let now = Instant::now();
             let opened = shared.change(|pool, after| pool.open_session(now, after))?;
             if let Some(tag) = opened {
-                return Ok(Session { shared: shared.clone(), tag });
+                return Ok(Session::new(shared, tag));
             }
             if shared.lock().failed_starts() > failed_before {
                 return Err(shared.not_given_out());
@@ -106,10 +126,17 @@ impl Pool {
         find(self.shared(), Space::HOST, name, options)
     }
 
-    /// Every session, in no particular order. Takes time with their number.
+    /// Every session, in no particular order. Takes time with their number, but holds up no call for it:
+    /// what begins or ends meanwhile may be there or not.
     pub fn sessions(&self) -> Vec<SessionInfo> {
         let now = Instant::now();
-        self.shared().lock().session_infos(now)
+        let (mut infos, mut from) = (Vec::new(), Some(0));
+        while let Some(slot) = from {
+            let seen;
+            (seen, from) = self.shared().lock().look_at_sessions(slot, now);
+            infos.extend(seen.into_iter().map(SeenSession::info));
+        }
+        infos
     }
 
     /// Closes the session of this name, as [`Session::close`] does; whether there was one.
@@ -128,10 +155,15 @@ fn find(
     check_name(name)?;
     let now = Instant::now();
     let tag = shared.change(|pool, after| pool.find_session((space, name), options, now, after))?;
-    Ok(Session { shared: shared.clone(), tag })
+    Ok(Session::new(shared, tag))
 }
 
 impl Session {
+    fn new(shared: &Arc<Shared>, tag: Arc<Tag>) -> Self {
+        let keep = || Arc::new(Keep { shared: shared.clone(), tag: tag.clone() });
+        Self { shared: shared.clone(), keep: tag.name.is_none().then(keep), tag }
+    }
+
     /// Calls a Python tool. Dropping the future cancels the call.
     ///
     /// # Errors
@@ -198,29 +230,23 @@ impl Session {
 
     /// A new session in place of one that is over, with the same name and options and without its
     /// state. Of several callers who do so, the first makes it and the others find it; so does whoever
-    /// calls it for a session that is not over.
+    /// calls it for a session that is not over. One without a name then ends with the last of its handles.
     ///
     /// # Errors
     /// [`CallError::SessionQuota`] or [`CallError::Stopped`].
     pub fn recreate(&self) -> Result<Self, CallError> {
         let now = Instant::now();
         let tag = self.shared.change(|pool, after| pool.recreate_session(&self.tag, now, after))?;
-        Ok(Self { shared: self.shared.clone(), tag })
+        if Arc::ptr_eq(&tag, &self.tag) {
+            return Ok(Self { shared: self.shared.clone(), tag, keep: self.keep.clone() });
+        }
+        Ok(Self::new(&self.shared, tag))
     }
 
     /// Ends it. Calls that were accepted go on, new ones are refused, its name is free; when the last
     /// call is over, the worker is told and drops its state.
     pub fn close(&self) {
-        let now = Instant::now();
-        self.shared.change(|pool, after| pool.close_session(&self.tag, now, after));
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        if self.tag.name.is_none() {
-            self.close();
-        }
+        close(&self.shared, &self.tag);
     }
 }
 

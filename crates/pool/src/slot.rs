@@ -247,12 +247,14 @@ impl Seat<'_> {
     fn leave(&mut self, death: &Death, settled: Settled) {
         self.over = true;
         let now = Instant::now();
+        let Settled { failed, unstarted, copies } = settled;
         self.shared.change(|pool, after| {
-            after.fail.extend(settled.failed);
-            if pool.gone(self.place, death, settled.unstarted, now, after) {
+            after.fail.extend(failed);
+            if pool.gone(self.place, death, unstarted, now, after) {
                 self.shared.tally.died(death);
             }
         });
+        copies.finish(self.shared);
     }
 }
 

@@ -10,16 +10,19 @@
 //! left out of attributes. This crate knows no exporter: `snakehouse-telemetry` has one.
 
 mod hub;
+mod reader;
 mod report;
 mod span;
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::sync::mpsc;
 
 pub(crate) use hub::Hub;
+pub(crate) use reader::Reader;
 pub(crate) use span::OpenSpan;
 pub use span::{Event, Scalar, Span, SpanKind, Telemetry};
 
@@ -27,6 +30,10 @@ pub use span::{Event, Scalar, Span, SpanKind, Telemetry};
 const MAX_GLOBS: usize = 64;
 /// Longest glob, in bytes.
 const MAX_GLOB: usize = 128;
+/// Traces that calls of none begin in a second, unless the filter says otherwise.
+const TRACES_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).expect("20 is not 0");
+/// Seconds whose traces may begin at once after a pause.
+pub(crate) const SAVED_UP: u32 = 5;
 
 /// Where telemetry goes.
 pub trait TelemetrySink: fmt::Debug + Send + Sync {
@@ -52,13 +59,14 @@ pub struct TelemetryConfig {
 }
 
 impl TelemetryConfig {
-    /// Tells everything.
+    /// Tells everything that the default [`TelemetryFilter`] lets through.
     pub fn new(sink: Arc<dyn TelemetrySink>) -> Self {
         Self { sink, filter: TelemetryFilter::default() }
     }
 }
 
-/// What is told. The default is everything.
+/// What is told. The default is everything of up to 20 new traces a second, 100 at once, and all events:
+/// who makes some calls sees each of them, and who makes ten thousand a second pays for twenty.
 ///
 /// Names are those of tools, of spans and of events. In a glob `*` is any text and `?` any character;
 /// all else stands for itself.
@@ -73,13 +81,24 @@ pub struct TelemetryFilter {
     /// Which part of the calls that belong to no trace begin one, from 0 to 1. Default 1. A call of a
     /// trace is recorded if [`sampled`](crate::TraceContext::sampled) says so.
     pub traces: f64,
+    /// How many traces such calls begin in a second at most; after a pause, those of five seconds at
+    /// once. `None` is all of them, which costs a small call about half as much again. Default 20. What
+    /// is not begun is counted in [`TelemetryCounts::not_begun`].
+    pub traces_per_second: Option<NonZeroU32>,
     /// Which part of the events is told, from 0 to 1. Default 1.
     pub events: f64,
 }
 
 impl Default for TelemetryFilter {
     fn default() -> Self {
-        Self { on: true, allow: Vec::new(), deny: Vec::new(), traces: 1.0, events: 1.0 }
+        Self {
+            on: true,
+            allow: Vec::new(),
+            deny: Vec::new(),
+            traces: 1.0,
+            traces_per_second: Some(TRACES_PER_SECOND),
+            events: 1.0,
+        }
     }
 }
 
@@ -147,8 +166,10 @@ pub struct TelemetryCounts {
     pub spans: u64,
     /// Events that it took.
     pub events: u64,
-    /// Pieces that it had no room for.
+    /// Pieces that it had no room for, or that came faster than they could be read.
     pub dropped: u64,
+    /// Calls of no trace that began none because as many as may had begun one in that second.
+    pub not_begun: u64,
     /// Pieces that workers had no room for.
     pub dropped_by_workers: u64,
     /// Pieces from workers that were none.

@@ -14,6 +14,12 @@ pub enum TelemetryError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The collector is to be spoken to by something else than plain HTTP.
+    #[error("telemetry is exported by OTLP over plain HTTP, not by {scheme}")]
+    NotSpoken {
+        /// What the URL begins with: `https`, `grpc`, `grpcs`, `unix` or `tcp`.
+        scheme: String,
+    },
     /// A rule of the configuration is broken.
     #[error("the configuration of telemetry is wrong: {rule}")]
     BadConfig {
@@ -52,9 +58,10 @@ pub enum TelemetryError {
 impl Coded for TelemetryError {
     fn kind(&self) -> Kind {
         match self {
-            Self::BadUrl { .. } | Self::BadConfig { .. } | Self::NotLoopback { .. } => {
-                Kind::InvalidInput
-            }
+            Self::BadUrl { .. }
+            | Self::NotSpoken { .. }
+            | Self::BadConfig { .. }
+            | Self::NotLoopback { .. } => Kind::InvalidInput,
             Self::Listen { .. } => Kind::Environment,
             Self::Unreachable { .. } => Kind::Unavailable,
             // What OTLP says may be repeated.
@@ -66,6 +73,7 @@ impl Coded for TelemetryError {
     fn code(&self) -> &'static str {
         match self {
             Self::BadUrl { .. } => "bad_collector_url",
+            Self::NotSpoken { .. } => "collector_not_http",
             Self::BadConfig { .. } => "bad_telemetry_config",
             Self::NotLoopback { .. } => "metrics_not_loopback",
             Self::Listen { .. } => "metrics_not_listening",
@@ -77,17 +85,28 @@ impl Coded for TelemetryError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::BadUrl { .. } => {
-                "name the collector's HTTP address, such as http://127.0.0.1:4318; for one behind \
-                 TLS run an agent on this machine"
+                "name the collector's HTTP address, such as http://127.0.0.1:4318".to_owned()
+            }
+            Self::NotSpoken { scheme } if scheme == "https" => {
+                "run an agent on this machine that speaks TLS to the collector, and name its HTTP \
+                 address, such as http://127.0.0.1:4318"
+                    .to_owned()
+            }
+            Self::NotSpoken { .. } => {
+                "name the collector's HTTP port, which is 4318 as a rule (4317 is gRPC), such as \
+                 http://127.0.0.1:4318"
+                    .to_owned()
+            }
+            Self::Unreachable { .. } => {
+                "check that it runs, and that this is its HTTP port: 4318 as a rule, not 4317, which \
+                 is gRPC"
                     .to_owned()
             }
             Self::NotLoopback { .. } => {
                 "use 127.0.0.1 or ::1, and an agent on this machine for the way out".to_owned()
             }
             Self::Listen { .. } => "choose another port; 0 takes a free one".to_owned(),
-            Self::BadConfig { .. } | Self::Unreachable { .. } | Self::Refused { .. } => {
-                return None;
-            }
+            Self::BadConfig { .. } | Self::Refused { .. } => return None,
         })
     }
 }

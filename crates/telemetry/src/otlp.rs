@@ -1,7 +1,7 @@
 //! Sends spans and events to a collector by OTLP 1 (protobuf over HTTP).
 //!
-//! One supervised task owns the queue: it waits for the first piece, gathers more for a moment, and
-//! sends them. What the collector does not take is repeated as long as OTLP allows it and the
+//! One supervised task owns the queue: it waits for the first piece, gathers more for a moment, has a lane
+//! encode them, and sends them. What the collector does not take is repeated as long as OTLP allows it and the
 //! patience lasts, and then dropped and counted; meanwhile the queue fills, and the pool counts what
 //! does not fit. At a stop, what is queued is sent within a bound. While there is nothing to send
 //! there is no timer.
@@ -21,7 +21,7 @@ use snakehouse_base::redact::redact;
 use snakehouse_base::{Coded, Deadline};
 use snakehouse_guard::{Advice, Retry};
 use snakehouse_pool::{Telemetry, TelemetrySink};
-use snakehouse_supervise::{CancellationToken, ChildSpec, Scope};
+use snakehouse_supervise::{CancellationToken, ChildSpec, Lane, LaneError, Scope};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -36,8 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Where telemetry is sent, and how much of it may wait.
 #[derive(Clone)]
 pub struct OtlpConfig {
-    /// The collector's base URL, `http` only; `/v1/traces` and `/v1/logs` are added. A user and a
-    /// password in it are sent as basic authentication, and shown nowhere.
+    /// The collector's base URL, `http` only, not `https` and not gRPC: usually its port 4318.
+    /// `/v1/traces` and `/v1/logs` are added. A user and a password in it are sent as basic
+    /// authentication, and shown nowhere.
     pub url: String,
     /// `service.name` of everything that is sent. Default `snakehouse`.
     pub service: String,
@@ -76,7 +77,10 @@ impl OtlpConfig {
         let url = reqwest::Url::parse(&self.url).map_err(|_| bad("it is no URL"))?;
         match url.scheme() {
             "http" => Ok(url),
-            "https" => Err(bad("TLS is not spoken here")),
+            // Anything else may be a secret with a colon in it.
+            scheme @ ("https" | "grpc" | "grpcs" | "unix" | "tcp") => {
+                Err(TelemetryError::NotSpoken { scheme: scheme.to_owned() })
+            }
             _ => Err(bad("it does not begin with http://")),
         }
     }
@@ -122,12 +126,17 @@ impl fmt::Debug for Otlp {
     }
 }
 
+/// What is to be sent, seen by the lane too.
+type Batch = Arc<Vec<Telemetry>>;
+
 struct Shared {
     config: OtlpConfig,
     client: reqwest::Client,
     traces: reqwest::Url,
     logs: reqwest::Url,
     retry: Retry,
+    /// Makes requests of batches.
+    encoder: Lane,
     queue: Mutex<mpsc::Receiver<Telemetry>>,
     sent: AtomicU64,
     dropped: AtomicU64,
@@ -140,7 +149,7 @@ impl Otlp {
     /// Starts the exporter. Start it before the pools that tell it: a scope stops in reverse order.
     ///
     /// # Errors
-    /// [`TelemetryError::BadUrl`] and [`TelemetryError::BadConfig`]. Whether there is a collector is
+    /// [`TelemetryError::BadUrl`], [`TelemetryError::NotSpoken`] and [`TelemetryError::BadConfig`]. Whether there is a collector is
     /// found out later, and no reason to fail.
     pub fn start(scope: &Scope, config: OtlpConfig) -> Result<Self, TelemetryError> {
         let url = config.check()?;
@@ -156,6 +165,7 @@ impl Otlp {
             traces: below(&url, "v1/traces"),
             logs: below(&url, "v1/logs"),
             retry: Retry::remote(),
+            encoder: Lane::new(scope, "otlp-encoder", 1, 1),
             queue: Mutex::new(queue),
             sent: AtomicU64::default(),
             dropped: AtomicU64::default(),
@@ -199,7 +209,7 @@ impl Shared {
     /// Sends until `cancelled` fires, and then what is left.
     async fn run(&self, cancelled: CancellationToken) {
         let mut queue = self.queue.lock().await;
-        let mut batch = Vec::new();
+        let mut batch = Batch::default();
         while self.gather(&mut queue, &mut batch, &cancelled).await {
             // A collector that is away must not hold up the end.
             if cancelled.run_until_cancelled(self.send(&mut batch)).await.is_none() {
@@ -212,7 +222,7 @@ impl Shared {
                 while batch.len() < self.config.batch
                     && let Ok(piece) = queue.try_recv()
                 {
-                    batch.push(piece);
+                    Arc::make_mut(&mut batch).push(piece);
                 }
                 if batch.is_empty() {
                     return;
@@ -231,10 +241,12 @@ impl Shared {
     async fn gather(
         &self,
         queue: &mut mpsc::Receiver<Telemetry>,
-        batch: &mut Vec<Telemetry>,
+        batch: &mut Batch,
         cancelled: &CancellationToken,
     ) -> bool {
         let most = self.config.batch;
+        // Nobody else has it, unless a request was given up half-way: then the lane has the last one.
+        let batch = Arc::make_mut(batch);
         let mut due = None;
         while batch.len() < most {
             let more = queue.recv_many(batch, most - batch.len());
@@ -262,26 +274,35 @@ impl Shared {
     }
 
     /// Sends a batch, or drops it. Whoever drops this future finds the unsent pieces in `batch`.
-    async fn send(&self, batch: &mut Vec<Telemetry>) {
+    async fn send(&self, batch: &mut Batch) {
+        let is_span = |piece: &Telemetry| matches!(piece, Telemetry::Span(_));
         let origin = Origin { service: self.config.service.clone() };
-        let (mut spans, mut events) = (Vec::new(), Vec::new());
-        for piece in batch.iter() {
-            match piece {
-                Telemetry::Span(span) => spans.push(span.clone()),
-                Telemetry::Event(event) => events.push(event.clone()),
-                _ => {}
-            }
+        if batch.iter().any(is_span) {
+            let (origin, pieces) = (origin.clone(), batch.clone());
+            let traces = self.encoder.run(move || origin.traces(&pieces).encode_to_vec()).await;
+            let count = batch.iter().filter(|piece| is_span(piece)).count();
+            self.post_if_made(&self.traces, traces, count).await;
+            Arc::make_mut(batch).retain(|piece| !is_span(piece));
         }
-        if !spans.is_empty() {
-            let count = spans.len();
-            self.post(&self.traces, origin.traces(spans).encode_to_vec(), count).await;
-            batch.retain(|piece| !matches!(piece, Telemetry::Span(_)));
+        if !batch.is_empty() {
+            let pieces = batch.clone();
+            let logs = self.encoder.run(move || origin.logs(&pieces).encode_to_vec()).await;
+            self.post_if_made(&self.logs, logs, batch.len()).await;
         }
-        if !events.is_empty() {
-            let count = events.len();
-            self.post(&self.logs, origin.logs(events).encode_to_vec(), count).await;
+        Arc::make_mut(batch).clear();
+    }
+
+    async fn post_if_made(
+        &self,
+        url: &reqwest::Url,
+        body: Result<Vec<u8>, LaneError>,
+        pieces: usize,
+    ) {
+        match body {
+            Ok(body) => self.post(url, body, pieces).await,
+            // It panicked, which the lane has logged: nobody takes these.
+            Err(_) => drop(self.dropped.fetch_add(pieces as u64, Ordering::Relaxed)),
         }
-        batch.clear();
     }
 
     async fn post(&self, url: &reqwest::Url, body: Vec<u8>, pieces: usize) {

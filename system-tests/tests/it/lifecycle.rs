@@ -84,6 +84,33 @@ fn models_are_checked_added_and_listed() {
 }
 
 #[test]
+fn calls_of_one_session_find_what_others_left_in_the_running_up_until_it_is_lost() {
+    let home = tempfile::tempdir().unwrap();
+    let tools = snakehouse_system_tests::chaos::tools();
+    let session = |more: &[&str]| {
+        let mut args = vec!["--json", "pool", "call", "--session", "ann"];
+        args.extend(more);
+        run(home.path(), &args)
+    };
+    let alone = session(&["--tools", &tools, "--affinity", "fail-fast", "remember", "1"]);
+    assert_eq!(alone.last_json()["value"].to_string(), "[1]", "{alone:?}");
+
+    let _up = Up::start(home.path(), 0, &["--tools", &tools]);
+    for (value, kept) in [("1", "[1]"), ("2", "[1,2]")] {
+        let ran = session(&["remember", value]);
+        assert_eq!(ran.last_json()["value"].to_string(), kept, "{ran:?}");
+    }
+    assert_eq!(session(&["--affinity", "hint", "echo", "1"]).error_code(), "session_conflict");
+    assert_eq!(session(&["exits"]).error_code(), "worker_died");
+    let lost = session(&["remember", "3"]);
+    assert_eq!(lost.error_code(), "session_lost", "{lost:?}");
+    for (value, kept) in [("3", "[3]"), ("4", "[3,4]")] {
+        let ran = session(&["--recreate", "remember", value]);
+        assert_eq!(ran.last_json()["value"].to_string(), kept, "{ran:?}");
+    }
+}
+
+#[test]
 fn a_tool_of_a_running_up_fails_like_one_at_home() {
     let home = tempfile::tempdir().unwrap();
     let tools = snakehouse_system_tests::chaos::tools();

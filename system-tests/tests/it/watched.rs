@@ -40,6 +40,6 @@ fn a_call_is_sent_to_the_collector_and_a_password_is_not_shown() {
     let bad =
         ["--json", "pool", "call", "--tools", TOOLS, "--otlp", "https://me:hunter2@h", "train"];
     let ran = run(home.path(), &bad);
-    assert_eq!(ran.error_code(), "bad_collector_url", "{ran:?}");
+    assert_eq!(ran.error_code(), "collector_not_http", "{ran:?}");
     assert!(!format!("{ran:?}").contains("hunter2"), "{ran:?}");
 }

@@ -1,10 +1,11 @@
 //! Rows of calls: echoes through the pool and through the limit program, in turn.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use snakehouse_base::{Clock, Kind, SystemClock};
-use snakehouse_pool::{Args, CallError, CallOptions, Pool, Value};
+use snakehouse_pool::{Args, CallError, CallOptions, Pool, Session, Value};
 
 use super::payload::Payload;
 use super::rig::{Rig, pin};
@@ -53,7 +54,7 @@ pub(crate) async fn rows(
     Ok(rows)
 }
 
-fn payload(size: usize) -> Result<Payload, CliError> {
+pub(crate) fn payload(size: usize) -> Result<Payload, CliError> {
     let payload = if size == 100 { Payload::record() } else { Payload::blob(size) };
     payload.ok_or_else(|| {
         let message = format!("no payload of {size} B can be encoded");
@@ -61,21 +62,45 @@ fn payload(size: usize) -> Result<Payload, CliError> {
     })
 }
 
+/// Where calls go.
+#[derive(Clone, Debug)]
+pub(crate) enum Callee {
+    Pool(Pool),
+    Session(Arc<Session>),
+}
+
+impl From<Pool> for Callee {
+    fn from(pool: Pool) -> Self {
+        Self::Pool(pool)
+    }
+}
+
+impl Callee {
+    /// Has a value sent back.
+    pub(crate) async fn echo(&self, value: Value) -> Result<Value, CallError> {
+        let (args, options) = (Args::none().arg(value), CallOptions::default());
+        match self {
+            Self::Pool(pool) => pool.call("echo", args, options).await,
+            Self::Session(session) => session.call("echo", args, options).await,
+        }
+    }
+}
+
 /// Keeps so many echoes going for a while; how long each took.
 pub(crate) async fn calling(
-    pool: Pool,
+    callee: impl Into<Callee>,
     payload: Value,
     in_flight: u32,
     during: Duration,
 ) -> Result<Vec<Duration>, CallError> {
+    let callee = callee.into();
     let began = SystemClock.now();
     let callers = (0..in_flight).map(|_| async {
         let mut latencies = Vec::with_capacity(1 << 16);
         let (mut sent, mut value) = (began, payload.clone());
         while sent - began < during {
             // The answer is the next argument, so that the measurement itself copies nothing.
-            let args = Args::none().arg(value);
-            value = pool.call("echo", args, CallOptions::default()).await?;
+            value = callee.echo(value).await?;
             let now = SystemClock.now();
             latencies.push(now - sent);
             sent = now;

@@ -71,10 +71,20 @@ impl Rig {
 
     /// A pool whose workers all serve.
     pub(crate) async fn pool(&self, scope: &Scope, workers: u16) -> Result<Pool, CliError> {
+        self.pool_with(scope, workers, PoolConfig::default()).await
+    }
+
+    /// The same with other settings.
+    pub(crate) async fn pool_with(
+        &self,
+        scope: &Scope,
+        workers: u16,
+        config: PoolConfig,
+    ) -> Result<Pool, CliError> {
         let module = self.tools.display().to_string();
         let spec = WorkerSpec::python("bench", self.python.clone()).module(module);
         let spec = spec.host_tool(super::callback::echo());
-        let config = PoolConfig { workers: usize::from(workers), ..PoolConfig::default() };
+        let config = PoolConfig { workers: usize::from(workers), ..config };
         Ok(Pool::start(scope, self.reaper.clone(), spec, config).await?)
     }
 

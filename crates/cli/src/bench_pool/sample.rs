@@ -49,13 +49,25 @@ impl Sample {
         }
     }
 
+    /// Sums up calls that took a time of their own, after which the measurement went on.
+    pub(crate) fn paced(
+        (latencies, took): (Vec<Duration>, Duration),
+        _elapsed: Duration,
+        worker_cpu: Duration,
+        host_cpu: Duration,
+    ) -> Self {
+        Self::new(latencies, took, worker_cpu, host_cpu)
+    }
+
+    /// The median; of an even number, the higher one of the two.
+    pub(crate) fn middle(mut values: Vec<f64>) -> f64 {
+        values.sort_unstable_by(f64::total_cmp);
+        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+
     /// The median of each number.
     pub(crate) fn median(samples: &[Sample]) -> Self {
-        let of = |number: fn(&Sample) -> f64| {
-            let mut values: Vec<f64> = samples.iter().map(number).collect();
-            values.sort_unstable_by(f64::total_cmp);
-            values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-        };
+        let of = |number: fn(&Sample) -> f64| Self::middle(samples.iter().map(number).collect());
         Self {
             calls_per_s: of(|sample| sample.calls_per_s),
             p50_us: of(|sample| sample.p50_us),

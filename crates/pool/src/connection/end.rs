@@ -8,8 +8,10 @@ use tokio::time::timeout;
 use crate::call::{Call, CallError};
 use crate::death::{Death, KillReason};
 use crate::dispatcher::{Unstarted, worker_id};
+use crate::pool::Shared;
 
 use super::Connection;
+use super::copies::Copies;
 
 /// The exit status comes a fraction of a millisecond after the death; nobody waits longer for it.
 const STATUS_WITHIN: Duration = Duration::from_millis(100);
@@ -25,6 +27,25 @@ const READ_AFTER_DEATH: usize = 16 * 1024 * 1024;
 pub(crate) struct Settled {
     pub(crate) failed: Vec<(Call, CallError)>,
     pub(crate) unstarted: Unstarted,
+    /// Results that it had given.
+    pub(crate) copies: Late,
+}
+
+/// What a dead worker had answered and is still in its slots: there, whatever became of it. To be finished
+/// after the others were told.
+#[derive(Debug, Default)]
+pub(crate) struct Late {
+    copies: Copies,
+    lost: Option<CallError>,
+}
+
+impl Late {
+    /// Copies what there is, in a task of the pool's.
+    pub(crate) fn finish(self, shared: &Shared) {
+        let Some(lost) = self.lost.filter(|_| !self.copies.is_empty()) else { return };
+        // The scope joins it; if it takes none, the pool is stopped.
+        drop(shared.late.task("copies", self.copies.finish(shared.copier.clone(), lost)));
+    }
 }
 
 impl Connection<'_> {
@@ -61,10 +82,11 @@ impl Connection<'_> {
             }
         }
         settled.unstarted.calls.extend(self.held.drain(..));
-        settled.failed.extend(self.copies.take_lost().into_iter().map(|call| {
-            let cause = death.clone();
-            (call, CallError::WorkerDied { worker, incarnation, started: true, cause })
-        }));
+        let lost =
+            CallError::WorkerDied { worker, incarnation, started: true, cause: death.clone() };
+        let lose = |call| (call, lost.clone());
+        settled.failed.extend(self.copies.take_lost().into_iter().map(lose));
+        settled.copies = Late { copies: self.copies, lost: Some(lost) };
         if !ran_one
             && *death != Death::ReaperDied
             && let Some(first) = settled.unstarted.calls.first_mut()

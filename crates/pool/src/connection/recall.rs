@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::Connection;
 use crate::call::Call;
-use crate::dispatcher::worker_id;
+use crate::dispatcher::{Recalled, worker_id};
 
 /// A worker that has not answered for so long is busy with a long call. Calls are sent ahead for as
 /// much as 1 ms of work.
@@ -107,9 +107,9 @@ impl Connection<'_> {
             return;
         }
         let place = self.place;
-        let has_room = self.shared.change(|pool, after| pool.recall(place, now, after));
-        self.recall.waits = !has_room;
-        if !has_room {
+        let recalled = self.shared.change(|pool, after| pool.recall(place, now, after));
+        self.recall.waits = recalled == Recalled::NoRoom;
+        if recalled != Recalled::Yes {
             return;
         }
         let held = take_behind(&mut self.held);

@@ -41,9 +41,12 @@ impl Connection<'_> {
 
     /// What the worker tells goes on. Unasked, it goes nowhere.
     pub(super) fn told(&self, body: &Bytes) {
-        if let (Some(hub), Some(incarnation)) = (&self.shared.telemetry, self.telling.incarnation) {
+        let shared = self.shared;
+        if let (Some(hub), Some(reader), Some(incarnation)) =
+            (&shared.telemetry, &shared.reader, self.telling.incarnation)
+        {
             let (id, pid) = (worker_id(self.place), self.process.pid);
-            hub.report(WorkerRef { id, incarnation, pid }, body);
+            reader.take(hub, &shared.late, WorkerRef { id, incarnation, pid }, body);
         }
     }
 }

@@ -9,6 +9,7 @@
 //! was there when no call of it is open any more. What a dead worker had is lost at once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -20,6 +21,9 @@ use crate::worker::{Life, WorkerRef};
 use super::ledger::{At, Ticket};
 use super::{After, Dispatcher, worker_id};
 
+/// Slots of sessions that are looked at under the lock at once: that takes some 10 µs.
+const AT_A_TIME: usize = 256;
+
 /// What a worker is to be told about a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SessionNews {
@@ -27,6 +31,36 @@ pub(crate) enum SessionNews {
     Named { id: u64, name: Arc<str> },
     /// No more calls of it come, and none is open.
     Ended { id: u64, reason: &'static str },
+}
+
+/// A session as it was under the lock, without copies of anything long.
+#[derive(Debug)]
+pub(crate) struct SeenSession {
+    tag: Arc<Tag>,
+    life: Option<Arc<Life>>,
+    open: usize,
+    calls: u64,
+    moves: u64,
+    idle: Duration,
+    expires_in: Option<Duration>,
+}
+
+impl SeenSession {
+    /// What others see of it.
+    pub(crate) fn info(self) -> SessionInfo {
+        SessionInfo {
+            id: self.tag.id,
+            name: self.tag.name.as_deref().map(str::to_owned),
+            affinity: self.tag.options.affinity,
+            worker: self.life.map(|life| life.worker),
+            end: self.tag.end().cloned(),
+            open: self.open,
+            calls: self.calls,
+            moves: self.moves,
+            idle: self.idle,
+            expires_in: self.expires_in,
+        }
+    }
 }
 
 impl Dispatcher {
@@ -46,7 +80,7 @@ impl Dispatcher {
         // One that is about to be replaced would wait for the session's end.
         let fewest = serving.min_by_key(|(_, seat)| (seat.retire.is_some(), seat.bound.len()));
         let Some((place, _)) = fewest else { return Ok(None) };
-        let options = SessionOptions::default().ttl(std::time::Duration::MAX);
+        let options = SessionOptions::default().ttl(Duration::MAX);
         let tag = self.make_session((Space::HOST, None), options, now, after)?;
         self.bind(tag.slot, place);
         Ok(Some(tag))
@@ -96,6 +130,14 @@ impl Dispatcher {
                 return Ok(current);
             }
             self.leave(slot, now, after);
+        }
+        if old.name.is_none()
+            && old.end().is_none()
+            && let Some(record) = self.sessions.of(old)
+        {
+            let current = record.tag.clone();
+            self.sessions.touch(current.slot, now);
+            return Ok(current);
         }
         self.make_session((old.space, old.name.clone()), old.options, now, after)
     }
@@ -169,21 +211,24 @@ impl Dispatcher {
 
     // What others see.
 
-    pub(crate) fn session_infos(&self, now: Instant) -> Vec<SessionInfo> {
+    /// Some sessions, from a slot on, and the slot to go on from. So few that the lock is not held for long.
+    pub(crate) fn look_at_sessions(
+        &self,
+        from: u32,
+        now: Instant,
+    ) -> (Vec<SeenSession>, Option<u32>) {
         let limits = self.sessions.limits();
-        let infos = self.sessions.iter().map(|record| SessionInfo {
-            id: record.tag.id,
-            name: record.tag.name.as_deref().map(str::to_owned),
-            affinity: record.tag.options.affinity,
-            worker: record.life.as_ref().map(|life| life.worker),
-            end: record.tag.end().cloned(),
+        let (records, next) = self.sessions.some(from, AT_A_TIME);
+        let seen = records.map(|record| SeenSession {
+            tag: record.tag.clone(),
+            life: record.life.clone(),
             open: record.open,
             calls: record.calls,
             moves: record.moves,
             idle: record.idle(now),
             expires_in: record.expires(limits).map(|at| at.saturating_duration_since(now)),
         });
-        infos.collect()
+        (seen.collect(), next)
     }
 
     /// The worker that a session is bound to, or prefers.
@@ -435,5 +480,19 @@ impl Dispatcher {
         if self.seats[place].bound.remove(&slot) {
             self.rest(place, now, after);
         }
+    }
+}
+
+#[cfg(test)]
+impl Dispatcher {
+    /// Every session.
+    pub(super) fn session_infos(&self, now: Instant) -> Vec<SessionInfo> {
+        let (mut infos, mut from) = (Vec::new(), Some(0));
+        while let Some(slot) = from {
+            let seen;
+            (seen, from) = self.look_at_sessions(slot, now);
+            infos.extend(seen.into_iter().map(SeenSession::info));
+        }
+        infos
     }
 }

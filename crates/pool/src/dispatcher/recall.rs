@@ -14,14 +14,25 @@ use crate::session::Affinity;
 use super::ledger::{At, List};
 use super::{After, Dispatcher, worker_id};
 
+/// What becomes of calls behind one that takes long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Recalled {
+    /// They are to be taken back.
+    Yes,
+    /// They stay, since there is no room elsewhere; the bell rings when that changes.
+    NoRoom,
+    /// They stay for good: the worker's time is over, or they are being taken back already.
+    No,
+}
+
 impl Dispatcher {
     /// The worker has calls behind one that takes long: whether they are to be taken back. If so, it
     /// gets no calls before [`recall_over`](Self::recall_over), and those that its connection has not
     /// taken yet wait again.
-    pub(crate) fn recall(&mut self, place: usize, now: Instant, after: &mut After) -> bool {
+    pub(crate) fn recall(&mut self, place: usize, now: Instant, after: &mut After) -> Recalled {
         let seat = &self.seats[place];
         if !seat.serves_sessions() || seat.recalls {
-            return false;
+            return Recalled::No;
         }
         let has_room = self.has_room_beside(place);
         self.seats[place].stuck = !has_room;
@@ -43,7 +54,7 @@ impl Dispatcher {
             self.seats[place].outbox = nested;
             self.hand_out(now, after);
         }
-        has_room
+        if has_room { Recalled::Yes } else { Recalled::NoRoom }
     }
 
     /// The connection took these calls back from its worker, which will not start them.

@@ -297,17 +297,17 @@ impl Rig {
 
     /// The connection of a busy worker looks whether there is room elsewhere; if so, it takes back
     /// all but the first calls. Whether there was.
-    pub(super) fn recall(&mut self, place: usize, started: usize) -> bool {
+    pub(super) fn recall(&mut self, place: usize, started: usize) -> Recalled {
         let mut after = After::default();
-        let has_room = self.dispatcher.recall(place, self.now, &mut after);
+        let recalled = self.dispatcher.recall(place, self.now, &mut after);
         self.settle(after);
-        if has_room {
+        if recalled == Recalled::Yes {
             let calls = self.workers[place].has.split_off(started);
             let mut after = After::default();
             self.dispatcher.recalled(place, calls, self.now, &mut after);
             self.settle(after);
         }
-        has_room
+        recalled
     }
 
     /// The worker has answered what was taken back from it.

@@ -185,6 +185,19 @@ fn a_lost_session_stays_lost_until_it_is_made_again() {
 }
 
 #[test]
+fn one_without_a_name_that_is_there_is_not_made_again() {
+    let mut rig = Rig::new(2, 100);
+    let session = rig.session().unwrap();
+    let again = |rig: &mut Rig| {
+        rig.change(|p, now, after| p.recreate_session(&session, now, after)).unwrap().id
+    };
+    assert_eq!(again(&mut rig), session.id);
+    assert_eq!(count(&rig), 1);
+    rig.die(rig.place_of(&session).unwrap(), 0);
+    assert_ne!(again(&mut rig), session.id, "it is lost");
+}
+
+#[test]
 fn a_session_whose_worker_is_replaced_is_lost_at_the_bound_by_that_name() {
     let recycle = Recycle::default();
     let bound = recycle.drain_within;

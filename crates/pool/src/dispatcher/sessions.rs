@@ -174,6 +174,18 @@ impl Sessions {
         self.records.iter().flatten()
     }
 
+    /// Those in the next so many slots, and the slot behind them if there is one.
+    pub(super) fn some(
+        &self,
+        from: u32,
+        count: usize,
+    ) -> (impl Iterator<Item = &Record>, Option<u32>) {
+        let (from, all) = (from as usize, &self.records);
+        let end = all.len().min(from.saturating_add(count));
+        let next = (end < all.len()).then(|| u32::try_from(end).unwrap_or(u32::MAX));
+        (all[from.min(end)..end].iter().flatten(), next)
+    }
+
     /// Makes a session, which a name finds if it has one.
     pub(super) fn make(
         &mut self,

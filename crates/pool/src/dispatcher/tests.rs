@@ -117,7 +117,7 @@ fn busy_pair() -> (Rig, Vec<u64>, Vec<u64>) {
 #[test]
 fn calls_behind_a_long_one_go_to_whoever_has_room() {
     let (mut rig, first, second) = busy_pair();
-    assert!(!rig.recall(0, 1), "the other one has none");
+    assert_eq!(rig.recall(0, 1), Recalled::NoRoom, "the other one has none");
     assert_eq!(rig.ids(0), first);
     rig.rung(0);
     for left in (0..second.len()).rev() {
@@ -126,7 +126,7 @@ fn calls_behind_a_long_one_go_to_whoever_has_room() {
         assert_eq!(rig.ids(1).len(), left);
     }
     assert!(rig.rung(0), "now it has");
-    assert!(rig.recall(0, 1));
+    assert_eq!(rig.recall(0, 1), Recalled::Yes);
     assert_eq!((rig.ids(0), rig.ids(1)), (vec![first[0]], vec![first[1]]), "its window is closed");
     let next = rig.submit("t", None).unwrap();
     rig.answer(0, LONG);
@@ -143,6 +143,19 @@ fn calls_behind_a_long_one_go_to_whoever_has_room() {
 }
 
 #[test]
+fn a_worker_that_is_gone_or_asked_already_is_told_no_and_not_to_wait() {
+    let (mut rig, ..) = busy_pair();
+    while !rig.ids(1).is_empty() {
+        rig.answer(1, SHORT);
+    }
+    assert_eq!(rig.recall(0, 1), Recalled::Yes);
+    assert_eq!(rig.recall(0, 1), Recalled::No, "its calls are on their way back");
+    rig.die(0, 1);
+    assert_eq!(rig.recall(0, 0), Recalled::No, "there is nobody");
+    assert!(!rig.rung(0));
+}
+
+#[test]
 fn a_session_s_calls_come_back_to_their_worker() {
     let (mut rig, ..) = busy_pair();
     while !rig.ids(1).is_empty() {
@@ -154,7 +167,7 @@ fn a_session_s_calls_come_back_to_their_worker() {
     let (calls, gone) = ([(); 3].map(|()| pinned()), pinned());
     rig.cancel(gone, false);
     let running = rig.ids(0)[0];
-    assert!(rig.recall(0, 1));
+    assert_eq!(rig.recall(0, 1), Recalled::Yes);
     assert_eq!(rig.ids(0), [running]);
     assert!(!rig.ids(1).is_empty() && !rig.ids(1).iter().any(|id| calls.contains(id)));
     rig.answer(0, SHORT);

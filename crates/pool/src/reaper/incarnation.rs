@@ -183,8 +183,7 @@ async fn start(shared: &Shared, socket: OwnedFd) -> Result<Child, PoolError> {
     shared
         .lane
         .run(move || command.spawn())
-        .await
-        .map_err(|_closed| PoolError::Stopped)?
+        .await?
         .map_err(|source| PoolError::InterpreterMissing { path, source })
 }
 

@@ -131,8 +131,7 @@ impl Reaper {
                 Some(cache) => Package::extract_below(&cache),
                 None => Package::extract(),
             })
-            .await
-            .map_err(|_closed| PoolError::Stopped)??;
+            .await??;
         let shared = Arc::new(Shared {
             config,
             package,
@@ -266,7 +265,7 @@ impl Reaper {
         let asked = async {
             requests.send(request).await.map_err(|_| gone(()))?;
             // Also ends when the request could not be made.
-            Ok(told.await.is_ok())
+            Ok::<_, PoolError>(told.await.is_ok())
         };
         // However impatient this pool is: the workers of all others would go with the reaper.
         if let Ok(is_taken) = timeout(ANSWER_WITHIN, asked).await {
@@ -295,9 +294,8 @@ impl Reaper {
         if limits.memory.is_none() && limits.tasks.is_none() {
             return Ok(None);
         }
-        let made = self.shared.lane.run(move || limits.group(&name)).await;
-        made.map_err(|_closed| PoolError::Stopped)?
-            .map_err(|source| PoolError::LimitUnavailable { worker, source })
+        let made = self.shared.lane.run(move || limits.group(&name)).await?;
+        made.map_err(|source| PoolError::LimitUnavailable { worker, source })
     }
 }
 

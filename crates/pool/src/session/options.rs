@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use snakehouse_base::ByteSize;
 
 use crate::call::CallError;
@@ -14,7 +14,7 @@ use crate::worker::WorkerRef;
 const MAX_NAME: usize = 256;
 
 /// What a session's calls do when its worker is busy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Affinity {

@@ -1,28 +1,60 @@
 //! What a pool's callers and connections share in order to tell: who is told, what, and the counts.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use snakehouse_base::Chance;
+use snakehouse_guard::{Limit, Rate};
 use snakehouse_wire::{TraceContext, Value};
+use tokio::time::Instant;
 
-use super::{Telemetry, TelemetryConfig, TelemetryCounts, TelemetryFilter, TelemetrySink};
+use super::{
+    SAVED_UP, Telemetry, TelemetryConfig, TelemetryCounts, TelemetryFilter, TelemetrySink,
+};
 
 /// One pool's telemetry.
 #[derive(Debug)]
 pub(crate) struct Hub {
     pub(super) pool: Arc<str>,
     sink: Arc<dyn TelemetrySink>,
-    filter: RwLock<Arc<TelemetryFilter>>,
+    wanted: RwLock<Wanted>,
     /// Counts the filters that there were.
     version: AtomicU64,
     /// Ids, and which calls begin a trace.
     chance: Chance,
     spans: AtomicU64,
     events: AtomicU64,
-    dropped: AtomicU64,
+    pub(super) dropped: AtomicU64,
+    not_begun: AtomicU64,
     pub(super) dropped_by_workers: AtomicU64,
     pub(super) malformed: AtomicU64,
+}
+
+/// A filter, and what counts the traces that it lets begin.
+#[derive(Debug)]
+struct Wanted {
+    filter: TelemetryFilter,
+    /// `None` lets all begin.
+    limit: Option<Limit>,
+}
+
+impl Wanted {
+    fn new(filter: TelemetryFilter) -> Self {
+        let limit = filter.traces_per_second.map(|most| {
+            let per = (Duration::from_secs(1) / most.get()).max(Duration::from_nanos(1));
+            let rate = Rate::new(per, u64::from(most.get()) * u64::from(SAVED_UP))
+                .expect("neither is zero, and both together are some seconds");
+            Limit::new(rate, Instant::now().into_std())
+        });
+        Self { filter, limit }
+    }
+
+    /// Whether one more trace may begin now.
+    fn admits(&self) -> bool {
+        let take = |limit: &Limit| limit.try_take(1, Instant::now().into_std()).is_ok();
+        self.limit.as_ref().is_none_or(take)
+    }
 }
 
 impl Hub {
@@ -30,24 +62,26 @@ impl Hub {
         Arc::new(Self {
             pool: pool.into(),
             sink: config.sink,
-            filter: RwLock::new(Arc::new(config.filter)),
+            wanted: RwLock::new(Wanted::new(config.filter)),
             version: AtomicU64::new(1),
             chance: Chance::from_entropy(),
             spans: AtomicU64::default(),
             events: AtomicU64::default(),
             dropped: AtomicU64::default(),
+            not_begun: AtomicU64::default(),
             dropped_by_workers: AtomicU64::default(),
             malformed: AtomicU64::default(),
         })
     }
 
-    fn filter(&self) -> Arc<TelemetryFilter> {
-        self.filter.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn wanted(&self) -> RwLockReadGuard<'_, Wanted> {
+        self.wanted.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on this is told. Workers learn of it by [`settings`](Self::settings).
     pub(crate) fn set_filter(&self, filter: TelemetryFilter) {
-        *self.filter.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(filter);
+        let wanted = Wanted::new(filter);
+        *self.wanted.write().unwrap_or_else(PoisonError::into_inner) = wanted;
         self.version.fetch_add(1, Ordering::Release);
     }
 
@@ -58,7 +92,8 @@ impl Hub {
             return None;
         }
         let is_first = std::mem::replace(known, version) == 0;
-        let filter = self.filter();
+        let wanted = self.wanted();
+        let filter = &wanted.filter;
         // It is quiet until it is asked.
         if is_first && !filter.on {
             return None;
@@ -82,12 +117,17 @@ impl Hub {
         if !begins && !context.sampled {
             return None;
         }
-        let filter = self.filter();
+        let wanted = self.wanted();
+        let filter = &wanted.filter;
         if !filter.on || !filter.wants(name) {
             return None;
         }
         if begins {
             if filter.traces < 1.0 && self.chance.next_unit() >= filter.traces {
+                return None;
+            }
+            if !wanted.admits() {
+                self.not_begun.fetch_add(1, Ordering::Relaxed);
                 return None;
             }
             let halves = [self.id().to_be_bytes(), self.id().to_be_bytes()];
@@ -98,7 +138,7 @@ impl Hub {
     }
 
     pub(super) fn is_on(&self) -> bool {
-        self.filter().on
+        self.wanted().filter.on
     }
 
     fn id(&self) -> u64 {
@@ -122,8 +162,56 @@ impl Hub {
             spans: read(&self.spans),
             events: read(&self.events),
             dropped: read(&self.dropped),
+            not_begun: read(&self.not_begun),
             dropped_by_workers: read(&self.dropped_by_workers),
             malformed: read(&self.malformed),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use snakehouse_testkit::virtual_time;
+    use tokio::sync::mpsc;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    fn hub(traces_per_second: Option<u32>) -> Arc<Hub> {
+        let (sink, _) = mpsc::channel(1);
+        let traces_per_second = traces_per_second.and_then(NonZeroU32::new);
+        let filter = TelemetryFilter { traces_per_second, ..TelemetryFilter::default() };
+        Hub::new("tools", TelemetryConfig { filter, ..TelemetryConfig::new(Arc::new(sink)) })
+    }
+
+    /// Calls of no trace, and how many of them begin one.
+    fn begun(hub: &Hub, calls: u64) -> u64 {
+        let begins = |_: &u64| hub.place("t", &mut TraceContext::default()).is_some();
+        (0..calls).filter(begins).count() as u64
+    }
+
+    #[test]
+    fn calls_of_no_trace_begin_so_many_in_a_second_and_the_others_are_counted() {
+        virtual_time(async {
+            let few = hub(Some(4));
+            assert_eq!((begun(&few, 30), few.counts().not_begun), (20, 10));
+            sleep(Duration::from_millis(500)).await;
+            assert_eq!(begun(&few, 10), 2);
+            sleep(Duration::from_secs(100)).await;
+            assert_eq!(begun(&few, 30), 20, "a pause saves up for five seconds and no more");
+            // What the caller has decided stands.
+            let traced = TraceContext { trace: [1; 16], span: 2, sampled: true };
+            assert_eq!(few.place("t", &mut traced.clone()), Some(2));
+            let quiet = TraceContext { sampled: false, ..traced };
+            assert_eq!(few.place("t", &mut quiet.clone()), None);
+            assert_eq!(few.counts().not_begun, 10 + 8 + 10);
+
+            few.set_filter(TelemetryFilter::default());
+            assert_eq!(begun(&few, 1_000), 100, "that is the default");
+            assert_eq!(begun(&hub(None), 1_000), 1_000);
+            assert_eq!(begun(&hub(Some(u32::MAX)), 1_000), 1_000);
+        });
     }
 }

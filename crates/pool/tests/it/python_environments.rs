@@ -1,10 +1,16 @@
 //! Environments are made from lock files once, whoever asks and whatever ends in the middle.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use snakehouse_base::Coded;
-use snakehouse_pool::{Args, CallOptions, EnvironmentError, Interpreter, PoolConfig, WorkerSpec};
+use snakehouse_base::id::RunToken;
+use snakehouse_pool::{
+    Args, CallOptions, EnvironmentError, Interpreter, PoolConfig, Reaper, ReaperConfig, WorkerSpec,
+};
+use snakehouse_supervise::Root;
 use snakehouse_testkit::{Process, executable};
 
 use crate::support::{BOUND, Rig, call, python, run};
@@ -80,6 +86,12 @@ fn an_environment_is_made_once_and_anew_if_it_was_left_half_made() {
         let (_, said) = ensure(&rig, &file).await.unwrap();
         assert!(said.contains("greeting") && root.join("lib").is_dir(), "{said}");
 
+        // A name that is no text is as good as any.
+        let odd = project.path().join(OsStr::from_bytes(b"caf\xe9.txt"));
+        std::fs::copy(&file, &odd).unwrap();
+        let (same, said) = ensure(&rig, &odd).await.unwrap();
+        assert_eq!((same, said.as_str()), (second.0, ""));
+
         // Another wheel of the same name is another environment.
         std::fs::write(project.path().join("greeting-1.0-py3-none-any.whl"), "damaged").unwrap();
         let error = ensure(&rig, &file).await.unwrap_err();
@@ -98,8 +110,13 @@ fn a_lock_file_that_fixes_nothing_is_refused_by_name() {
         std::fs::write(&file, "-e ../somewhere\n").unwrap();
         let error = ensure(&rig, &file).await.unwrap_err();
         assert!(error.to_string().contains("editable"), "{error}");
-        let error = ensure(&rig, &project.path().join("absent.txt")).await.unwrap_err();
-        assert!(error.to_string().contains("absent.txt"), "{error}");
+        for name in [&b"absent.txt"[..], b"absent.txt\xff"] {
+            let absent = project.path().join(OsStr::from_bytes(name));
+            let error = ensure(&rig, &absent).await.unwrap_err();
+            assert_eq!(error.code(), "environment_not_made");
+            assert!(error.to_string().contains("cannot read"), "{error}");
+            assert!(error.to_string().contains("absent.txt"), "{error}");
+        }
         rig.end().await;
     });
 }
@@ -145,5 +162,35 @@ fn an_installer_that_nobody_waits_for_is_ended_with_all_that_it_started() {
         let reaper = Process::of_pid(rig.reaper.pid().unwrap().try_into().unwrap()).unwrap();
         reaper.descendants().iter().for_each(|process| process.wait_gone(BOUND));
         rig.end().await;
+    });
+}
+
+#[test]
+fn a_cache_that_workers_cannot_be_told_of_is_named() {
+    run(async {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = directory.path().join(OsStr::from_bytes(b"caf\xe9"));
+        let root = Root::new("test");
+        let config =
+            ReaperConfig { python: python(), run_token: RunToken::fresh(), cache: Some(cache) };
+        let reaper = Reaper::start(root.scope(), config).await.unwrap();
+        let project = project();
+        let file = lock(&project);
+        let deadline = CallOptions::within(BOUND).deadline;
+        let made = Interpreter::with_packages(
+            root.scope(),
+            &reaper,
+            python(),
+            &file,
+            deadline,
+            |line| panic!("{line}"),
+        );
+        let error = made.await.unwrap_err();
+        assert_eq!(error.code(), "worker_not_started", "{error}");
+        assert!(
+            error.to_string().contains("UTF-8") && error.to_string().contains("caf"),
+            "{error}"
+        );
+        root.stop().await;
     });
 }

@@ -64,6 +64,24 @@ fn a_lost_session_is_a_named_error_for_ever() {
 }
 
 #[test]
+fn one_without_a_name_that_is_not_over_is_the_same_for_each_of_its_handles() {
+    run(async {
+        let rig = Rig::new().await;
+        let pool = rig.pool(workers(2)).await;
+        let session = pool.session(soon().deadline).await.unwrap();
+        session.call("count", Args::none(), soon()).await.unwrap();
+        let again = session.recreate().unwrap();
+        drop(session);
+        assert_eq!(again.call("count", Args::none(), soon()).await.unwrap(), Value::from(2));
+        let counters = pool.counters();
+        assert_eq!((counters.sessions_made, counters.sessions_closed), (1, 0));
+        drop(again);
+        assert_eq!(pool.counters().sessions_closed, 1);
+        rig.end().await;
+    });
+}
+
+#[test]
 fn sessions_are_spread_over_the_workers() {
     run(async {
         let rig = Rig::new().await;

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use snakehouse_base::{ByteSize, Coded, Deadline};
 use snakehouse_pool::{
-    Args, CallError, CallOptions, JsonError, Pool, PoolStats, Reaper, WorkerState, from_json,
-    to_json,
+    Affinity, Args, CallError, CallOptions, JsonError, Pool, PoolStats, Reaper, SessionOptions,
+    WorkerState, from_json, to_json,
 };
 use snakehouse_tinker_api::json::ErrorDetail;
 
@@ -67,11 +67,24 @@ pub(crate) struct ToolCall {
     kwargs: Map<String, Value>,
     /// The deadline in seconds from now.
     timeout_s: f64,
+    /// The session that it belongs to, made if there is none of this name.
+    session: Option<String>,
+    /// What calls of that session do when its worker is busy.
+    affinity: Affinity,
+    /// Whether the session is made anew if it is lost.
+    recreate: bool,
 }
 
 impl Default for ToolCall {
     fn default() -> Self {
-        Self { args: Vec::new(), kwargs: Map::new(), timeout_s: Deadline::CALL.as_secs_f64() }
+        Self {
+            args: Vec::new(),
+            kwargs: Map::new(),
+            timeout_s: Deadline::CALL.as_secs_f64(),
+            session: None,
+            affinity: Affinity::default(),
+            recreate: false,
+        }
     }
 }
 
@@ -145,7 +158,16 @@ impl Workers {
             args: call.args.into_iter().map(from_json).collect(),
             kwargs: call.kwargs.into_iter().map(|(name, value)| (name, from_json(value))).collect(),
         };
-        let value = pool.call(tool, args, CallOptions::within(within)).await?;
+        let options = CallOptions::within(within);
+        let value = match call.session {
+            None => pool.call(tool, args, options).await?,
+            Some(name) => {
+                let kind = SessionOptions::default().affinity(call.affinity);
+                let found = pool.named_session(&name, kind)?;
+                let session = if call.recreate { found.recreate()? } else { found };
+                session.call(tool, args, options).await?
+            }
+        };
         Ok(to_json(&value)?)
     }
 }

@@ -1,7 +1,7 @@
 //! From what a pool tells to the messages of OTLP.
 
 use bytes::Bytes;
-use snakehouse_pool::{Event, Scalar, Span, SpanKind, TraceContext, WorkerRef};
+use snakehouse_pool::{Event, Scalar, Span, SpanKind, Telemetry, TraceContext, WorkerRef};
 
 use super::proto;
 
@@ -31,16 +31,26 @@ impl Origin {
         }
     }
 
-    pub(super) fn traces(&self, spans: Vec<Span>) -> proto::TracesRequest {
-        let spans = spans.into_iter().map(span).collect();
+    /// The spans among these.
+    pub(super) fn traces(&self, pieces: &[Telemetry]) -> proto::TracesRequest {
+        let spans = pieces.iter().filter_map(|piece| match piece {
+            Telemetry::Span(one) => Some(span(one)),
+            _ => None,
+        });
+        let spans = spans.collect();
         let scope_spans = vec![proto::ScopeSpans { scope: Some(Self::scope()), spans }];
         let resource_spans =
             vec![proto::ResourceSpans { resource: Some(self.resource()), scope_spans }];
         proto::TracesRequest { resource_spans }
     }
 
-    pub(super) fn logs(&self, events: Vec<Event>) -> proto::LogsRequest {
-        let log_records = events.into_iter().map(event).collect();
+    /// The events among these.
+    pub(super) fn logs(&self, pieces: &[Telemetry]) -> proto::LogsRequest {
+        let events = pieces.iter().filter_map(|piece| match piece {
+            Telemetry::Event(one) => Some(event(one)),
+            _ => None,
+        });
+        let log_records = events.collect();
         let scope_logs = vec![proto::ScopeLogs { scope: Some(Self::scope()), log_records }];
         let resource_logs =
             vec![proto::ResourceLogs { resource: Some(self.resource()), scope_logs }];
@@ -48,25 +58,24 @@ impl Origin {
     }
 }
 
-fn span(span: Span) -> proto::Span {
+fn span(span: &Span) -> proto::Span {
     let kind = match span.kind {
         SpanKind::Call | SpanKind::Stream => proto::SpanKind::Client,
         SpanKind::Tool | SpanKind::HostTool => proto::SpanKind::Server,
         _ => proto::SpanKind::Internal,
     };
     let mut attributes = place(&span.pool, span.worker);
-    let own = span.attributes.into_iter().map(|(key, value)| attribute(&key, value));
-    attributes.extend(own);
-    let status = span.error.map(|error| {
-        attributes.push(attribute("error.type", Scalar::Text(error.clone().into_owned())));
+    attributes.extend(span.attributes.iter().map(|(key, value)| attribute(key, value.clone())));
+    let status = span.error.as_deref().map(|error| {
+        attributes.push(attribute("error.type", Scalar::Text(error.to_owned())));
         let code = proto::StatusCode::Error.into();
-        proto::Status { message: error.into_owned(), code }
+        proto::Status { message: error.to_owned(), code }
     });
     proto::Span {
         trace_id: Bytes::copy_from_slice(&span.context.trace),
         span_id: id(span.context.span),
         parent_span_id: if span.parent == 0 { Bytes::new() } else { id(span.parent) },
-        name: span.name.into_owned(),
+        name: span.name.clone().into_owned(),
         kind: kind.into(),
         start_time_unix_nano: span.start,
         end_time_unix_nano: span.end,
@@ -76,10 +85,10 @@ fn span(span: Span) -> proto::Span {
     }
 }
 
-fn event(event: Event) -> proto::LogRecord {
+fn event(event: &Event) -> proto::LogRecord {
     let mut attributes = place(&event.pool, Some(event.worker));
-    attributes.extend(event.attributes.into_iter().map(|(key, value)| attribute(&key, value)));
-    let mut values: Vec<_> = event.values.into_iter().map(any).collect();
+    attributes.extend(event.attributes.iter().map(|(key, value)| attribute(key, value.clone())));
+    let mut values: Vec<_> = event.values.iter().cloned().map(any).collect();
     let body = match values.len() {
         0 => None,
         1 => values.pop(),
@@ -101,7 +110,7 @@ fn event(event: Event) -> proto::LogRecord {
             false => Bytes::new(),
         },
         span_id: if is_traced { id(context.span) } else { Bytes::new() },
-        event_name: event.name,
+        event_name: event.name.clone(),
     }
 }
 

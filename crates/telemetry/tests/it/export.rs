@@ -165,13 +165,18 @@ fn a_configuration_that_cannot_work_is_refused() {
         let root = Root::new("test");
         for (url, code) in [
             ("127.0.0.1:4318", "bad_collector_url"),
-            ("https://me:hunter2@host", "bad_collector_url"),
+            ("hunter2:token", "bad_collector_url"),
+            ("https://me:hunter2@host", "collector_not_http"),
+            ("grpc://me:hunter2@host:4317", "collector_not_http"),
+            ("unix:/run/hunter2", "collector_not_http"),
             ("ftp://me:hunter2@host", "bad_collector_url"),
             ("http://me:hunter2@", "bad_collector_url"),
         ] {
             let error = Otlp::start(root.scope(), OtlpConfig::new(url)).unwrap_err();
             assert_eq!(error.code(), code, "{url}");
-            assert!(error.hint().is_some());
+            assert!(error.hint().unwrap().contains("http://127.0.0.1:4318"));
+            let scheme = url.split(':').next().unwrap();
+            assert!(code != "collector_not_http" || error.to_string().ends_with(scheme), "{error}");
             assert!(!format!("{error} {error:?}").contains("hunter2"));
         }
         let config = OtlpConfig { batch: 0, ..OtlpConfig::new("http://127.0.0.1:1") };

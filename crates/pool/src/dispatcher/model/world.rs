@@ -358,7 +358,7 @@ impl World {
             Recall::None => {
                 let outbox: Vec<_> =
                     self.pool.ledger.iter(&self.pool.seats[place].outbox).collect();
-                if self.pool.recall(place, self.now, &mut after) {
+                if self.pool.recall(place, self.now, &mut after) == Recalled::Yes {
                     self.workers[place].recall = Recall::Asked;
                     let ids: Vec<_> = outbox.into_iter().map(|ticket| ticket.id).collect();
                     self.reference.taken_back(&ids);

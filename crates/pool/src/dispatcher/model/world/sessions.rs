@@ -84,7 +84,13 @@ impl World {
             return;
         }
         let old = self.sessions[self.pick(0..self.sessions.len())].clone();
-        let known = old.name.as_deref().and_then(|name| self.reference.named(name));
+        let known = match old.name.as_deref() {
+            Some(name) => self.reference.named(name),
+            None => {
+                let here = self.reference.sessions.iter().any(|s| s.id == old.id);
+                (here && old.end().is_none()).then_some(old.id)
+            }
+        };
         let alive = known.filter(|id| !self.reference.is_over(*id));
         if alive.is_none() {
             if let Some(lost) = known {
