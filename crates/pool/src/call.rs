@@ -287,6 +287,14 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// Work of the pool's own that was not done: it panicked, or the pool stops.
+    pub(crate) fn of_lane(error: &LaneError) -> Self {
+        match error {
+            LaneError::Panicked { .. } => Self::Panicked { what: error.to_string() },
+            _ => Self::Stopped,
+        }
+    }
+
     /// Whether nothing of the call can have run.
     pub fn is_without_effect(&self) -> bool {
         match self {
@@ -306,16 +314,6 @@ impl CallError {
             | Self::BadArguments(_)
             | Self::BreakerOpen { .. } => true,
             _ => false,
-        }
-    }
-}
-
-/// Work of the pool's own that was not done: it panicked, or the pool stops.
-impl From<LaneError> for CallError {
-    fn from(error: LaneError) -> Self {
-        match error {
-            LaneError::Panicked { .. } => Self::Panicked { what: error.to_string() },
-            _ => Self::Stopped,
         }
     }
 }

@@ -136,6 +136,14 @@ pub enum PoolError {
 }
 
 impl PoolError {
+    /// Work of the pool's own that was not done: it panicked, or the scope stops.
+    pub(crate) fn of_lane(error: LaneError) -> Self {
+        match error {
+            LaneError::Panicked { .. } => Self::Panicked { what: error.to_string() },
+            _ => Self::Stopped,
+        }
+    }
+
     pub(crate) fn os(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Os { what, source }
     }
@@ -156,16 +164,6 @@ impl PoolError {
         match served {
             true => Self::Died { pool, worker, cause, output },
             false => Self::NotReady { pool, worker, cause, output },
-        }
-    }
-}
-
-/// Work of the pool's own that was not done: it panicked, or the scope stops.
-impl From<LaneError> for PoolError {
-    fn from(error: LaneError) -> Self {
-        match error {
-            LaneError::Panicked { .. } => Self::Panicked { what: error.to_string() },
-            _ => Self::Stopped,
         }
     }
 }
@@ -253,5 +251,20 @@ impl Coded for PoolError {
                 "the system may be out of descriptors, processes or memory".to_owned()
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_that_panicked_is_told_as_that_and_a_closed_lane_as_a_stop() {
+        let lane = "reaper-lane".to_owned();
+        let payload = "no such path".to_owned();
+        let error = PoolError::of_lane(LaneError::Panicked { lane: lane.clone(), payload });
+        assert_eq!((error.kind(), error.code()), (Kind::Internal, "lane_panicked"));
+        assert!(error.to_string().contains("no such path") && error.hint().is_some());
+        assert_eq!(PoolError::of_lane(LaneError::Closed { lane }).code(), "pool_stopped");
     }
 }

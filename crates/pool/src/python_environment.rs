@@ -120,7 +120,7 @@ async fn find_and_hold(
         let found = find(pool, reaper.cache(), lock, deadline, progress).await;
         let found =
             found.map_err(|source| EnvironmentError::NotMade { lock: lock.to_owned(), source })?;
-        let opened = reaper.in_lane(move || found.open()).await.map_err(PoolError::from)?;
+        let opened = reaper.in_lane(move || found.open()).await.map_err(PoolError::of_lane)?;
         match opened? {
             Some(interpreter) => return Ok(interpreter),
             None => tracing::debug!(lock = %lock.display(), "the environment was just forgotten"),

@@ -185,7 +185,7 @@ impl Load {
                     latencies.extend(try_join_all(calls).await?);
                 }
             }
-            Ok(SystemClock.now() - began)
+            Ok::<_, CallError>(SystemClock.now() - began)
         };
         let (took, ()) = tokio::join!(calling, reading);
         let took = took?;

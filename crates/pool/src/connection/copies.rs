@@ -67,7 +67,8 @@ impl Copies {
         let Some((_, work)) = &mut self.running else { return Poll::Pending };
         let Poll::Ready(done) = work.as_mut().poll(cx) else { return Poll::Pending };
         let Some((call, _)) = self.running.take() else { return Poll::Pending };
-        let outcome = done.map_or_else(|error| Ok(Err(error.into())), |fetched| fetched.map(Ok));
+        let outcome = done
+            .map_or_else(|error| Ok(Err(CallError::of_lane(&error))), |fetched| fetched.map(Ok));
         Poll::Ready(Copied { call, outcome })
     }
 
@@ -159,10 +160,10 @@ mod tests {
     #[test]
     fn a_copy_that_panics_is_told_as_that() {
         let lane = "buffers".to_owned();
-        let error = CallError::from(LaneError::Panicked { lane, payload: "slot 7".to_owned() });
+        let error = CallError::of_lane(&LaneError::Panicked { lane, payload: "slot 7".to_owned() });
         assert_eq!((error.kind(), error.code()), (Kind::Internal, "lane_panicked"));
         assert!(error.to_string().contains("slot 7") && !error.is_without_effect());
-        let closed = CallError::from(LaneError::Closed { lane: "buffers".to_owned() });
+        let closed = CallError::of_lane(&LaneError::Closed { lane: "buffers".to_owned() });
         assert_eq!(closed, CallError::Stopped);
     }
 }

@@ -303,7 +303,7 @@ fn a_call_that_leaves_without_an_answer_uses_up_nothing() {
             }
             "taken back" => {
                 let id = rig.submit("t", None).unwrap();
-                assert!(rig.recall(0, 0), "the other one has room");
+                assert_eq!(rig.recall(0, 0), Recalled::Yes, "the other one has room");
                 assert_eq!(rig.ids(1), [id]);
                 rig.recall_over(0);
             }

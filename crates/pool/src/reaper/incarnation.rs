@@ -183,7 +183,8 @@ async fn start(shared: &Shared, socket: OwnedFd) -> Result<Child, PoolError> {
     shared
         .lane
         .run(move || command.spawn())
-        .await?
+        .await
+        .map_err(PoolError::of_lane)?
         .map_err(|source| PoolError::InterpreterMissing { path, source })
 }
 

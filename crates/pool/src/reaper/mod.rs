@@ -131,7 +131,8 @@ impl Reaper {
                 Some(cache) => Package::extract_below(&cache),
                 None => Package::extract(),
             })
-            .await??;
+            .await
+            .map_err(PoolError::of_lane)??;
         let shared = Arc::new(Shared {
             config,
             package,
@@ -265,7 +266,7 @@ impl Reaper {
         let asked = async {
             requests.send(request).await.map_err(|_| gone(()))?;
             // Also ends when the request could not be made.
-            Ok::<_, PoolError>(told.await.is_ok())
+            Ok(told.await.is_ok())
         };
         // However impatient this pool is: the workers of all others would go with the reaper.
         if let Ok(is_taken) = timeout(ANSWER_WITHIN, asked).await {
@@ -294,7 +295,8 @@ impl Reaper {
         if limits.memory.is_none() && limits.tasks.is_none() {
             return Ok(None);
         }
-        let made = self.shared.lane.run(move || limits.group(&name)).await?;
+        let made = self.shared.lane.run(move || limits.group(&name)).await;
+        let made = made.map_err(PoolError::of_lane)?;
         made.map_err(|source| PoolError::LimitUnavailable { worker, source })
     }
 }

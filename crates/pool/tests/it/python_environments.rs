@@ -177,14 +177,10 @@ fn a_cache_that_workers_cannot_be_told_of_is_named() {
         let project = project();
         let file = lock(&project);
         let deadline = CallOptions::within(BOUND).deadline;
-        let made = Interpreter::with_packages(
-            root.scope(),
-            &reaper,
-            python(),
-            &file,
-            deadline,
-            |line| panic!("{line}"),
-        );
+        let made =
+            Interpreter::with_packages(root.scope(), &reaper, python(), &file, deadline, |line| {
+                panic!("{line}")
+            });
         let error = made.await.unwrap_err();
         assert_eq!(error.code(), "worker_not_started", "{error}");
         assert!(
