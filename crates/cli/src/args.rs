@@ -428,7 +428,11 @@ pub(crate) struct BenchPoolArgs {
     pub in_flight: Vec<u32>,
 
     /// What to measure.
-    #[arg(long, value_delimiter = ',', default_value = "call,stream,buffer,callback,session,telemetry")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "call,stream,buffer,callback,session,telemetry"
+    )]
     pub rows: Vec<BenchRow>,
 
     /// With one call in flight, leave both ends on the cores that the system chooses.
