@@ -7,13 +7,16 @@ from snakehouse._frames import HEAD, OPEN_LENGTH, TRACE_AT, TRACE_FLAGS, TRACE_S
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from snakehouse._reader import Reader
     from snakehouse._tool import Tool
 
 # Where in its frame a call's body begins, and what says where it stands in its trace.
 BODY = HEAD.size + OPEN_LENGTH
 _PLACE = HEAD.size + TRACE_AT
-_FLAGS = _PLACE + TRACE_FLAGS
+FLAGS = _PLACE + TRACE_FLAGS
 # A call is short if it takes less (seconds).
 _SHORT = 200e-6
 
@@ -37,7 +40,7 @@ class PlainCall(Call):
     def is_sampled(self) -> int:
         """See ``Call``: asked of every call while there is telemetry."""
         at = self.at
-        flags = self._reader.view[at + _FLAGS] if at >= 0 else self.place[TRACE_FLAGS]
+        flags = self._reader.view[at + FLAGS] if at >= 0 else self.place[TRACE_FLAGS]
         return flags & TRACE_SAMPLED
 
     def next(self) -> PlainCall:
@@ -57,12 +60,19 @@ class PlainCall(Call):
 class Served:
     """A tool, and how many calls of it in a row were short."""
 
-    __slots__ = ("function", "short", "tool")
+    __slots__ = ("plain", "short", "tool", "traced")
 
     def __init__(self, tool: Tool) -> None:
         self.tool = tool
-        self.function = tool.function
+        self.plain = tool.plain
+        # What is called instead if the call's trace is recorded; None without telemetry.
+        self.traced: Callable[..., Any] | None = None
         self.short = 0
+
+    def choose(self) -> None:
+        """Telemetry was turned on or off."""
+        tool = self.tool
+        self.traced = None if tool.function is tool.plain else tool.function
 
     def took(self, seconds: float) -> None:
         """A call of it is over."""
