@@ -226,18 +226,12 @@ class Loop:
                     if not self._run_ready():
                         return False
                     late = (monotonic() - running.arrived) * 1e6
-                try:
-                    is_worn = (
-                        getrefcount(shared) != holders
-                        or getrefcount(running) != known
-                        or copy_context() != base
-                    )
-                except SystemExit:
-                    self._end_by_exit()
-                    raise
-                except BaseException:
-                    # A variable was set to what cannot be compared, which an array cannot.
-                    is_worn = True
+                is_worn = (
+                    getrefcount(shared) != holders
+                    or getrefcount(running) != known
+                    # It is kept, so nothing else can be in its place.
+                    or get_referents(copy_context())[0] is not shared
+                )
                 if is_worn:
                     reader.start, reader.end = start, end
                     return True

@@ -358,6 +358,29 @@ def test_an_equal_value_in_the_context_ends_with_its_call_too(host: Host, is_hel
     assert len(left) == 1
 
 
+def test_among_many_variables_a_change_shows_too(
+    start_host: Callable[..., Host], tmp_path: Path
+) -> None:
+    """What a context holds is a tree then, of which a change makes a part anew."""
+    module = tmp_path / "many.py"
+    module.write_text(
+        "from contextvars import ContextVar, copy_context\n"
+        "import snakehouse\n"
+        "many = [ContextVar(str(n)) for n in range(500)]\n"
+        "for one in many: one.set([])\n"
+        "held = []\n"
+        "@snakehouse.tool\n"
+        "def keep_equal():\n"
+        "    before = [id(one.get()) for one in many]\n"
+        "    held.append(copy_context())\n"
+        "    many[len(held)].set([])\n"
+        "    return before\n"
+    )
+    host = start_host(module).greet()
+    first = host.call("keep_equal")
+    assert [host.call("keep_equal") for _ in range(20)] == [first] * 20
+
+
 def test_a_thread_in_a_copy_of_its_context_sees_its_own_call_for_ever(host: Host) -> None:
     host.call("watch_later", session=1, micros=1_000_000_000)
     for _ in range(3):
