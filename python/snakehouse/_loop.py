@@ -73,8 +73,8 @@ class Loop:
         self._plain = sum(tool.kind == FUNCTION for tool in tools)
         self._writer = writer = Writer(control, doorbell, self._tools)
         self._reader = Reader(control)
-        # Before a read, behind many answers: who waits in the read itself is woken for nothing when
-        # the host takes them, since that makes room to write. Behind one, the poll costs more.
+        # Before each read. Who waits in the read itself is woken for nothing whenever the host
+        # takes answers, since that makes room to write.
         poll = select.poll()
         poll.register(control, select.POLLIN)
         self._wait = poll.poll
@@ -244,11 +244,11 @@ class Loop:
                 reader.make_room()
                 buffer, view, room = reader.buffer, reader.view, reader.room
                 start, end = reader.start, reader.end
-            is_alone = len(out) <= 2
             if out:
                 flush()
-            if (writer.patience or not is_alone) and not wait(writer.patience):
+            if not wait(writer.patience):
                 writer.tell()
+                wait()
             got = control.recv_into(view[end:room])
             if not got:
                 return False
