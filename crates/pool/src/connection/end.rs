@@ -13,8 +13,9 @@ use crate::pool::Shared;
 use super::Connection;
 use super::copies::Copies;
 
-/// The exit status comes a fraction of a millisecond after the death; nobody waits longer for it.
-const STATUS_WITHIN: Duration = Duration::from_millis(100);
+/// The exit status comes a fraction of a millisecond after the death, but on a machine where the reaper has
+/// to wait for its turn. Callers wait for it, so not for ever.
+const STATUS_WITHIN: Duration = Duration::from_secs(1);
 
 /// After the end of the socket the process is dead within this, or it is killed.
 const DEAD_WITHIN: Duration = Duration::from_millis(100);

@@ -3,7 +3,7 @@
 use snakehouse_base::{Coded, Kind};
 use snakehouse_pool::{Args, Death, Pool, PoolConfig};
 
-use crate::support::{Rig, Trace, Watched, call, call_pid, run, soon, spec, watched, workers};
+use crate::support::{Rig, Trace, Watched, call, call_pid, run, soon, watched, workers};
 
 #[test]
 fn a_killed_reaper_takes_everything_with_it_and_comes_back() {
@@ -81,8 +81,9 @@ fn an_impatient_pool_costs_no_other_its_workers() {
         let worker = call_pid(&pool).await;
         let start_within = std::time::Duration::from_millis(1);
         let impatient = PoolConfig { start_within, ..workers(1) };
-        let start = Pool::start(rig.root.scope(), rig.reaper.clone(), spec(), impatient);
-        start.await.expect_err("no worker starts so soon");
+        let mute = snakehouse_pool::WorkerSpec::program("mute", "/bin/sleep", ["600"]);
+        let start = Pool::start(rig.root.scope(), rig.reaper.clone(), mute, impatient);
+        start.await.expect_err("it never says that it is ready");
         assert_eq!(call_pid(&pool).await, worker);
         assert_eq!(rig.reaper.restarts(), 0);
         rig.end().await;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use snakehouse_base::Kind;
 use snakehouse_base::id::ModelId;
-use snakehouse_pool::PoolStats;
+use snakehouse_pool::{CallError, PoolStats};
 
 use super::body::JsonBody;
 use super::error::RequestError;
@@ -82,8 +82,10 @@ pub(crate) async fn call_tool(
 
 /// A call that may have run is answered with a status that no client repeats.
 fn status_of_call(error: &ToolCallError) -> StatusCode {
-    match error.kind() {
-        kind @ (Kind::NotFound | Kind::Saturated | Kind::Unavailable) => status_of(kind),
+    match (error, error.kind()) {
+        // It stays lost, however often it is asked for.
+        (ToolCallError::Call(CallError::SessionLost { .. }), _) => StatusCode::UNPROCESSABLE_ENTITY,
+        (_, kind @ (Kind::NotFound | Kind::Saturated | Kind::Unavailable)) => status_of(kind),
         _ => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }
