@@ -19,9 +19,12 @@ use crate::server::{Limits, Router};
 /// How long TLS may take to agree.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Room for the data of one request on its way, before its reader asks for more.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-/// The same for all requests of a connection.
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// The same for all requests of a connection. Half of it is what short frames may cost that were not read
+/// yet, 256 bytes each: beyond, the connection is closed. So one stream of the shortest items, 11 bytes
+/// of frame each, must find its own window full before.
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+const _: () = assert!(STREAM_WINDOW / 11 * 256 <= CONNECTION_WINDOW / 2);
 /// Most bytes of a request's headers.
 const HEADERS: u32 = 16 * 1024;
 
