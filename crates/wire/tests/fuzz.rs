@@ -3,7 +3,7 @@
 //! Inputs are the golden vectors and the kept corpus (`golden/corpus.txt`, a line of hex each),
 //! changed by what breaks decoders: markers, lengths, splices, wrappers. Everything follows from a
 //! seed, which a failure prints. `SNAKEHOUSE_FUZZ` says how many inputs (default 20,000 for each
-//! target, some seconds; `.ci/run` 6,000,000, a minute; soak 40,000,000, ten minutes),
+//! target, some seconds; `.ci/run` 6,000,000, one to three minutes; soak 40,000,000),
 //! `SNAKEHOUSE_TEST_SEED` from which seed.
 //! `crates/pool/tests/it/fuzz.rs` asks a Python worker about such inputs too.
 
